@@ -1,0 +1,6 @@
+"""The `ntdm` command: parse, call one function, print the path written."""
+
+import typer
+
+app = typer.Typer()
+main = app

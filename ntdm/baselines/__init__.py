@@ -1,0 +1,1 @@
+"""The methods ntdm is compared with: one file a baseline, the same stage interface."""

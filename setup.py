@@ -1,0 +1,55 @@
+"""Two things pyproject.toml cannot say: cli.py goes into the wheel as ntdm/cli.py, and the operators are built."""
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+
+
+def native():  # noqa: ANN201  (a module; ntdm itself is not importable under build isolation)
+    spec = importlib.util.spec_from_file_location("ntdm_native", ROOT / "ntdm" / "native.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class BuildRooms(build_py):
+    """The packages, then cli.py, the kernels' sources and the library built from them."""
+
+    def find_package_modules(self, package, package_dir):  # noqa: ANN001, ANN201
+        # package-dir maps folders only; the editable finder accepts the file, a wheel needs the copy below.
+        return [] if package == "ntdm.cli" else super().find_package_modules(package, package_dir)
+
+    def run(self):  # noqa: ANN201
+        super().run()
+        package = ROOT / "ntdm"
+        if not self.editable_mode:
+            package = Path(self.build_lib).resolve() / "ntdm"
+            shutil.copy2(ROOT / "cli.py", package / "cli.py")
+            shutil.copytree(ROOT / "cuda", package / "kernels", dirs_exist_ok=True)
+        for old in package.glob("libntdm-*.so"):
+            old.unlink()
+        try:
+            native().build(package)
+        except RuntimeError as reason:  # still usable: built at first use, and `ntdm doctor` says so
+            print(f"ntdm: operators not built now: {reason}", file=sys.stderr)
+
+
+class PlatformWheel(bdist_wheel):
+    """Any Python 3, this platform: the library is plain C, called through ctypes."""
+
+    def finalize_options(self):  # noqa: ANN201
+        super().finalize_options()
+        self.root_is_pure = False
+
+    def get_tag(self):  # noqa: ANN201
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(cmdclass={"build_py": BuildRooms, "bdist_wheel": PlatformWheel})
