@@ -1,18 +1,18 @@
-"""Two things pyproject.toml cannot say: cli.py goes into the wheel as ntdm/cli.py, and the operators are built."""
+"""What pyproject.toml cannot say: cli.py goes into the wheel as ntdm/cli.py, and the operators are built."""
 
 import importlib.util
 import shutil
 import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 
 
-def native():  # noqa: ANN201  (a module; ntdm itself is not importable under build isolation)
+def native():  # by its path: ntdm itself is not importable under build isolation
     spec = importlib.util.spec_from_file_location("ntdm_native", ROOT / "ntdm" / "native.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -22,11 +22,11 @@ def native():  # noqa: ANN201  (a module; ntdm itself is not importable under bu
 class BuildRooms(build_py):
     """The packages, then cli.py, the kernels' sources and the library built from them."""
 
-    def find_package_modules(self, package, package_dir):  # noqa: ANN001, ANN201
+    def find_package_modules(self, package, package_dir):
         # package-dir maps folders only; the editable finder accepts the file, a wheel needs the copy below.
         return [] if package == "ntdm.cli" else super().find_package_modules(package, package_dir)
 
-    def run(self):  # noqa: ANN201
+    def run(self):
         super().run()
         package = ROOT / "ntdm"
         if not self.editable_mode:
@@ -41,15 +41,18 @@ class BuildRooms(build_py):
             print(f"ntdm: operators not built now: {reason}", file=sys.stderr)
 
 
-class PlatformWheel(bdist_wheel):
-    """Any Python 3, this platform: the library is plain C, called through ctypes."""
+class WithOperators(Distribution):
+    """A platform wheel, though setuptools compiles nothing itself."""
 
-    def finalize_options(self):  # noqa: ANN201
-        super().finalize_options()
-        self.root_is_pure = False
+    def has_ext_modules(self):
+        return True
 
-    def get_tag(self):  # noqa: ANN201
+
+class AnyPython(bdist_wheel):
+    """The library is plain C called through ctypes: one wheel for every Python 3 of the platform."""
+
+    def get_tag(self):
         return "py3", "none", super().get_tag()[2]
 
 
-setup(cmdclass={"build_py": BuildRooms, "bdist_wheel": PlatformWheel})
+setup(cmdclass={"build_py": BuildRooms, "bdist_wheel": AnyPython}, distclass=WithOperators)

@@ -61,7 +61,9 @@ def build(out_dir: Path) -> Path:
     """
     command = compiler()
     if command is None:
-        raise RuntimeError(f"ntdm's C++ operators are not built and there is no C++ compiler: {INSTALL_COMPILER}")
+        raise RuntimeError(
+            f"ntdm's C++ operators are not built and there is no C++ compiler: {INSTALL_COMPILER}"
+        )
     if not sources():
         raise RuntimeError(f"no kernel sources (*.cpp) in {source_folder()}: reinstall ntdm")
     final = out_dir / library_name()
@@ -75,7 +77,7 @@ def build(out_dir: Path) -> Path:
             check=False,
         )
         if result.returncode:
-            raise RuntimeError(f"{command} could not build ntdm's operators:\n{result.stderr.strip()[-4000:]}")
+            raise RuntimeError(f"{command} could not build the operators:\n{result.stderr.strip()[-4000:]}")
         os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
