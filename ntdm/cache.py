@@ -1,0 +1,389 @@
+"""The cache, schema 1: one HDF5 file a dataset, split and category, at `<dataset>/<split>/<category>.h5`.
+
+    images           u8  [N,H,W,3]  object-centred RGB crops, one chunk a sample
+    amodal_mask      u8  [N,H,W]    0/1: the annotated CAD projected with the stored camera
+    visible_mask     u8  [N,H,W]    0/1: amodal and not occluder
+    occluder_mask    u8  [N,H,W]    0/1, only where the dataset has occluders
+    source_mask      u8  [N,H,W]    0/1, only where the dataset ships an amodal mask of its own
+    viewpoint        f64 [N,4]      azimuth in [0, 2 pi), elevation, theta (rad); distance as annotated (CAD units)
+    focal            f64 [N]        pixels of the crop
+    principal_point  f64 [N,2]      x, y; corner-origin frame of camera.py
+    bbox             f64 [N,4]      x0, y0, x1, y1, same frame
+    cad_index        i16 [N]        CAD file number - 1; -1 where the packaging ships none
+    latent           f32 [N,K]      written by fit-shapes; K CADs in ascending cad_index
+    name, source     utf-8 [N]      unique sample name; path relative to the dataset's root
+    cad/<k>/vertices f32 [V,3], cad/<k>/faces i32 [F,3]
+
+and the attributes of ATTRIBUTES. A file has its final name only when it is whole.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+import ntdm
+from ntdm.config import atomic_path
+
+SCHEMA, SCHEMA_VERSION = "ntdm-cache", 1
+ATTRIBUTES = (
+    "schema", "schema_version", "dataset", "split", "category", "image_size", "config", "ntdm_version",
+    "dropped", "complete",
+)  # fmt: skip
+# name -> (type, shape after N; "H", "W" stand for the image size)
+REQUIRED: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "images": ("u1", ("H", "W", 3)),
+    "amodal_mask": ("u1", ("H", "W")),
+    "visible_mask": ("u1", ("H", "W")),
+    "viewpoint": ("f8", (4,)),
+    "focal": ("f8", ()),
+    "principal_point": ("f8", (2,)),
+    "bbox": ("f8", (4,)),
+    "cad_index": ("i2", ()),
+    "name": ("O", ()),
+    "source": ("O", ()),
+}
+OPTIONAL: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "occluder_mask": ("u1", ("H", "W")),
+    "source_mask": ("u1", ("H", "W")),
+}
+_CAMERA = ("viewpoint", "focal", "principal_point", "bbox")
+_PIXELS = ("images", "amodal_mask", "visible_mask", "occluder_mask", "source_mask")
+
+Cads = Mapping[int, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One sample, as stored: the fields, types, units and frames of the table above, without the N."""
+
+    name: str
+    source: str
+    images: np.ndarray  # u8 [H, W, 3]
+    amodal_mask: np.ndarray  # bool or 0/1 [H, W]
+    visible_mask: np.ndarray  # [H, W]
+    viewpoint: np.ndarray  # f64 [4]
+    focal: float
+    principal_point: np.ndarray  # f64 [2]
+    bbox: np.ndarray  # f64 [4]
+    cad_index: int
+    occluder_mask: np.ndarray | None = None  # [H, W]
+    source_mask: np.ndarray | None = None  # [H, W]
+
+
+class CacheWriter:
+    """Writes one cache file, sample by sample; the file takes its final name when the `with` block ends well.
+
+    Args:
+        path: final path.
+        dataset, split, category: the key of the file, e.g. "pascal3d", "train", "car".
+        image_size: (H, W) of every sample.
+        config: JSON-ready dictionary of what the file is made with.
+        cads: cad_index -> (vertices [V, 3], faces [F, 3]), the category's CADs.
+        optional: which of OPTIONAL every sample carries.
+
+    Set `dropped` (reason -> count) before the block ends. The same samples give the same bytes.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        dataset: str,
+        split: str,
+        category: str,
+        image_size: tuple[int, int],
+        config: Mapping[str, Any],
+        cads: Cads,
+        optional: Sequence[str] = (),
+    ) -> None:
+        self.path, self.dropped, self.count = path, {}, 0
+        self._attributes = {"dataset": dataset, "split": split, "category": category}
+        self._size, self._config, self._cads = image_size, config, cads
+        self._layout = REQUIRED | {name: OPTIONAL[name] for name in optional}
+        self._names: set[str] = set()
+
+    def __enter__(self) -> "CacheWriter":
+        with contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(atomic_path(self.path))
+            self._file = stack.enter_context(h5py.File(temporary, "w"))
+            self._create()
+            stack.push(self._finish)
+            self._stack = stack.pop_all()
+        return self
+
+    def _create(self) -> None:
+        for name, (kind, shape) in self._layout.items():
+            sizes = _resolve(shape, self._size)
+            self._file.create_dataset(
+                name,
+                shape=(0, *sizes),
+                maxshape=(None, *sizes),
+                dtype=h5py.string_dtype() if kind == "O" else kind,
+                chunks=(1, *sizes) if name in _PIXELS else (256, *sizes),
+                # Masks shrink 50-fold at no cost in reading; photos hardly, and raw ones read fastest.
+                compression="lzf" if name in _PIXELS and name != "images" else None,
+            )
+        for index, (vertices, faces) in sorted(self._cads.items()):
+            self._file[f"cad/{index}/vertices"] = np.asarray(vertices, np.float32)
+            self._file[f"cad/{index}/faces"] = np.asarray(faces, np.int32)
+        self._file.require_group("cad")
+
+    def add(self, sample: Sample) -> None:
+        """Append a sample; ValueError when its name is there already."""
+        if sample.name in self._names:
+            raise ValueError(f"{self.path}: sample {sample.name!r} is there twice; names must be unique")
+        assert sample.cad_index < 0 or sample.cad_index in self._cads, f"{sample.name}: CAD not in the file"
+        self._names.add(sample.name)
+        for name, (_, shape) in self._layout.items():
+            value = getattr(sample, name)
+            assert np.shape(value) == _resolve(shape, self._size), (
+                f"{sample.name}: {name} is {np.shape(value)}"
+            )
+            stored = self._file[name]
+            stored.resize(self.count + 1, axis=0)
+            stored[self.count] = value
+        self.count += 1
+
+    def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            attributes: dict[str, Any] = {
+                "schema": SCHEMA,
+                "schema_version": SCHEMA_VERSION,
+                "image_size": np.asarray(self._size, np.int64),
+                "config": json.dumps(self._config, sort_keys=True),
+                "ntdm_version": ntdm.__version__,
+                "dropped": json.dumps(dict(self.dropped), sort_keys=True),
+                "complete": True,
+            }
+            self._file.attrs.update(self._attributes | attributes)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Last in, first out: writes the attributes, closes the file, renames it; after an error, removes it.
+        self._stack.__exit__(kind, error, trace)
+
+
+class CacheFile:
+    """A cache file opened for reading, its schema checked.
+
+    Attributes: path, dataset, split, category, image_size (H, W), config and dropped (dictionaries);
+    `len(file)` samples; `file["viewpoint"]` reads a whole array (names and sources as lists of str),
+    `file.read("images", i)` one sample of it.
+
+    Raises:
+        ValueError: the file is absent, is not HDF5, is not whole, or a field does not match the schema.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise ValueError(f"cache file {path} does not exist; `ntdm prep-data` makes it")
+        try:
+            self._file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise ValueError(
+                f"{path} is not a whole HDF5 file ({error}); make it again with prep-data"
+            ) from None
+        try:
+            self._check()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _check(self) -> None:
+        attrs = self._file.attrs
+        if attrs.get("schema") != SCHEMA:
+            raise ValueError(f"{self.path}: attribute schema is {attrs.get('schema')!r}, want {SCHEMA!r}")
+        if attrs.get("schema_version") != SCHEMA_VERSION:
+            found = attrs.get("schema_version")
+            raise ValueError(f"{self.path}: schema version {found}; this ntdm reads version {SCHEMA_VERSION}")
+        missing = [name for name in ATTRIBUTES if name not in attrs]
+        if missing or not attrs["complete"]:
+            what = f"attribute {missing[0]} is missing" if missing else "it is not complete"
+            raise ValueError(f"{self.path}: {what}; make it again with prep-data")
+        self.dataset, self.split, self.category = (str(attrs[k]) for k in ("dataset", "split", "category"))
+        self.config: dict[str, Any] = json.loads(attrs["config"])
+        self.dropped: dict[str, int] = json.loads(attrs["dropped"])
+        height, width = (int(x) for x in attrs["image_size"])
+        self.image_size = (height, width)
+        for name, (kind, shape) in (REQUIRED | OPTIONAL).items():
+            # A soft or external link could lead to another file.
+            if not isinstance(self._file.get(name, getlink=True), h5py.HardLink):
+                if name in OPTIONAL and name not in self._file:
+                    continue
+                raise ValueError(f"{self.path}: dataset {name} is missing")
+            found, want = self._file[name], (len(self), *_resolve(shape, self.image_size))
+            if found.shape != want or found.dtype != np.dtype(kind):
+                have = f"{found.dtype} {found.shape}"
+                raise ValueError(f"{self.path}: dataset {name} is {have}, want {np.dtype(kind)} {want}")
+
+    def __len__(self) -> int:
+        return int(self._file["name"].shape[0])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file
+
+    def __getitem__(self, name: str) -> Any:
+        """A whole array by its name in the schema; `name` and `source` as lists of str."""
+        if name not in self._file:
+            raise ValueError(f"{self.path}: dataset {name} is missing")
+        if name in ("name", "source"):
+            return [str(s) for s in self._file[name].asstr()[:]]
+        return self._file[name][:]
+
+    def read(self, name: str, index: int) -> np.ndarray:
+        """One sample of a numeric array."""
+        return self._file[name][index]
+
+    def cads(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """cad_index -> (vertices f32 [V, 3] in the object frame, faces i32 [F, 3]), ascending."""
+        group = self._file["cad"]
+        return {k: (group[f"{k}/vertices"][:], group[f"{k}/faces"][:]) for k in sorted(map(int, group))}
+
+    def close(self) -> None:
+        """Close the file; further reads fail."""
+        self._file.close()
+
+    def __enter__(self) -> "CacheFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def write_latents(path: Path, latent: np.ndarray) -> None:
+    """Add or replace `latent` f32 [N, K], the shape latent of every sample's CAD.
+
+    Works on a copy that replaces the file when whole: an interrupted HDF5 file cannot be repaired.
+    Raises ValueError when N is not the file's, or K not its number of CADs.
+    """
+    with CacheFile(path) as file:
+        want = (len(file), len(file.cads()))
+    if latent.shape != want:
+        raise ValueError(f"{path}: latent is {latent.shape}, want {want} (samples, CADs)")
+    with atomic_path(path) as temporary:
+        shutil.copyfile(path, temporary)
+        with h5py.File(temporary, "r+") as file:
+            if "latent" in file:
+                del file["latent"]
+            file["latent"] = np.asarray(latent, np.float32)
+
+
+def find(cache_dir: Path, key: str, categories: Sequence[str] | None = None) -> list[Path]:
+    """The cache files of `key` ("pascal3d/train"), all categories or those asked for, in alphabetical order.
+
+    Raises ValueError when there is none, or when a category asked for has none.
+    """
+    folder = Path(cache_dir) / key
+    paths = {p.stem: p for p in sorted(folder.glob("[!.]*.h5"))}
+    if not paths:
+        raise ValueError(f"no cache file in {folder}; make it with `ntdm prep-data {key.split('/')[0]}`")
+    missing = sorted(set(categories or ()) - set(paths))
+    if missing:
+        raise ValueError(
+            f"no cache file {folder / missing[0]}.h5; the categories there are {', '.join(paths)}"
+        )
+    return [p for name, p in paths.items() if categories is None or name in categories]
+
+
+def fingerprint(paths: Sequence[Path]) -> str:
+    """Hexadecimal digest of what the files say: key, names, cameras, configuration. Not of the pixels."""
+    digest = hashlib.sha256()
+    for path in sorted(paths, key=str):
+        with CacheFile(path) as file:
+            said = [file.dataset, file.split, file.category, file.config, file["name"]]
+            digest.update(json.dumps(said).encode())
+            for name in ("viewpoint", "focal", "principal_point", "cad_index"):
+                digest.update(np.ascontiguousarray(file[name]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+class SampleDataset(Dataset):
+    """The samples of several cache files, in file order; safe under a DataLoader with workers.
+
+    An item is a dict: image u8 [3,H,W]; viewpoint [4], focal [], principal_point [2], bbox [4] float32;
+    amodal_mask and visible_mask bool [H,W], occluder_mask where every file has one; cad_index int;
+    name, category, dataset, split str; and latent float32 [K] where every file has latents, K the
+    largest of the files (zeros beyond a category's own CADs).
+
+    Raises:
+        ValueError: no file, no sample, or files of different image sizes.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = [Path(p) for p in paths]
+        self._open: dict[int, CacheFile] = {}
+        self._index: list[tuple[int, int]] = []
+        self._tables: list[dict[str, Any]] = []
+        sizes: dict[tuple[int, int], Path] = {}
+        for number, path in enumerate(self.paths):
+            with CacheFile(path) as file:
+                sizes.setdefault(file.image_size, path)
+                self._index += [(number, i) for i in range(len(file))]
+                table: dict[str, Any] = {k: torch.as_tensor(file[k], dtype=torch.float32) for k in _CAMERA}
+                table |= {"name": file["name"], "cad_index": file["cad_index"].tolist()}
+                table |= {"category": file.category, "dataset": file.dataset, "split": file.split}
+                table["latent"] = torch.as_tensor(file["latent"]) if "latent" in file else None
+                table["occluder"] = "occluder_mask" in file
+            self._tables.append(table)
+        if len(sizes) > 1:
+            (a, first), (b, second) = list(sizes.items())[:2]
+            raise ValueError(f"{first} has images of {a}, {second} of {b} (H, W); prepare both at one size")
+        if not self._index:
+            raise ValueError(f"no sample in {', '.join(map(str, self.paths)) or 'an empty list of files'}")
+        self.image_size = next(iter(sizes))
+        self.has_latent = all(table["latent"] is not None for table in self._tables)
+        self._masks = ["amodal_mask", "visible_mask"]
+        if all(table["occluder"] for table in self._tables):
+            self._masks.append("occluder_mask")
+        if self.has_latent:
+            widest = max(table["latent"].shape[1] for table in self._tables)
+            for table in self._tables:
+                latent = table["latent"]
+                table["latent"] = torch.nn.functional.pad(latent, (0, widest - latent.shape[1]))
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number, i = self._index[index]
+        table = self._tables[number]
+        if number not in self._open:
+            self._open[number] = CacheFile(self.paths[number])
+        file = self._open[number]
+        item: dict[str, Any] = {k: table[k] for k in ("category", "dataset", "split")}
+        item |= {k: table[k][i] for k in ("name", "cad_index", *_CAMERA)}
+        if self.has_latent:
+            item["latent"] = table["latent"][i]
+        item["image"] = torch.from_numpy(file.read("images", i)).permute(2, 0, 1).contiguous()
+        for name in self._masks:
+            item[name] = torch.from_numpy(file.read(name, i)).bool()
+        return item
+
+    def __getstate__(self) -> dict[str, Any]:
+        # HDF5 handles do not cross processes: every DataLoader worker opens its own.
+        return self.__dict__ | {"_open": {}}
+
+
+def require_latents(paths: Sequence[Path]) -> None:
+    """Raises ValueError naming the first cache file that fit-shapes has not been through."""
+    for path in paths:
+        with CacheFile(path) as file:
+            if "latent" not in file:
+                raise ValueError(f"{path} holds no latents; run `ntdm fit-shapes` on the cache first")
+
+
+def _resolve(shape: tuple[Any, ...], size: tuple[int, int]) -> tuple[int, ...]:
+    return tuple({"H": size[0], "W": size[1]}.get(s, s) for s in shape)
