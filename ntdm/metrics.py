@@ -29,7 +29,9 @@ def rotation_from_angles(angles: ArrayLike) -> Array:
     """
     angles = np.asarray(angles, dtype=np.float64)
     if angles.ndim == 0 or angles.shape[-1] < 3:
-        raise ValueError(f"angles have shape {angles.shape}: want [..., 3], azimuth, elevation, theta in radians")
+        raise ValueError(
+            f"angles have shape {angles.shape}: want [..., 3], azimuth, elevation, theta in radians"
+        )
     angles = np.where(np.isfinite(angles), angles, np.nan)
     (ca, ce, ct), (sa, se, st) = (np.moveaxis(f(angles[..., :3]), -1, 0) for f in (np.cos, np.sin))
     right = np.stack([ca, sa, np.zeros_like(ca)], -1)
@@ -60,7 +62,9 @@ def rotation_error(R_pred: ArrayLike, R_true: ArrayLike) -> Array:
         if R.shape[-2:] != (3, 3):
             raise ValueError(f"{name} has shape {R.shape}: want [..., 3, 3]")
     if not np.isfinite(R_true).all():
-        raise ValueError("R_true holds numbers that are not finite: the annotation is broken, not the prediction")
+        raise ValueError(
+            "R_true holds numbers that are not finite: the annotation is broken, not the prediction"
+        )
     failed = ~np.isfinite(R_pred).all((-2, -1))
     relative = np.swapaxes(np.where(failed[..., None, None], 0.0, R_pred), -1, -2) @ R_true
     cosine = (np.trace(relative, axis1=-2, axis2=-1) - 1) / 2
@@ -130,5 +134,7 @@ def _complete(values: ArrayLike, name: str) -> Array:
     values = np.asarray(values, dtype=np.float64)
     # A NaN would silently count as wrong in one metric and poison another.
     if np.isnan(values).any():
-        raise ValueError(f"{name} has {np.isnan(values).sum()} missing values: write a failed prediction as pi")
+        raise ValueError(
+            f"{name} has {np.isnan(values).sum()} missing values: write a failed prediction as pi"
+        )
     return values

@@ -37,7 +37,9 @@ def test_rotation_error_keeps_its_digits(angle: float) -> None:
 
 def test_rotation_error_broadcasts_and_counts_failures_as_pi() -> None:
     pred = np.stack([np.eye(3), np.full((3, 3), np.nan), turn(0.5), np.full((3, 3), np.inf)])
-    np.testing.assert_allclose(metrics.rotation_error(pred, np.eye(3)), [0, math.pi, 0.5, math.pi], atol=1e-15)
+    np.testing.assert_allclose(
+        metrics.rotation_error(pred, np.eye(3)), [0, math.pi, 0.5, math.pi], atol=1e-15
+    )
     failed = metrics.rotation_from_angles([np.inf, 0.0, 0.0])
     assert metrics.rotation_error(failed, np.eye(3)) == math.pi
 
