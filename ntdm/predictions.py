@@ -1,0 +1,422 @@
+"""Prediction and error files of a run (design.md 3.3): schema, writing, reading, scoring.
+
+    <run>/predictions/<dataset>/<split>.csv    one row a sample: pose, predicted category, score, seconds
+    <run>/predictions/<dataset>/<split>.h5     what does not fit a cell: masks, shape latent, scale
+    <run>/errors/<dataset>/<split>.csv         one row a sample: the errors; all that the reports read
+
+Radians everywhere. In a prediction file an empty column means "this method does not predict it", and the
+text ``nan`` in a pose means "this prediction failed". Ground truth never stands in a prediction file;
+:func:`score` joins it from the cache. The error file is described in ntdm/sample_table.py.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ntdm import metrics
+from ntdm.config import atomic_path
+from ntdm.sample_table import (
+    KEY_COLUMNS,
+    ROUNDING,
+    Table,
+    cell_text,
+    read_table,
+    refuse,
+    write_csv,
+    write_errors,
+)
+
+POSE_COLUMNS = ("azimuth", "elevation", "theta", "distance")
+FREE_POSE_COLUMNS = tuple(f"free_{name}" for name in POSE_COLUMNS)
+PREDICTION_COLUMNS = (
+    *KEY_COLUMNS, "predicted_category", *POSE_COLUMNS, "score", "seconds", *FREE_POSE_COLUMNS,
+)  # fmt: skip
+
+SCHEMA, SCHEMA_VERSION = "ntdm-predictions", 1
+_BATCH = 128  # masks compared at once
+
+
+class Prediction(NamedTuple):
+    """One row of a prediction file. Angles in radians, distances in CAD units.
+
+    `category` is the key of the cache file and the class under which pose and masks were fitted; the free
+    pose is the one fitted under `predicted_category`. None: not predicted by this method. NaN pose: failed.
+    """
+
+    dataset: str
+    split: str
+    category: str
+    name: str
+    predicted_category: str | None
+    azimuth: float | None
+    elevation: float | None
+    theta: float | None
+    distance: float | None
+    score: float | None
+    seconds: float | None
+    free_azimuth: float | None = None
+    free_elevation: float | None = None
+    free_theta: float | None = None
+    free_distance: float | None = None
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What an HDF5 prediction file holds beside its keys; None where a method does not predict it.
+
+    amodal, visible: u8 [N, H, W], 0 or 1, on the crop grid of the cache. latent: f32 [N, K]; categories with
+    fewer CADs than K are padded with NaN. scale: f32 [N], the fitted s'. amodal_free: the amodal mask
+    under the predicted category.
+    """
+
+    amodal: NDArray[np.uint8] | None = None
+    visible: NDArray[np.uint8] | None = None
+    latent: NDArray[np.float32] | None = None
+    scale: NDArray[np.float32] | None = None
+    amodal_free: NDArray[np.uint8] | None = None
+
+    def items(self) -> list[tuple[str, NDArray[Any]]]:
+        """(field, array) for every field that is there."""
+        pairs = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
+        return [(name, np.asarray(value)) for name, value in pairs if value is not None]
+
+
+class Scored(NamedTuple):
+    """What :func:`score` wrote."""
+
+    path: Path
+    samples: int
+    failed: int
+
+
+class PredictionWriter:
+    """Writes a split's prediction files batch by batch; an interrupted run goes on where it stopped.
+
+    Every batch is a file of its own in a hidden folder beside the final files, so several processes can feed
+    one split; :meth:`finish` joins them, sorted by category and name, and only then do the final names exist.
+
+    Args:
+        path: the final ``.csv``; the ``.h5`` stands beside it.
+        made_with: the config, JSON-ready; stored in the ``.h5``. Batches made with another one are refused.
+    """
+
+    def __init__(self, path: Path, made_with: Mapping[str, Any]) -> None:
+        self.path = path
+        self.made_with = dict(made_with)
+        self.folder = path.with_name(f".{path.stem}.parts")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        note = self.folder / "config.json"
+        if note.exists():
+            if json.loads(note.read_text()) != json.loads(json.dumps(self.made_with)):
+                raise ValueError(
+                    f"{self.folder} holds unfinished predictions of another config: "
+                    "delete it, or finish them with the config they were begun with"
+                )
+        else:
+            with atomic_path(note) as temporary:
+                temporary.write_text(json.dumps(self.made_with))
+        self.done: set[tuple[str, str]] = set()  # (category, name) of the samples predicted so far
+        for part in self._parts():
+            with np.load(part, allow_pickle=False) as batch:
+                self.done.update(zip(batch["category"].tolist(), batch["name"].tolist(), strict=True))
+
+    def add(self, rows: Sequence[Prediction], geometry: Geometry | None = None) -> None:
+        """Stores a batch of rows (n) and its geometry (arrays of n), safe once this returns.
+
+        Angles are wrapped: azimuth to [0, 2 pi), the others to (-pi, pi].
+        """
+        if not rows:
+            return
+        keys = [(row.category, row.name) for row in rows]
+        again = self.done.intersection(keys)
+        if again or len(set(keys)) < len(keys):
+            raise ValueError(f"{self.path}: sample {sorted(again or keys)[0]} is predicted twice")
+        arrays = dict((geometry or Geometry()).items())
+        for name, array in arrays.items():
+            if len(array) != len(rows):
+                raise ValueError(f"{self.path}: {name} has {len(array)} entries for {len(rows)} rows")
+        text = {
+            column: np.array([cell_text(_wrapped(column, getattr(row, column))) for row in rows])
+            for column in PREDICTION_COLUMNS
+        }
+        stamp = hashlib.sha256(repr(keys).encode()).hexdigest()[:20]
+        with atomic_path(self.folder / f"{stamp}.npz") as temporary:
+            np.savez(temporary, **text, **{f"geometry_{k}": v for k, v in arrays.items()})
+        self.done.update(keys)
+
+    def finish(self) -> Path:
+        """Joins the batches into the final ``.h5`` and ``.csv`` and removes them; returns the ``.csv``."""
+        rows: list[tuple[tuple[str, ...], Path, int]] = []
+        for part in self._parts():
+            with np.load(part, allow_pickle=False) as batch:
+                columns = [batch[column].tolist() for column in PREDICTION_COLUMNS]
+            rows += [(row, part, i) for i, row in enumerate(zip(*columns, strict=True))]
+        rows.sort(key=lambda row: row[0][:4])
+        # The CSV is the sign that a split is finished, so it gets its name last.
+        with atomic_path(self.path.with_suffix(".h5")) as temporary:
+            self._join_geometry(temporary, rows)
+        with atomic_path(self.path) as temporary:
+            write_csv(temporary, PREDICTION_COLUMNS, (row for row, _, _ in rows))
+        shutil.rmtree(self.folder)
+        return self.path
+
+    def _parts(self) -> list[Path]:
+        return sorted(p for p in self.folder.glob("*.npz") if not p.name.startswith("."))
+
+    def _join_geometry(self, path: Path, rows: list[tuple[tuple[str, ...], Path, int]]) -> None:
+        place = {(part, i): where for where, (_, part, i) in enumerate(rows)}
+        with h5py.File(path, "w") as file:
+            file.attrs.update(schema=SCHEMA, schema_version=SCHEMA_VERSION, config=json.dumps(self.made_with))
+            for column in ("category", "name"):
+                values = [row[PREDICTION_COLUMNS.index(column)] for row, _, _ in rows]
+                file.create_dataset(column, data=np.array(values, dtype=object), dtype=h5py.string_dtype())
+            shapes = self._geometry_shapes()
+            for name, (shape, dtype) in shapes.items():
+                mask = dtype == np.uint8
+                file.create_dataset(
+                    name, (len(rows), *shape), dtype, chunks=(1, *shape),
+                    fillvalue=0 if mask else np.nan, compression="lzf" if mask else None,
+                )  # fmt: skip
+            for part in self._parts():
+                with np.load(part, allow_pickle=False) as batch:
+                    for name in shapes:
+                        for i, value in enumerate(batch[f"geometry_{name}"]):
+                            index = (place[part, i], *(slice(0, n) for n in value.shape))
+                            file[name][index] = value
+            file.attrs["complete"] = True
+
+    def _geometry_shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = {}
+        names: set[str] | None = None
+        for part in self._parts():
+            with np.load(part, allow_pickle=False) as batch:
+                found = {name for name in batch.files if name.startswith("geometry_")}
+                if names is not None and names != found:
+                    raise ValueError(f"{self.path}: some batches have {sorted(names ^ found)} and others not")
+                names = found
+                for name in found:
+                    array, key = batch[name], name.removeprefix("geometry_")
+                    old = shapes.get(key, (array.shape[1:], array.dtype))[0]
+                    if key != "latent" and old != array.shape[1:]:
+                        raise ValueError(
+                            f"{self.path}: {key} is {old} in one batch, {array.shape[1:]} in another"
+                        )
+                    shapes[key] = tuple(map(max, old, array.shape[1:])), array.dtype
+        return dict(sorted(shapes.items()))
+
+
+def write_predictions(
+    path: Path,
+    rows: Sequence[Prediction],
+    geometry: Geometry | None = None,
+    made_with: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes a whole split's prediction files at once; see :class:`PredictionWriter`."""
+    writer = PredictionWriter(path, made_with or {})
+    writer.add(rows, geometry)
+    return writer.finish()
+
+
+def read_predictions(path: Path) -> Table:
+    """A prediction CSV, validated; ValueError names file, column and line.
+
+    Refused: missing, unknown or duplicate columns, duplicate samples, columns with holes, angles beyond a
+    full turn (degrees).
+    """
+    table = read_table(path, PREDICTION_COLUMNS, (), failed_allowed=(*POSE_COLUMNS, *FREE_POSE_COLUMNS))
+    for column in (c for c in (*POSE_COLUMNS, *FREE_POSE_COLUMNS) if not c.endswith("distance")):
+        refuse(
+            table,
+            column,
+            np.abs(table[column]) > 2 * math.pi + ROUNDING,
+            "radians are wanted; is it in degrees?",
+        )
+    return table
+
+
+def made_with(path: Path) -> dict[str, Any]:
+    """The config stored with a prediction ``.csv``, in the ``.h5`` beside it; empty where there is none."""
+    beside = path.with_suffix(".h5")
+    if not beside.exists():
+        return {}
+    with h5py.File(beside) as file:
+        return dict(json.loads(file.attrs["config"]))
+
+
+def read_geometry(path: Path, keys: Sequence[tuple[str, str]]) -> Geometry:
+    """Masks, latents and scales of the samples `keys` ((category, name)), in that order.
+
+    Args:
+        path: the ``.h5`` (or the ``.csv`` beside it).
+
+    Raises:
+        ValueError: not a whole prediction file, or a sample that it does not hold.
+    """
+    path = path.with_suffix(".h5")
+    with _open_geometry(path) as file:
+        place = _places(file)
+        missing = [key for key in keys if key not in place]
+        if missing:
+            raise ValueError(f"{path} has no sample {missing[0]}")
+        where = [place[key] for key in keys]
+        return Geometry(**{
+            field.name: np.stack([file[field.name][i] for i in where]) if where else file[field.name][:0]
+            for field in dataclasses.fields(Geometry) if field.name in file
+        })  # fmt: skip
+
+
+def score(predictions: Path, cache_files: Iterable[Path], out: Path) -> Scored:
+    """Compares a split's predictions with the truth of its cache files and writes the error CSV.
+
+    Amodal IoU is measured when every sample has a CAD (cad_index >= 0), visible IoU when every cache file
+    also has occluder masks; where only some samples have them, a mean over those would pass for the split's,
+    so it is left unmeasured.
+
+    Args:
+        predictions: ``<run>/predictions/<dataset>/<split>.csv``; masks are read from the ``.h5`` beside it.
+        cache_files: the cache files of that dataset and split, all categories that were predicted.
+        out: ``<run>/errors/<dataset>/<split>.csv``.
+
+    Raises:
+        ValueError: predictions missing for a cached sample, or made for an unknown one (named), or masks of
+            another size.
+    """
+    from ntdm.cache import CacheFile  # here, because ntdm.cache brings torch and the reports must not
+
+    table = read_predictions(predictions)
+    place = {key: row for row, key in enumerate(table.keys())}
+    n = len(table)
+    rotation, rotation_free, amodal, visible, amodal_free = (np.full(n, np.nan) for _ in range(5))
+    seen, all_cads, all_occluders = np.zeros(n, bool), True, True
+    beside = predictions.with_suffix(".h5")
+    for path in cache_files:
+        with CacheFile(path) as cache:
+            names = [(cache.category, name) for name in cache["name"]]
+            rows = _join(table, place, names, cache, path)
+            seen[rows] = True
+            truth = metrics.rotation_from_angles(cache["viewpoint"])
+            for columns, errors in ((POSE_COLUMNS, rotation), (FREE_POSE_COLUMNS, rotation_free)):
+                angles = np.stack([table[column][rows] for column in columns[:3]], -1)
+                errors[rows] = metrics.rotation_error(metrics.rotation_from_angles(angles), truth)
+            all_cads &= bool((cache["cad_index"] >= 0).all())
+            all_occluders &= "occluder_mask" in cache
+            if not beside.exists():
+                continue
+            for field, errors, mask in (
+                ("amodal", amodal, "amodal_mask"),
+                ("visible", visible, "visible_mask"),
+                ("amodal_free", amodal_free, "amodal_mask"),
+            ):
+                _mask_iou(beside, field, names, cache, mask, errors, rows)
+    if not seen.all():
+        row = int(np.flatnonzero(~seen)[0])
+        raise ValueError(
+            f"{predictions}, line {table.lines[row]}: sample {table.keys()[row]} "
+            "is in none of the cache files given"
+        )
+    has_pose, has_free = table.measured("azimuth"), table.measured("free_azimuth")
+    failed = ~np.isfinite(np.stack([table[c] for c in POSE_COLUMNS[:3]])).all(0) & has_pose
+    failed_free = ~np.isfinite(np.stack([table[c] for c in FREE_POSE_COLUMNS[:3]])).all(0) & has_free
+    columns_out: dict[str, Any] = {name: table[name] for name in KEY_COLUMNS}
+    if has_pose:
+        columns_out["rotation_error"] = rotation
+    if has_free:
+        columns_out["rotation_error_free"] = rotation_free
+    for name, values, measurable, lost in (
+        ("amodal_iou", amodal, all_cads, failed),
+        ("visible_iou", visible, all_cads and all_occluders, failed),
+        ("amodal_iou_free", amodal_free, all_cads, failed_free),
+    ):
+        if measurable and not np.isnan(values).any():
+            columns_out[name] = np.where(lost, 0.0, values)
+    if table.measured("predicted_category"):
+        columns_out["class_correct"] = (table["predicted_category"] == table["category"]).astype(int)
+    if table.measured("seconds"):
+        columns_out["seconds"] = table["seconds"]
+    return Scored(write_errors(out, columns_out), n, int(failed.sum()))
+
+
+def _join(
+    table: Table, place: Mapping[tuple[str, str], int], keys: list[tuple[str, str]], cache: Any, path: Path
+) -> list[int]:
+    missing = [key for key in keys if key not in place]
+    if missing:
+        raise ValueError(
+            f"{table.path} has no prediction for {len(missing)} of the {len(keys)} samples of {path}, "
+            f"the first is {missing[0]}: write a failed prediction as a row with nan for its pose"
+        )
+    rows = [place[key] for key in keys]
+    for column in ("dataset", "split"):
+        wrong = [row for row in rows if table[column][row] != getattr(cache, column)]
+        if wrong:
+            raise ValueError(
+                f"{table.path}, line {table.lines[wrong[0]]}: {column} is {str(table[column][wrong[0]])!r}, "
+                f"but {path} is {getattr(cache, column)!r}"
+            )
+    return rows
+
+
+def _mask_iou(
+    path: Path,
+    field: str,
+    keys: list[tuple[str, str]],
+    cache: Any,
+    truth: str,
+    errors: NDArray[np.float64],
+    rows: list[int],
+) -> None:
+    with _open_geometry(path) as file:
+        if field not in file:
+            return
+        place, size = _places(file), tuple(file[field].shape[1:])
+        if size != tuple(cache.image_size):
+            raise ValueError(
+                f"{path}: {field} masks are {size}, those of {cache.path} {cache.image_size} (H, W)"
+            )
+        missing = [key for key in keys if key not in place]
+        if missing:
+            raise ValueError(
+                f"{path} has no sample {missing[0]}, which its CSV has: predict this split again"
+            )
+        for start in range(0, len(keys), _BATCH):
+            part = range(start, min(start + _BATCH, len(keys)))
+            predicted = np.stack([file[field][place[keys[i]]] for i in part])
+            annotated = np.stack([cache.read(truth, i) for i in part])
+            errors[[rows[i] for i in part]] = metrics.iou(predicted, annotated)
+
+
+def _open_geometry(path: Path) -> h5py.File:
+    try:
+        file = h5py.File(path)
+    except OSError as error:
+        raise ValueError(f"{path} is not a readable HDF5 file: {error}") from None
+    if file.attrs.get("schema") != SCHEMA or not file.attrs.get("complete", False):
+        file.close()
+        raise ValueError(f"{path} is not a finished {SCHEMA} file: run evaluate again")
+    if file.attrs["schema_version"] != SCHEMA_VERSION:
+        raise ValueError(f"{path} has schema version {file.attrs['schema_version']}, want {SCHEMA_VERSION}")
+    return file
+
+
+def _places(file: h5py.File) -> dict[tuple[str, str], int]:
+    names = zip(file["category"].asstr()[:], file["name"].asstr()[:], strict=True)
+    return {key: i for i, key in enumerate(names)}
+
+
+def _wrapped(column: str, value: Any) -> Any:
+    angle = column.removeprefix("free_")
+    if value is None or angle not in POSE_COLUMNS[:3] or not math.isfinite(value):
+        return value
+    if angle == "azimuth":
+        return float(value) % (2 * math.pi)
+    return value if abs(value) <= math.pi else math.remainder(value, 2 * math.pi)
