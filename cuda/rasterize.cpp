@@ -1,0 +1,333 @@
+// Z-buffer rasterizer, its derivative, and interpolation of vertex attributes. Python face: ntdm/rasterize.py.
+//
+// Camera frame: x right, y up, z back; depth = -z. Pixel (row r, column c) has its centre at (c + 0.5, r + 0.5).
+// All arithmetic is double whatever the storage type T: a face costs about the same, and the fill rule is exact for
+// float input. Every output element is written by exactly one thread in an order that does not depend on the number
+// of threads, so results are the same to the last bit for any number.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+namespace {
+
+// Projected area (twice, square pixels) under which a triangle counts as a line and covers nothing.
+constexpr double kDegenerate = 1e-12;
+// From this width on, a row of a triangle's bounding box is cut to the span between the edges and done in vectors.
+constexpr int kWide = 8;
+
+struct Vertex {
+    double x, y;    // pixels
+    double inverse; // 1 / depth; 0 marks a vertex that is not safely in front of the camera
+};
+
+struct Edge {
+    double a, b, c;
+    double at(double x, double row) const { return a * x + row; }
+    double row(double y) const { return b * y + c; }
+};
+
+// a x + b y + c: twice the signed area of (from, to, point). Written over sums and differences of the end points so
+// that swapping them negates every coefficient exactly, fused multiply-add or not: a pixel centre near an edge shared
+// by two triangles is then inside at least one of them.
+inline Edge edge(const Vertex& from, const Vertex& to) {
+    const double a = from.y - to.y, b = to.x - from.x;
+    return {a, b, -0.5 * (a * (from.x + to.x) + b * (from.y + to.y))};
+}
+
+template <typename T>
+void project(const T* vertices, int64_t count, double focal, double px, double py, double near, Vertex* out) {
+    for (int64_t i = 0; i < count; ++i) {
+        const double depth = -double(vertices[3 * i + 2]);
+        const double inverse = 1.0 / depth;
+        const double x = px + focal * double(vertices[3 * i]) * inverse;
+        const double y = py - focal * double(vertices[3 * i + 1]) * inverse;
+        // Written so that NaN fails it.
+        const bool valid = depth > near && std::fabs(x) < 1e30 && std::fabs(y) < 1e30;
+        out[i] = {valid ? x : 0.0, valid ? y : 0.0, valid ? inverse : 0.0};
+    }
+}
+
+// The three edge functions, opposite to the three corners, positive inside whichever way the triangle winds.
+struct Triangle {
+    Edge e[3];
+    double inverse[3];
+    double area;
+};
+
+inline Triangle triangle(const Vertex& v0, const Vertex& v1, const Vertex& v2) {
+    Triangle t{{edge(v1, v2), edge(v2, v0), edge(v0, v1)}, {v0.inverse, v1.inverse, v2.inverse}, 0};
+    t.area = (v1.x - v0.x) * (v2.y - v0.y) - (v2.x - v0.x) * (v1.y - v0.y);
+    if (t.area < 0) {
+        for (Edge& e : t.e) e = {-e.a, -e.b, -e.c};
+        t.area = -t.area;
+    }
+    return t;
+}
+
+// First and last pixel whose centre lies in [low, high], cut to [first, last].
+inline int first_centre(double low, int first) { return int(std::max(double(first), std::ceil(low - 0.5))); }
+inline int last_centre(double high, int last) { return int(std::min(double(last), std::floor(high - 0.5))); }
+
+// Narrow rows, pixel by pixel.
+inline void fill_narrow(const Triangle& t, const double row[3], int face, int low, int high, float* depth, int* index) {
+    for (int c = low; c <= high; ++c) {
+        const double x = c + 0.5;
+        const double e0 = t.e[0].at(x, row[0]), e1 = t.e[1].at(x, row[1]), e2 = t.e[2].at(x, row[2]);
+        if (!(e0 >= 0 && e1 >= 0 && e2 >= 0)) continue;
+        const float z = float((e0 + e1 + e2) / (e0 * t.inverse[0] + e1 * t.inverse[1] + e2 * t.inverse[2]));
+        if (z < depth[c]) {  // strict: faces come in order, so the lower index keeps a tie
+            depth[c] = z;
+            index[c] = face;
+        }
+    }
+}
+
+// Wide rows: the same arithmetic without branches, so that the compiler makes vectors of it.
+inline void fill_wide(const Triangle& t, const double row[3], int face, int low, int high, float* depth, int* index) {
+    double from = low, to = high;
+    for (int k = 0; k < 3; ++k) {
+        // One pixel of slack: the span only saves work, the edge test below decides.
+        const double cross = -row[k] / t.e[k].a - 0.5;
+        if (t.e[k].a > 0) from = std::max(from, cross - 1.0);
+        if (t.e[k].a < 0) to = std::min(to, cross + 1.0);
+    }
+    // An edge that is almost a row sends its crossing to infinity: cut before the conversion.
+    const int start = int(std::clamp(from, double(low), high + 1.0)), stop = int(std::clamp(to, low - 1.0, double(high)));
+#pragma omp simd
+    for (int c = start; c <= stop; ++c) {
+        const double x = c + 0.5;
+        const double e0 = t.e[0].at(x, row[0]), e1 = t.e[1].at(x, row[1]), e2 = t.e[2].at(x, row[2]);
+        const float z = float((e0 + e1 + e2) / (e0 * t.inverse[0] + e1 * t.inverse[1] + e2 * t.inverse[2]));
+        const bool nearer = (std::min(e0, std::min(e1, e2)) >= 0) & (z < depth[c]);
+        depth[c] = nearer ? z : depth[c];
+        index[c] = nearer ? face : index[c];
+    }
+}
+
+// Rows [top, bottom) of one map into depth and index [(bottom - top), width]; returns the number of dropped faces.
+int64_t fill(const Vertex* vertices, const int64_t* faces, int64_t face_count, int width, int top, int bottom,
+             float* depth, int* index) {
+    std::fill(depth, depth + int64_t(bottom - top) * width, std::numeric_limits<float>::infinity());
+    std::fill(index, index + int64_t(bottom - top) * width, -1);
+    int64_t dropped = 0;
+    for (int64_t f = 0; f < face_count; ++f) {
+        const Vertex &v0 = vertices[faces[3 * f]], &v1 = vertices[faces[3 * f + 1]], &v2 = vertices[faces[3 * f + 2]];
+        if (v0.inverse * v1.inverse * v2.inverse == 0) {
+            ++dropped;
+            continue;
+        }
+        const int left = first_centre(std::min(v0.x, std::min(v1.x, v2.x)), 0);
+        const int right = last_centre(std::max(v0.x, std::max(v1.x, v2.x)), width - 1);
+        if (left > right) continue;
+        const int low = first_centre(std::min(v0.y, std::min(v1.y, v2.y)), top);
+        const int high = last_centre(std::max(v0.y, std::max(v1.y, v2.y)), bottom - 1);
+        if (low > high) continue;
+        const Triangle t = triangle(v0, v1, v2);
+        if (!(t.area > kDegenerate)) continue;
+        for (int r = low; r <= high; ++r) {
+            const double y = r + 0.5;
+            const double row[3] = {t.e[0].row(y), t.e[1].row(y), t.e[2].row(y)};
+            const int64_t offset = int64_t(r - top) * width;
+            if (right - left < kWide)
+                fill_narrow(t, row, int(f), left, right, depth + offset, index + offset);
+            else
+                fill_wide(t, row, int(f), left, right, depth + offset, index + offset);
+        }
+    }
+    return dropped;
+}
+
+template <typename T>
+void rasterize(const T* vertices, const int64_t* faces, const T* focal, const T* principal_point, int64_t batch,
+               int64_t vertex_count, int64_t face_count, int height, int width, double near, int threads,
+               int64_t* face_index, T* barycentric, T* depth, int64_t* dropped) {
+    // Small batches are cut into bands of rows; every band sees every face, so the result is the same.
+    const int bands = batch > 0 ? int(std::clamp<int64_t>(threads / batch, 1, std::max(height, 1))) : 1;
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<Vertex> projected(vertex_count);
+        std::vector<float> near_depth;
+        std::vector<int> near_index;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t task = 0; task < batch * bands; ++task) {
+            const int64_t b = task / bands, band = task % bands;
+            const int top = int(band * height / bands), bottom = int((band + 1) * height / bands);
+            near_depth.resize(int64_t(bottom - top) * width);
+            near_index.resize(int64_t(bottom - top) * width);
+            project(vertices + b * vertex_count * 3, vertex_count, double(focal[b]), double(principal_point[2 * b]),
+                    double(principal_point[2 * b + 1]), near, projected.data());
+            const int64_t lost = fill(projected.data(), faces, face_count, width, top, bottom, near_depth.data(),
+                                      near_index.data());
+            if (band == 0) dropped[b] = lost;
+            for (int r = top; r < bottom; ++r) {
+                for (int c = 0; c < width; ++c) {
+                    const int64_t pixel = (b * height + r) * width + c;
+                    const int64_t f = near_index[int64_t(r - top) * width + c];
+                    T* out = barycentric + 3 * pixel;
+                    face_index[pixel] = f;
+                    if (f < 0) {
+                        out[0] = out[1] = out[2] = 0;
+                        depth[pixel] = std::numeric_limits<T>::infinity();
+                        continue;
+                    }
+                    const Triangle t = triangle(projected[faces[3 * f]], projected[faces[3 * f + 1]],
+                                                projected[faces[3 * f + 2]]);
+                    double e[3], area = 0, sum = 0;
+                    for (int k = 0; k < 3; ++k) {
+                        e[k] = t.e[k].at(c + 0.5, t.e[k].row(r + 0.5));
+                        area += e[k];
+                        e[k] *= t.inverse[k];
+                        sum += e[k];
+                    }
+                    for (int k = 0; k < 3; ++k) out[k] = T(e[k] / sum);
+                    depth[pixel] = T(area / sum);
+                }
+            }
+        }
+    }
+}
+
+// With M = [X0 X1 X2], ray r = ((x - px) / f, -(y - py) / f, -1), barycentrics w and depth d: M w = d r, sum w = 1.
+// Differentiating both and eliminating dw and dd gives, for gradients gw and gd,
+//     u = M^-T (gw - (gw . w + d gd) 1),   dL = u . (d dr - sum_k w_k dX_k).
+template <typename T>
+void rasterize_backward(const T* vertices, const int64_t* faces, const T* focal, const T* principal_point,
+                        const int64_t* face_index, const T* barycentric, const T* depth, const T* grad_barycentric,
+                        const T* grad_depth, int64_t batch, int64_t vertex_count, int height, int width, int threads,
+                        T* grad_vertices, T* grad_focal, T* grad_principal_point) {
+#pragma omp parallel num_threads(threads)
+    {
+        std::vector<double> sums(3 * vertex_count);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t b = 0; b < batch; ++b) {
+            std::fill(sums.begin(), sums.end(), 0.0);
+            const T* item = vertices + 3 * b * vertex_count;
+            const double f = double(focal[b]), px = double(principal_point[2 * b]),
+                         py = double(principal_point[2 * b + 1]);
+            double sum_focal = 0, sum_px = 0, sum_py = 0;
+            for (int row = 0; row < height; ++row) {
+                for (int column = 0; column < width; ++column) {
+                    const int64_t pixel = (b * height + row) * width + column;
+                    if (face_index[pixel] < 0) continue;
+                    const int64_t* corner = faces + 3 * face_index[pixel];
+                    const T *w = barycentric + 3 * pixel, *gw = grad_barycentric + 3 * pixel;
+                    const double d = double(depth[pixel]);
+                    const double shift = double(gw[0]) * w[0] + double(gw[1]) * w[1] + double(gw[2]) * w[2] +
+                                         d * double(grad_depth[pixel]);
+                    const double h[3] = {gw[0] - shift, gw[1] - shift, gw[2] - shift};
+                    if (h[0] == 0 && h[1] == 0 && h[2] == 0) continue;
+                    double X[3][3], u[3] = {0, 0, 0}, determinant = 0;
+                    for (int k = 0; k < 3; ++k)
+                        for (int i = 0; i < 3; ++i) X[k][i] = double(item[3 * corner[k] + i]);
+                    for (int k = 0; k < 3; ++k) {
+                        const double *p = X[(k + 1) % 3], *q = X[(k + 2) % 3];
+                        const double cross[3] = {p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2],
+                                                 p[0] * q[1] - p[1] * q[0]};
+                        for (int i = 0; i < 3; ++i) u[i] += h[k] * cross[i];
+                        if (k == 0)
+                            determinant = X[0][0] * cross[0] + X[0][1] * cross[1] + X[0][2] * cross[2];
+                    }
+                    for (int i = 0; i < 3; ++i) u[i] /= determinant;
+                    for (int k = 0; k < 3; ++k)
+                        for (int i = 0; i < 3; ++i) sums[3 * corner[k] + i] -= double(w[k]) * u[i];
+                    const double x = column + 0.5 - px, y = row + 0.5 - py;
+                    sum_focal += d * (y * u[1] - x * u[0]) / (f * f);
+                    sum_px -= d * u[0] / f;
+                    sum_py += d * u[1] / f;
+                }
+            }
+            for (int64_t i = 0; i < 3 * vertex_count; ++i) grad_vertices[3 * b * vertex_count + i] = T(sums[i]);
+            grad_focal[b] = T(sum_focal);
+            grad_principal_point[2 * b] = T(sum_px);
+            grad_principal_point[2 * b + 1] = T(sum_py);
+        }
+    }
+}
+
+// attribute_stride is vertex_count * channels, or 0 where all items share one table.
+template <typename T>
+void interpolate(const T* attributes, const int64_t* faces, const int64_t* face_index, const T* barycentric,
+                 int64_t batch, int64_t attribute_stride, int64_t channels, int64_t pixels, int threads, T* out) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < batch * pixels; ++i) {
+        T* target = out + i * channels;
+        if (face_index[i] < 0) {
+            std::fill(target, target + channels, T(0));
+            continue;
+        }
+        const T* table = attributes + (i / pixels) * attribute_stride;
+        const int64_t* corner = faces + 3 * face_index[i];
+        const T *a = table + corner[0] * channels, *b = table + corner[1] * channels, *c = table + corner[2] * channels;
+        const T w0 = barycentric[3 * i], w1 = barycentric[3 * i + 1], w2 = barycentric[3 * i + 2];
+        for (int64_t k = 0; k < channels; ++k) target[k] = w0 * a[k] + w1 * b[k] + w2 * c[k];
+    }
+}
+
+// grad_attributes [batch, vertex_count, channels], one table an item even where attributes are shared (the caller
+// adds them up), or null where nobody asks for it.
+template <typename T>
+void interpolate_backward(const T* grad, const T* attributes, const int64_t* faces, const int64_t* face_index,
+                          const T* barycentric, int64_t batch, int64_t attribute_stride, int64_t vertex_count,
+                          int64_t channels, int64_t pixels, int threads, T* grad_attributes, T* grad_barycentric) {
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (int64_t item = 0; item < batch; ++item) {
+        const T* table = attributes + item * attribute_stride;
+        T* grad_table = grad_attributes ? grad_attributes + item * vertex_count * channels : nullptr;
+        if (grad_table) std::fill(grad_table, grad_table + vertex_count * channels, T(0));
+        for (int64_t i = item * pixels; i < (item + 1) * pixels; ++i) {
+            T* grad_weight = grad_barycentric + 3 * i;
+            grad_weight[0] = grad_weight[1] = grad_weight[2] = 0;
+            if (face_index[i] < 0) continue;
+            const T* g = grad + i * channels;
+            for (int k = 0; k < 3; ++k) {
+                const int64_t offset = faces[3 * face_index[i] + k] * channels;
+                T sum = 0;
+                for (int64_t c = 0; c < channels; ++c) sum += g[c] * table[offset + c];
+                grad_weight[k] = sum;
+                if (grad_table)
+                    for (int64_t c = 0; c < channels; ++c) grad_table[offset + c] += barycentric[3 * i + k] * g[c];
+            }
+        }
+    }
+}
+
+}  // namespace
+
+#define NTDM_RASTERIZE(T, SUFFIX)                                                                                      \
+    void ntdm_rasterize_##SUFFIX(const T* vertices, const int64_t* faces, const T* focal, const T* principal_point,    \
+                                 int64_t batch, int64_t vertex_count, int64_t face_count, int64_t height,              \
+                                 int64_t width, double near, int threads, int64_t* face_index, T* barycentric,         \
+                                 T* depth, int64_t* dropped) {                                                         \
+        rasterize(vertices, faces, focal, principal_point, batch, vertex_count, face_count, int(height), int(width),   \
+                  near, threads, face_index, barycentric, depth, dropped);                                             \
+    }                                                                                                                  \
+    void ntdm_rasterize_backward_##SUFFIX(                                                                             \
+        const T* vertices, const int64_t* faces, const T* focal, const T* principal_point, const int64_t* face_index,  \
+        const T* barycentric, const T* depth, const T* grad_barycentric, const T* grad_depth, int64_t batch,           \
+        int64_t vertex_count, int64_t height, int64_t width, int threads, T* grad_vertices, T* grad_focal,             \
+        T* grad_principal_point) {                                                                                     \
+        rasterize_backward(vertices, faces, focal, principal_point, face_index, barycentric, depth, grad_barycentric,  \
+                           grad_depth, batch, vertex_count, int(height), int(width), threads, grad_vertices,           \
+                           grad_focal, grad_principal_point);                                                          \
+    }                                                                                                                  \
+    void ntdm_interpolate_##SUFFIX(const T* attributes, const int64_t* faces, const int64_t* face_index,               \
+                                   const T* barycentric, int64_t batch, int64_t attribute_stride, int64_t channels,    \
+                                   int64_t pixels, int threads, T* out) {                                              \
+        interpolate(attributes, faces, face_index, barycentric, batch, attribute_stride, channels, pixels, threads,    \
+                    out);                                                                                              \
+    }                                                                                                                  \
+    void ntdm_interpolate_backward_##SUFFIX(const T* grad, const T* attributes, const int64_t* faces,                  \
+                                            const int64_t* face_index, const T* barycentric, int64_t batch,            \
+                                            int64_t attribute_stride, int64_t vertex_count, int64_t channels,          \
+                                            int64_t pixels, int threads, T* grad_attributes, T* grad_barycentric) {    \
+        interpolate_backward(grad, attributes, faces, face_index, barycentric, batch, attribute_stride, vertex_count,  \
+                             channels, pixels, threads, grad_attributes, grad_barycentric);                            \
+    }
+
+extern "C" {
+NTDM_RASTERIZE(float, f32)
+NTDM_RASTERIZE(double, f64)
+}
