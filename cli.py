@@ -1,6 +1,433 @@
-"""The `ntdm` command: parse, call one function, print the path written."""
+"""The `ntdm` command: parse, call one function, print the path written.
+
+Stages are imported inside the commands, so that `ntdm --help` and `ntdm report` do not wait for torch.
+Exit codes: 0 done, 1 cannot be done (one sentence on stderr says why), 2 bad arguments, 130 interrupted.
+"""
+
+import dataclasses
+import errno
+import tomllib
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-app = typer.Typer()
+from ntdm import config as configs
+from ntdm import native
+from ntdm.config import Config, InferConfig, PrepConfig, ShapeConfig, SyntheticConfig, TrainConfig
+from ntdm.progress import say
+
+if TYPE_CHECKING:
+    from typer import Context
+
+NAMED_CONFIGS = Path(configs.__file__).parent / "configs"
+TABLES = {ShapeConfig: "shape", TrainConfig: "train", InferConfig: "infer"}
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Commands(TyperGroup):
+    """What a user can put right becomes one sentence and an exit code; anything else keeps its traceback."""
+
+    def invoke(self, ctx: "Context") -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("interrupted; the same command resumes")
+            raise typer.Exit(130) from None
+        except (ValueError, OSError, native.BuildError) as error:
+            if ctx.params.get("traceback"):
+                raise
+            say(f"ntdm: {_sentence(error)}")
+            raise typer.Exit(1) from None
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return (
+            f"no space left on the disk ({error.filename or error}): free some and run the same command again"
+        )
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or repr(error)
+
+
+app = typer.Typer(cls=Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Dataset(StrEnum):
+    pascal3d = "pascal3d"
+    occluded_pascal3d = "occluded-pascal3d"
+    ood_cv = "ood-cv"
+
+
+def _check_device(device: Device) -> Device:
+    if device is Device.cuda:
+        raise ValueError("--device cuda: the CUDA kernels are not part of this version yet; use --device cpu")
+    return device
+
+
+CategoriesOption = Annotated[
+    list[str] | None, typer.Option(help="Repeat, or separate by commas. Default: every category found.")
+]
+ConfigOption = Annotated[str, typer.Option("--config", help="tiny, paper, or a TOML file.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one config key.")
+]
+SeedOption = Annotated[int | None, typer.Option(help="Random seed. Default: the config's.")]
+DeviceOption = Annotated[
+    Device, typer.Option(callback=_check_device, help="Where to compute; this version: the CPU.")
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an output made before.")]
+CacheOption = Annotated[Path, typer.Option(help="Folder of the cache files.")]
+RunOption = Annotated[Path, typer.Option(help="Folder of a trained run.")]
+
+
+@app.callback()
+def main_options(
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error was raised.")] = False,
+) -> None:
+    """Neural Textured Deformable Meshes: pose, shape, masks and class of an object from one photo."""
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, which operators run, what is missing and how to get it.
+
+    \b
+    Example: ntdm doctor
+    """
+    from ntdm import doctor
+
+    print(doctor.report())
+
+
+@app.command()
+def make_data(
+    out: Path,
+    categories: CategoriesOption = None,
+    settings: SetOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = Device.auto,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Write synthetic PASCAL3D+, Occluded PASCAL3D+ and OOD-CV trees in their raw formats.
+
+    \b
+    Example: ntdm make-data data --categories aeroplane,car --set train_per_category=100
+    """
+    from ntdm.data_prep import synthetic
+
+    config = _adjusted(SyntheticConfig(), settings, seed)
+    if categories:
+        config = dataclasses.replace(config, categories=tuple(_split(categories)))
+    print(synthetic.make_data(config, out, overwrite=overwrite))
+
+
+@app.command()
+def prep_data(
+    dataset: Dataset,
+    root: Annotated[Path, typer.Option(help="Folder of the raw dataset.")],
+    cache: CacheOption,
+    pascal3d: Annotated[
+        Path | None, typer.Option(help="PASCAL3D+ root, where poses and CADs come from for the others.")
+    ] = None,
+    image_size: Annotated[tuple[int, int], typer.Option(metavar="H W")] = (512, 512),
+    split: Annotated[list[str] | None, typer.Option(help="Repeat, or separate by commas.")] = None,
+    categories: CategoriesOption = None,
+    settings: SetOption = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; the files do not depend on it.")] = 1,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail if any sample is dropped.")] = False,
+    seed: SeedOption = None,
+    device: DeviceOption = Device.auto,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Cut object-centred crops with exact cameras and masks out of a raw dataset, into cache files.
+
+    \b
+    Example: ntdm prep-data pascal3d --root PASCAL3D+_release1.1 --cache cache --image-size 128 128
+    """
+    config = _adjusted(PrepConfig(image_size=image_size), settings)
+    wanted = {"splits": _split(split) or None, "categories": _split(categories) or None}
+    dropped = _prepare(dataset, root, cache, pascal3d, config, workers=workers, overwrite=overwrite, **wanted)
+    if strict and dropped:
+        raise ValueError(f"--strict: {dropped} samples were dropped (the table above says why)")
+    print(cache)
+
+
+@app.command()
+def fit_shapes(
+    cache: CacheOption,
+    out: Annotated[Path, typer.Option(help="Folder for the shapes.")],
+    categories: CategoriesOption = None,
+    config: ConfigOption = "tiny",
+    settings: SetOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = Device.auto,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Fit the deformable mesh of every category to its CADs; write shapes, and latents into the caches.
+
+    \b
+    Example: ntdm fit-shapes --cache cache --out shapes
+    """
+    from ntdm import shape_fit
+
+    settled = _config(ShapeConfig, config, settings, seed)
+    print(shape_fit.run(settled, cache, out, categories=_split(categories) or None, overwrite=overwrite))
+
+
+@app.command()
+def train(
+    cache: CacheOption,
+    shapes: Annotated[Path, typer.Option(help="Folder that fit-shapes wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    method: Annotated[str | None, typer.Option(help="ntdm or pose-classifier.")] = None,
+    train_on: Annotated[list[str] | None, typer.Option(help="DATASET/SPLIT, repeat or use commas.")] = None,
+    categories: CategoriesOption = None,
+    config: ConfigOption = "tiny",
+    settings: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    seed: SeedOption = None,
+    device: DeviceOption = Device.auto,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Train the backbone and the neural textures, or a baseline.
+
+    \b
+    Example: ntdm train --cache cache --shapes shapes --out runs/ntdm --set epochs=20
+    """
+    from ntdm import train
+
+    settled = _config(TrainConfig, config, settings, seed)
+    if method is not None:
+        settled = dataclasses.replace(settled, method=method)
+    print(
+        train.run(
+            settled,
+            cache,
+            shapes,
+            out,
+            train_on=tuple(_split(train_on) or ["pascal3d/train"]),
+            categories=_split(categories) or None,
+            resume=resume,
+            overwrite=overwrite,
+        )
+    )
+
+
+@app.command()
+def infer(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...")],
+    run: RunOption,
+    out: Annotated[Path, typer.Option(help="Folder for JSON, masks, mesh and overlay.")],
+    bbox: Annotated[
+        str | None,
+        typer.Option(metavar="x0,y0,x1,y1", help="The object's box, in pixels. Default: the image."),
+    ] = None,
+    config: ConfigOption = "tiny",
+    settings: SetOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = Device.auto,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Find pose, shape, masks and class of the object in each photo.
+
+    \b
+    Example: ntdm infer photo.jpg --run runs/ntdm --out inferred --bbox 40,25,310,190
+    """
+    from ntdm import infer
+
+    settled = _config(InferConfig, config, settings, seed)
+    print(infer.run(images, run, out, _box(bbox), settled, overwrite=overwrite))
+
+
+@app.command()
+def evaluate(
+    run: RunOption,
+    cache: Annotated[list[Path], typer.Option(help="Cache folder, or cache files (repeat).")],
+    splits: Annotated[
+        list[str] | None, typer.Option(help="DATASET/SPLIT, repeat or use commas. Default: all but train.")
+    ] = None,
+    config: ConfigOption = "tiny",
+    settings: SetOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = Device.auto,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Predict every sample of the test splits, then score; both resume where they were interrupted.
+
+    \b
+    Example: ntdm evaluate --run runs/ntdm --cache cache --splits pascal3d/val
+    """
+    from ntdm import evaluate
+
+    settled = _config(InferConfig, config, settings, seed)
+    for place in cache:
+        wanted = _split(splits) or _test_splits(place)
+        for path in evaluate.run(run, place, wanted, settled, overwrite=overwrite):
+            print(path)
+
+
+@app.command()
+def report(
+    table: Annotated[int, typer.Option(help="1: occlusion levels, 2: nuisances.")],
+    runs: Annotated[list[Path] | None, typer.Option(help="Repeat. Default: every run in ./runs.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the table and its figure.")] = Path("report"),
+    published: Annotated[bool, typer.Option(help="Add the rows that papers print.")] = True,
+) -> None:
+    """Put the errors of runs into a table: CSV, Markdown, LaTeX, and a figure.
+
+    \b
+    Example: ntdm report --table 2 --runs runs/ntdm --runs runs/pose-classifier --out report
+    """
+    from ntdm.reports import tables
+
+    found = runs or sorted(path.parent for path in Path("runs").glob("*/config.json"))
+    if not found:
+        raise ValueError("no run in ./runs: name one by --runs")
+    path = tables.report(table, found, out, published)
+    print(path.with_suffix(".md").read_text(encoding="utf-8"))
+    print(path)
+
+
+RAW_FOLDERS = {
+    Dataset.pascal3d: "PASCAL3D+_release1.1",
+    Dataset.occluded_pascal3d: "OccludedPASCAL3D",
+    Dataset.ood_cv: "OOD-CV",
+}
+DEMO_SPLITS = (
+    "pascal3d/val",
+    *(f"occluded_pascal3d/{level}" for level in configs.OCCLUSION_LEVELS),
+    *(f"ood_cv/{nuisance}" for nuisance in configs.NUISANCES),
+)
+QUICK: dict[type, dict[str, Any]] = {
+    SyntheticConfig: {"train_per_category": 32, "val_per_category": 6, "ood_per_category": 3},
+    ShapeConfig: {"steps": 60},
+    TrainConfig: {"epochs": 2},
+    InferConfig: {"steps": 5},
+}
+
+
+@app.command()
+def demo(
+    out: Path,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Tiny sizes: shows that all runs, not how well.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of every step.")] = 0,
+    device: DeviceOption = Device.auto,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Everything, on synthetic data: from raw datasets to printed tables, on a CPU. Resumes if interrupted.
+
+    \b
+    Example: ntdm demo demo
+    """
+    from ntdm import evaluate, shape_fit, train
+    from ntdm.data_prep import synthetic
+    from ntdm.reports import tables
+
+    def settled(cls: type[Config]) -> Config:
+        return dataclasses.replace(cls(), seed=seed, **(QUICK.get(cls, {}) if quick else {}))
+
+    data, cache, shapes = out / "data", out / "cache", out / "shapes"
+    say("demo 1/5: synthetic datasets")
+    synthetic.make_data(settled(SyntheticConfig), data, overwrite=overwrite)
+    say("demo 2/5: cache files")
+    pascal3d = data / RAW_FOLDERS[Dataset.pascal3d]
+    for dataset, folder in RAW_FOLDERS.items():
+        _prepare(
+            dataset, data / folder, cache, pascal3d, PrepConfig(image_size=(128, 128)), overwrite=overwrite
+        )
+    say("demo 3/5: shapes")
+    shape_fit.run(settled(ShapeConfig), cache, shapes, overwrite=overwrite)
+    runs = [out / "runs" / method for method in ("ntdm", "pose-classifier")]
+    for run in runs:
+        say(f"demo 4/5: {run.name}: train, predict, score")
+        config = dataclasses.replace(settled(TrainConfig), method=run.name)
+        train.run(config, cache, shapes, run, resume=not overwrite, overwrite=overwrite)
+        evaluate.run(run, cache, DEMO_SPLITS, settled(InferConfig), overwrite=overwrite)
+    say("demo 5/5: tables")
+    written = [tables.report(table, runs, out / "report", False) for table in (1, 2)]
+    for path in written:
+        print(path.with_suffix(".md").read_text(encoding="utf-8"))
+    for path in (*written, runs[0] / "sheet.png", *sorted(runs[0].glob("**/*.obj"))[:4]):
+        print(path)
+    print(out)
+
+
+def _prepare(
+    dataset: Dataset, root: Path, cache: Path, pascal3d: Path | None, config: PrepConfig, **options: Any
+) -> int:
+    """Run the reader of `dataset`, print what it dropped by reason; returns how many samples it dropped."""
+    from ntdm import data_prep
+
+    report = data_prep.prepare(dataset.name, root, cache, config, pascal3d=pascal3d, **options)
+    for reason, count in sorted(report.dropped.items()):
+        say(f"{dataset.value}: dropped {count:6d}  {reason}")
+    say(f"{dataset.value}: kept    {report.kept:6d}")
+    return sum(report.dropped.values())
+
+
+def _config(cls: type[Config], name: str, settings: Sequence[str] | None, seed: int | None) -> Config:
+    """The stage's table of tiny.toml, paper.toml or a user's file, then --set, then --seed."""
+    path = NAMED_CONFIGS / f"{name}.toml" if name in ("tiny", "paper") else Path(name)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"--config {name}: want tiny, paper, or a TOML file, and there is no such file"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"config file {path} is not TOML: {error}") from None
+    unknown = sorted(set(tables) - set(TABLES.values()))
+    if unknown:
+        raise ValueError(f"{path}: unknown table {unknown[0]!r}; the tables are [shape], [train], [infer]")
+    table = TABLES[cls]
+    return _adjusted(configs.from_dict(cls, tables.get(table, {}), f"{path} [{table}]"), settings, seed)
+
+
+def _adjusted(config: Config, settings: Sequence[str] | None, seed: int | None = None) -> Config:
+    config = configs.apply_overrides(config, settings or ())
+    return config if seed is None else dataclasses.replace(config, seed=seed)
+
+
+def _split(values: Sequence[str] | None) -> list[str]:
+    return [part.strip() for value in values or () for part in value.split(",") if part.strip()]
+
+
+def _box(text: str | None) -> tuple[float, float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        x0, y0, x1, y1 = map(float, text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r}: want x0,y0,x1,y1 in pixels", param_hint="--bbox") from None
+    if not (x0 < x1 and y0 < y1):
+        raise typer.BadParameter(f"{text!r}: want x0 < x1 and y0 < y1", param_hint="--bbox")
+    return x0, y0, x1, y1
+
+
+def _test_splits(cache: Path) -> list[str]:
+    """Every DATASET/SPLIT under a cache folder but training data; nothing to choose where it is a file."""
+    if cache.is_file():
+        return []
+    found = sorted({"/".join(path.parts[-3:-1]) for path in cache.glob("*/*/*.h5")})
+    found = [key for key in found if not key.endswith("/train")]
+    if not found:
+        raise ValueError(
+            f"{cache}: no cache file <dataset>/<split>/<category>.h5 of a test split; run prep-data first"
+        )
+    return found
+
+
 main = app

@@ -24,6 +24,10 @@ PACKAGE = Path(__file__).resolve().parent
 INSTALL_COMPILER = "apt-get install g++"
 
 
+class BuildError(RuntimeError):
+    """The compiled operators cannot be had here; the message says what to do."""
+
+
 def source_folder() -> Path:
     """The kernels' sources: the package data of a wheel, else cuda/ of the checkout."""
     installed = PACKAGE / "kernels"
@@ -57,15 +61,15 @@ def compiler() -> str | None:
 def build(out_dir: Path) -> Path:
     """Compile every kernel into one library in `out_dir` and return its path.
 
-    RuntimeError, in one sentence, when there is no compiler, no source, or the compilation fails.
+    BuildError, in one sentence, when there is no compiler, no source, or the compilation fails.
     """
     command = compiler()
     if command is None:
-        raise RuntimeError(
+        raise BuildError(
             f"ntdm's C++ operators are not built and there is no C++ compiler: {INSTALL_COMPILER}"
         )
     if not sources():
-        raise RuntimeError(f"no kernel sources (*.cpp) in {source_folder()}: reinstall ntdm")
+        raise BuildError(f"no kernel sources (*.cpp) in {source_folder()}: reinstall ntdm")
     final = out_dir / library_name()
     out_dir.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.stem}.{os.getpid()}.part")
@@ -77,7 +81,7 @@ def build(out_dir: Path) -> Path:
             check=False,
         )
         if result.returncode:
-            raise RuntimeError(f"{command} could not build the operators:\n{result.stderr.strip()[-4000:]}")
+            raise BuildError(f"{command} could not build the operators:\n{result.stderr.strip()[-4000:]}")
         os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,0 +1,106 @@
+"""`ntdm doctor`: what is installed, which operators run, what is missing and the command that gets it."""
+
+import importlib
+import os
+import platform
+from importlib import metadata
+
+import ntdm
+from ntdm import native
+
+REQUIRED = (
+    "torch",
+    "numpy",
+    "scipy",
+    "pandas",
+    "h5py",
+    "open3d",
+    "matplotlib",
+    "PIL",
+    "safetensors",
+    "typer",
+    "rich",
+)
+DISTRIBUTIONS = {"open3d": "open3d-cpu", "PIL": "pillow"}
+OPEN3D_LIBRARIES = "apt-get install libegl1 libgl1 libusb-1.0-0"
+
+
+def report() -> str:
+    """Everything as text, a line an item; a missing thing is followed by `get it:` and a command."""
+    lines = [
+        f"ntdm {ntdm.__version__} in {native.PACKAGE}",
+        f"Python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} CPUs",
+        *map(_package, REQUIRED),
+        *_operators(),
+        _cuda(),
+        _kaolin(),
+    ]
+    return "\n".join(lines)
+
+
+def _package(module: str) -> str:
+    distribution = DISTRIBUTIONS.get(module, module)
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            return f"{module}: does not import ({error})\n  get it: pip install {error.name}"
+        return f"{module}: missing\n  get it: pip install -c constraints.txt {distribution}"
+    except (ImportError, OSError) as error:  # OSError: a shared library that is not there
+        remedy = OPEN3D_LIBRARIES if module == "open3d" else f"pip install --force-reinstall {distribution}"
+        return f"{module}: does not import ({error})\n  get it: {remedy}"
+    return f"{module} {_version(module, distribution)}"
+
+
+def _version(module: str, distribution: str) -> str:
+    for name in (distribution, module):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "(version unknown)"
+
+
+def _operators() -> list[str]:
+    state = native.status()
+    lines = [f"C++ compiler: {state['compiler']}"]
+    if state["compiler"] is None:
+        lines = [f"C++ compiler: missing\n  get it: {native.INSTALL_COMPILER}"]
+    kernels = ", ".join(name.removesuffix(".cpp") for name in state["sources"])
+    try:
+        path = state["library"] or native.build(native.user_cache())
+        native.library()
+    except (native.BuildError, OSError) as error:
+        return [*lines, f"operators on the CPU: not usable ({error})\n  get it: {native.INSTALL_COMPILER}"]
+    origin = "built at installation" if path.parent == native.PACKAGE else "built at first use"
+    return [
+        *lines,
+        f"operators on the CPU: {kernels} ({origin}: {path}; sources in {state['source_folder']})",
+    ]
+
+
+def _cuda() -> str:
+    try:
+        import torch
+    except (ImportError, OSError):
+        return "CUDA: not usable, torch does not import"
+    if torch.cuda.is_available():
+        return f"CUDA: {torch.cuda.get_device_name()}; ntdm's CUDA operators are not part of this version yet"
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+    return (
+        f"CUDA: not usable (torch {torch.__version__} is {built} and sees no device); ntdm runs on the CPU\n"
+        "  get it: an NVIDIA driver, then pip install --force-reinstall torch, the build for its CUDA version"
+    )
+
+
+def _kaolin() -> str:
+    # The distribution proves nothing: the package index has a placeholder whose import raises ImportError.
+    try:
+        kaolin = importlib.import_module("kaolin")
+    except (ImportError, OSError, RuntimeError) as error:
+        return (
+            f"Kaolin: not usable ({str(error).splitlines()[0]}); not needed on the CPU\n"
+            "  get it: with CUDA, FORCE_CUDA=1 pip install --no-build-isolation "
+            "git+https://github.com/NVIDIAGameWorks/kaolin"
+        )
+    return f"Kaolin {kaolin.__version__} (its rasterizer runs on CUDA only)"
