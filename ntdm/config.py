@@ -121,16 +121,23 @@ class InferConfig:
     clutter: str = "nearest"  # or "mean"
     silhouette: str = "soft"  # or "hard"
     sigma: float = 1.0  # pixels of the feature map
+    refined_starts: int = 2  # best starts that are refined; the better one after `screening_steps` goes on
+    screening_steps: int = 10
     steps: int = 40
     learning_rate: float = 0.05
+    learning_rate_decay: float = 0.2
     decay_every: int = 15
     refine_shape: bool = True
     refine_distance: bool = True
     refine_scale: bool = True
     refine_principal_point: bool = False  # fixed under the NeMo protocol, whose crops are centred
-    class_protocol: str = "class-free"  # or "class-known"
     batch_size: int = 32
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key, allowed in (("clutter", ("nearest", "mean")), ("silhouette", ("soft", "hard"))):
+            if getattr(self, key) not in allowed:
+                raise ValueError(f"infer {key} is {getattr(self, key)!r}: want one of {', '.join(allowed)}")
 
 
 Config = TypeVar("Config", SyntheticConfig, PrepConfig, ShapeConfig, TrainConfig, InferConfig)

@@ -1,1 +1,1 @@
-"""The methods ntdm is compared with: one file a baseline, the same stage interface."""
+"""Feed-forward methods that NTDM is compared with; one file each, same caches, same output files."""

@@ -1,0 +1,200 @@
+"""Backbones: photo -> map of unit feature vectors.
+
+``ResNet50Features`` is NeMo's extractor (method: torchvision's ResNet-50 up to layer4, two up-sampling
+layers back to stride 8); its parameter names are torchvision's, so that a torchvision state dict loads by
+name. ``TinyFeatures`` is the same idea at a size that trains on a CPU: stride 4, up-sampled from stride 16.
+Both end in a 1 x 1 convolution without bias and an L2 norm over channels.
+"""
+
+import pickle
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalise_photo(photo: Tensor) -> Tensor:
+    """uint8 [B, 3, H, W] -> float [B, 3, H, W] with ImageNet's mean and standard deviation."""
+    mean = torch.tensor(IMAGENET_MEAN, device=photo.device)[:, None, None]
+    std = torch.tensor(IMAGENET_STD, device=photo.device)[:, None, None]
+    return (photo.float() / 255 - mean) / std
+
+
+def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = _conv(inputs, outputs, 3, stride), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = _conv(outputs, outputs), nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class Bottleneck(nn.Module):
+    """ResNet-50's block: 1 x 1, 3 x 3 (with the stride, as torchvision), 1 x 1 to 4 times the width."""
+
+    def __init__(self, inputs: int, width: int, stride: int = 1) -> None:
+        super().__init__()
+        outputs = 4 * width
+        self.conv1, self.bn1 = _conv(inputs, width, 1), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = _conv(width, width, 3, stride), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = _conv(width, outputs, 1), nn.BatchNorm2d(outputs)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class DoubleConv(nn.Module):
+    """Two 3 x 3 convolutions with batch norm, after each up-sampling step."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            _conv(inputs, outputs), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True),
+            _conv(outputs, outputs), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def _upsample_concat(coarse: Tensor, fine: Tensor) -> Tensor:
+    up = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.cat([up, fine], 1)
+
+
+class ResNet50Features(nn.Module):
+    """ResNet-50 with two up-sampling layers: [B, 3, H, W] -> unit features [B, d, H/8, W/8]."""
+
+    stride = 8
+    pooled_dim = 2048
+
+    def __init__(self, feature_dim: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = _conv(3, 64, 7, 2), nn.BatchNorm2d(64)
+        self.layer1 = self._layer(64, 64, 3, 1)
+        self.layer2 = self._layer(256, 128, 4, 2)
+        self.layer3 = self._layer(512, 256, 6, 2)
+        self.layer4 = self._layer(1024, 512, 3, 2)
+        self.reduce = DoubleConv(2048, 1024)
+        self.up1 = DoubleConv(1024 + 1024, 512)
+        self.up2 = DoubleConv(512 + 512, 256)
+        self.head = nn.Conv2d(256, feature_dim, 1, bias=False)
+
+    @staticmethod
+    def _layer(inputs: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+        rest = [Bottleneck(4 * width, width) for _ in range(blocks - 1)]
+        return nn.Sequential(Bottleneck(inputs, width, stride), *rest)
+
+    def pyramid(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Strides 8, 16, 32."""
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        c2 = self.layer2(self.layer1(x))
+        c3 = self.layer3(c2)
+        return c2, c3, self.layer4(c3)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """Globally pooled trunk features [B, 2048], for classifiers."""
+        return self.pyramid(x)[2].mean((-2, -1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        c2, c3, c4 = self.pyramid(x)
+        y = self.up1(_upsample_concat(self.reduce(c4), c3))
+        y = self.up2(_upsample_concat(y, c2))
+        return F.normalize(self.head(y), dim=1)
+
+
+class TinyFeatures(nn.Module):
+    """A small residual net for CPUs: [B, 3, H, W] -> unit features [B, d, H/4, W/4]."""
+
+    stride = 4
+    pooled_dim = 256
+
+    def __init__(self, feature_dim: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(_conv(3, 32, 5, 2), nn.BatchNorm2d(32), nn.ReLU(inplace=True))
+        self.layer1 = nn.Sequential(BasicBlock(32, 48, 2), BasicBlock(48, 48))
+        self.layer2 = nn.Sequential(BasicBlock(48, 128, 2), BasicBlock(128, 128))
+        self.layer3 = nn.Sequential(BasicBlock(128, 256, 2), BasicBlock(256, 256))
+        self.up1 = BasicBlock(256 + 128, 128)
+        self.up2 = BasicBlock(128 + 48, 64)
+        self.head = nn.Conv2d(64, feature_dim, 1, bias=False)
+
+    def pyramid(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Strides 4, 8, 16."""
+        c1 = self.layer1(self.stem(x))
+        c2 = self.layer2(c1)
+        return c1, c2, self.layer3(c2)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """Globally pooled trunk features [B, 256], for classifiers."""
+        return self.pyramid(x)[2].mean((-2, -1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        c1, c2, c3 = self.pyramid(x)
+        y = self.up1(_upsample_concat(c3, c2))
+        y = self.up2(_upsample_concat(y, c1))
+        return F.normalize(self.head(y), dim=1)
+
+
+BACKBONES: dict[str, type[ResNet50Features] | type[TinyFeatures]] = {
+    "tiny": TinyFeatures,
+    "resnet50": ResNet50Features,
+}
+
+
+def build(name: str, feature_dim: int, weights: str = "") -> ResNet50Features | TinyFeatures:
+    """A backbone by name ("tiny" or "resnet50"), channels-last.
+
+    Args:
+        weights: path of a local torchvision ResNet-50 state dict (only for "resnet50"); "" is from scratch.
+
+    Raises:
+        ValueError: unknown name; a weights file that is missing, unreadable or lacks the trunk's tensors.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"backbone is {name!r}: want one of {', '.join(BACKBONES)}")
+    model = BACKBONES[name](feature_dim)
+    if weights:
+        if name != "resnet50":
+            raise ValueError(f"backbone_weights is set, but backbone {name!r} has no ImageNet weights; use resnet50")
+        load_imagenet(model, Path(weights))
+    return model.to(memory_format=torch.channels_last)
+
+
+def load_imagenet(model: nn.Module, path: Path) -> None:
+    """Load a torchvision ResNet-50 state dict by name; its classifier `fc` is ignored."""
+    if not path.is_file():
+        raise ValueError(f"backbone weights {path}: no such file; give a torchvision ResNet-50 state dict (.pth)")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(f"backbone weights {path} cannot be read as a state dict: {error}") from None
+    trunk = {k for k in model.state_dict() if k.split(".")[0] in {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"}}
+    missing = sorted(trunk - set(state))
+    if missing:
+        raise ValueError(f"backbone weights {path}: {missing[0]} and {len(missing) - 1} more tensors are missing")
+    try:
+        model.load_state_dict({k: state[k] for k in trunk}, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"backbone weights {path} do not fit ResNet-50: {error}") from None

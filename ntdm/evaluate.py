@@ -1,0 +1,177 @@
+"""Evaluation: `ntdm evaluate`. A run and cache splits in, prediction and error files out (design.md 3.3).
+
+Predictions first, batch by batch, then scores against the cache's truth; an interrupted evaluation goes on
+where it stopped. Class-free protocol: every photo is fitted under every category, the lowest loss names the
+class; pose and masks of the table are those fitted under the true category, as the papers do, and the pose
+under the predicted one is written beside it.
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ntdm import cache as caches
+from ntdm import picture, predictions, train
+from ntdm.baselines.pose_classifier import PoseClassifier
+from ntdm.config import InferConfig, atomic_path, finished, to_dict
+from ntdm.model import NTDM
+from ntdm.predictions import Geometry, Prediction, PredictionWriter
+from ntdm.progress import say, track
+from ntdm.render_and_compare import Solver, encode
+
+SHEET_ROWS = 12
+
+
+def run(
+    run_folder: Path, cache: Path, splits: Sequence[str], config: InferConfig, overwrite: bool = False
+) -> list[Path]:
+    """Predict and score splits ("pascal3d/val", ...) of a cache root.
+
+    Returns:
+        the error files, `<run>/errors/<dataset>/<split>.csv`.
+
+    Raises:
+        ValueError: not a run; a cache of another image size or with a category the run does not know; a sample
+            that the run was trained on; predictions made with another config.
+    """
+    model, description = train.load(run_folder)
+    weights = hashlib.sha256((run_folder / "model.safetensors").read_bytes()).hexdigest()[:16]
+    trained_on = set((run_folder / "train_names.txt").read_text().split("\n"))
+    solvers: list[Solver] = []
+    written = []
+    for split in splits:
+        paths = caches.find(cache, split)
+        _check(paths, description, trained_on, run_folder)
+        table = run_folder / "predictions" / f"{split}.csv"
+        made_with = {"infer": to_dict(config), "weights": weights, "data": caches.fingerprint(paths)}
+        if not (table.exists() and finished(table, predictions.made_with(table), made_with, overwrite)):
+            table.unlink(missing_ok=True)
+            data = caches.SampleDataset(paths)
+            if isinstance(model, NTDM) and not solvers:
+                size, focal = data.image_size, description["nominal_focal"]
+                solvers = [Solver(model, c, config, size, focal) for c in range(len(model.categories))]
+            _predict(model, solvers, data, config, PredictionWriter(table, made_with), split)
+        scored = predictions.score(table, paths, run_folder / "errors" / f"{split}.csv")
+        say(f"{split}: {scored.samples} samples, {scored.failed} failed predictions")
+        if isinstance(model, NTDM):
+            _sheet(run_folder, split, paths)
+        written.append(scored.path)
+    return written
+
+
+def _check(paths: Sequence[Path], description: dict[str, Any], trained_on: set[str], run_folder: Path) -> None:
+    for path in paths:
+        with caches.CacheFile(path) as file:
+            if file.category not in description["categories"]:
+                raise ValueError(
+                    f"{path}: category {file.category!r} is unknown to {run_folder}, which was trained on "
+                    f"{', '.join(description['categories'])}"
+                )
+            if list(file.image_size) != description["image_size"]:
+                raise ValueError(
+                    f"{path} has images of {file.image_size}, {run_folder} was trained on "
+                    f"{tuple(description['image_size'])} (H, W); prepare the split at that size"
+                )
+    seen = sorted(train.sample_names(paths) & trained_on)
+    if seen:
+        raise ValueError(f"{run_folder} was trained on {len(seen)} samples of {paths[0].parent}, such as {seen[0]}")
+
+
+def _predict(
+    model: Any,
+    solvers: Sequence[Solver],
+    data: caches.SampleDataset,
+    config: InferConfig,
+    writer: PredictionWriter,
+    split: str,
+) -> None:
+    keys = [(item_key[0], item_key[1]) for item_key in data.keys()]
+    todo = [i for i, key in enumerate(keys) if key not in writer.done]
+    groups = [todo[start : start + config.batch_size] for start in range(0, len(todo), config.batch_size)]
+    for group in track(groups, f"evaluate {split}"):
+        items = [data[i] for i in group]
+        photo = torch.stack([item["image"] for item in items])
+        start = time.monotonic()
+        if isinstance(model, PoseClassifier):
+            rows, geometry = _classify(model, photo, items), None
+        else:
+            rows, geometry = _fit(model, solvers, photo, items, config)
+        seconds = (time.monotonic() - start) / len(items)
+        writer.add([row._replace(seconds=seconds) for row in rows], geometry)
+    writer.finish()
+
+
+def _classify(model: PoseClassifier, photo: torch.Tensor, items: Sequence[dict[str, Any]]) -> list[Prediction]:
+    angles, probability = model.predict(photo)
+    rows = []
+    for item, (azimuth, elevation, theta), p in zip(items, angles.tolist(), probability, strict=True):
+        best = int(p.argmax())
+        rows.append(
+            _row(item, model.categories[best], (azimuth, elevation, theta, None), float(p[best]))._replace(
+                free_azimuth=azimuth, free_elevation=elevation, free_theta=theta
+            )
+        )
+    return rows
+
+
+def _fit(
+    model: NTDM,
+    solvers: Sequence[Solver],
+    photo: torch.Tensor,
+    items: Sequence[dict[str, Any]],
+    config: InferConfig,
+) -> tuple[list[Prediction], Geometry]:
+    photos = encode(model, photo, config.clutter)
+    solutions = [solver.solve(photos) for solver in solvers]
+    masks = [solver.masks(solution, photos) for solver, solution in zip(solvers, solutions, strict=True)]
+    losses = torch.stack([s.loss for s in solutions], 1)
+    rows, amodal, visible, amodal_free, latents, scales = [], [], [], [], [], []
+    widest = max(s.latent.shape[1] for s in solutions)
+    for i, item in enumerate(items):
+        own, best = model.categories.index(item["category"]), int(losses[i].argmin())
+        free = solutions[best].viewpoint[i].tolist()
+        pose = tuple(solutions[own].viewpoint[i].tolist())
+        row = _row(item, model.categories[best], pose, 1 - float(losses[i, best]))
+        rows.append(
+            row._replace(
+                free_azimuth=free[0], free_elevation=free[1], free_theta=free[2], free_distance=free[3]
+            )
+        )
+        amodal.append(masks[own][0][i])
+        visible.append(masks[own][1][i])
+        amodal_free.append(masks[best][0][i])
+        latent = np.full(widest, np.nan, np.float32)
+        latent[: solutions[own].latent.shape[1]] = solutions[own].latent[i].numpy()
+        latents.append(latent)
+        scales.append(float(solutions[own].scale[i]))
+    return rows, Geometry(
+        amodal=torch.stack(amodal).numpy().astype(np.uint8),
+        visible=torch.stack(visible).numpy().astype(np.uint8),
+        amodal_free=torch.stack(amodal_free).numpy().astype(np.uint8),
+        latent=np.stack(latents),
+        scale=np.array(scales, np.float32),
+    )
+
+
+def _row(
+    item: dict[str, Any], predicted: str, pose: tuple[float | None, ...], score: float
+) -> Prediction:
+    azimuth, elevation, theta, distance = pose
+    return Prediction(
+        dataset=item["dataset"],
+        split=item["split"],
+        category=item["category"],
+        name=item["name"],
+        predicted_category=predicted,
+        azimuth=azimuth,
+        elevation=elevation,
+        theta=theta,
+        distance=distance,
+        score=score,
+        seconds=None,
+    )

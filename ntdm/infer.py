@@ -1,0 +1,209 @@
+"""Inference on any photo: `ntdm infer`. One folder a photo.
+
+    <out>/<photo>/result.json   class, pose, camera of the photo, shape latent, losses of all classes
+                  amodal.png    the object's whole silhouette, photo resolution, 0/255
+                  visible.png   its visible part
+                  mesh.obj (.mtl, .png)  the fitted mesh: visible green, occluded red, unseen grey
+                  overlay.png   the mesh over the photo
+
+The photo is cropped about the box, scaled so that the box is as large as the training objects' were; the
+object's distance, and a small shift of the principal point, are refined along with everything else.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+
+from ntdm import mesh, picture, train
+from ntdm.camera import cam_from_obj, rotation
+from ntdm.config import InferConfig, atomic_path
+from ntdm.crop import CropMap
+from ntdm.model import NTDM
+from ntdm.progress import track
+from ntdm.rasterize import rasterize
+from ntdm.render_and_compare import Photos, Solution, Solver, encode
+from ntdm.uv_scatter import uv_scatter
+
+TEXTURE_SIZE = 256
+UNSEEN, OCCLUDED, VISIBLE = (150, 150, 150), (214, 69, 65), (63, 163, 77)
+LARGEST_PHOTO = 100_000_000  # pixels
+
+
+def run(
+    images: Sequence[Path],
+    run_folder: Path,
+    out: Path,
+    bbox: tuple[float, float, float, float] | None,
+    config: InferConfig,
+    overwrite: bool = False,
+) -> Path:
+    """Infer photos and write one folder each.
+
+    Args:
+        bbox: x0, y0, x1, y1 in photo pixels (corner-origin) of the object; None is the whole photo.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: an unreadable photo, a box that misses the photo, a run of a method without meshes, an
+            existing result without `overwrite`.
+    """
+    model, description = train.load(run_folder)
+    if not isinstance(model, NTDM):
+        raise ValueError(f"{run_folder} holds method {description['method']!r}, which fits no mesh; give an ntdm run")
+    stems = [path.stem for path in images]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise ValueError(f"two photos are called {twice[0]}: their results would share a folder; infer them apart")
+    size = (description["image_size"][0], description["image_size"][1])
+    todo = []
+    for path in images:
+        photo = read_photo(path)
+        box = _checked_box(bbox, photo, path)
+        if (out / path.stem / "result.json").exists() and not overwrite:
+            raise ValueError(f"{out / path.stem} holds a result already; pass --overwrite to replace it")
+        todo.append((path, box))
+    solvers = [Solver(model, c, config, size, description["nominal_focal"]) for c in range(len(model.categories))]
+    for path, box in track(todo, "infer"):
+        photo = read_photo(path)
+        width, height = box[2] - box[0], box[3] - box[1]
+        zoom = description["typical_box"] / math.hypot(width, height)
+        crop_map = CropMap(size, zoom, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
+        crop = torch.from_numpy(crop_map.resample(photo).round().clip(0, 255).astype(np.uint8)).permute(2, 0, 1)
+        photos = encode(model, crop[None], config.clutter)
+        solutions = [solver.solve(photos) for solver in solvers]
+        losses = [float(s.loss[0]) for s in solutions]
+        best = int(np.argmin(losses))
+        # The whole folder is written under a temporary name, so that a result is never half there.
+        with atomic_path(out / path.stem) as part:
+            part.mkdir()
+            _write(part, path, photo, box, crop_map, model, solvers[best], solutions[best], photos, losses)
+            if (out / path.stem).exists():
+                _remove_result(out / path.stem)
+    return out
+
+
+def read_photo(path: Path) -> np.ndarray:
+    """RGB u8 [H, W, 3], EXIF rotation applied; ValueError when it is not a readable image of a sane size."""
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > LARGEST_PHOTO:
+                raise ValueError(
+                    f"photo {path} has {image.width} x {image.height} pixels, more than {LARGEST_PHOTO}: shrink it first"
+                )
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except FileNotFoundError:
+        raise ValueError(f"photo {path} does not exist") from None
+    except (OSError, Image.DecompressionBombError, SyntaxError) as error:
+        raise ValueError(f"photo {path} cannot be read as an image: {error}") from None
+
+
+def surface_labels(model: NTDM, solver: Solver, solution: Solution, visible: torch.Tensor) -> np.ndarray:
+    """The mesh's colours on its UV square: u8 [T, T, 3] of VISIBLE, OCCLUDED and UNSEEN.
+
+    The visible mask [1, H, W] is carried onto the surface by the UV scatter.
+    """
+    cam = cam_from_obj(solution.vertices, solution.viewpoint)
+    surface = model.surface_map(cam, torch.full((1,), solver.focal), solution.principal_point, solver.image_size)
+    covered = surface.fragments.face_index >= 0
+    uv = mesh.sphere_uv(torch.where(covered[..., None], surface.sphere, model.sphere[0]))
+    mean, weight = uv_scatter(visible[..., None].float(), uv, covered, TEXTURE_SIZE)
+    colours = np.full((TEXTURE_SIZE, TEXTURE_SIZE, 3), UNSEEN, np.uint8)
+    reached, shown = weight[0].numpy() > 0, mean[0, ..., 0].numpy() > 0.5
+    colours[reached & shown] = VISIBLE
+    colours[reached & ~shown] = OCCLUDED
+    return colours
+
+
+def photo_masks(
+    model: NTDM, solver: Solver, solution: Solution, photos: Photos, crop_map: CropMap, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Amodal and visible masks, bool, and shading f32 in [0, 1], all [h, w] on the photo's own grid."""
+    cam = cam_from_obj(solution.vertices, solution.viewpoint)
+    focal = torch.tensor([solver.focal / crop_map.zoom])
+    centre = torch.tensor([crop_map.centre])
+    middle = torch.from_numpy(crop_map.principal_point).float()
+    point = (solution.principal_point - middle) / crop_map.zoom + centre
+    fragments = rasterize(cam, model.faces, focal, point.float(), shape)
+    amodal = fragments.face_index[0] >= 0
+    normals = F.normalize(mesh.face_normals(cam, model.faces)[0], dim=-1)
+    shading = torch.zeros(shape)
+    shading[amodal] = normals[fragments.face_index[0][amodal]][:, 2].abs()
+    rows, columns = amodal.nonzero(as_tuple=True)
+    crop_xy = crop_map.crop_from_photo(np.stack([columns.numpy() + 0.5, rows.numpy() + 0.5], -1))
+    height, width = solver.image_size
+    grid = torch.from_numpy(crop_xy / [width / 2, height / 2] - 1).float()[None, None]
+    logit = solver.foreground_logit(solution, photos)[:, None]
+    values = F.grid_sample(logit, grid, align_corners=False, padding_mode="border")[0, 0, 0]
+    visible = torch.zeros_like(amodal)
+    visible[rows, columns] = values >= 0
+    return amodal.numpy(), visible.numpy(), shading.numpy()
+
+
+def _write(
+    folder: Path, path: Path, photo: np.ndarray, box: tuple[float, ...], crop_map: CropMap, model: NTDM,
+    solver: Solver, solution: Solution, photos: Photos, losses: Sequence[float],
+) -> None:  # fmt: skip
+    amodal, visible, shading = photo_masks(model, solver, solution, photos, crop_map, photo.shape[:2])
+    for name, mask in (("amodal", amodal), ("visible", visible)):
+        Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{name}.png")
+    Image.fromarray(picture.overlay(photo, amodal, visible, shading)).save(folder / "overlay.png")
+    _, crop_visible = solver.masks(solution, photos)
+    colours = surface_labels(model, solver, solution, crop_visible)
+    mesh.write_obj(folder / "mesh.obj", solution.vertices[0], model.faces, model.sphere, colours)
+    (folder / "result.json").write_text(json.dumps(_result(path, box, crop_map, model, solver, solution, losses), indent=1))
+
+
+def _result(
+    path: Path, box: tuple[float, ...], crop_map: CropMap, model: NTDM, solver: Solver, solution: Solution,
+    losses: Sequence[float],
+) -> dict[str, Any]:  # fmt: skip
+    azimuth, elevation, theta, distance = solution.viewpoint[0].tolist()
+    middle = crop_map.principal_point
+    point = (solution.principal_point[0].double().numpy() - middle) / crop_map.zoom + np.array(crop_map.centre)
+    return {
+        "schema": "ntdm-result",
+        "schema_version": 1,
+        "photo": path.name,
+        "bbox": list(box),
+        "category": model.categories[solver.category],
+        "score": 1 - losses[solver.category],
+        "losses": dict(zip(model.categories, losses, strict=True)),
+        "viewpoint": {"azimuth": azimuth, "elevation": elevation, "theta": theta, "distance": distance},
+        "cam_from_obj": {
+            "rotation": rotation(solution.viewpoint[0]).tolist(),
+            "translation": [0.0, 0.0, -distance],
+        },
+        "focal_px": solver.focal / crop_map.zoom,
+        "principal_point": point.tolist(),
+        "latent": solution.latent[0].tolist(),
+        "scale": float(solution.scale[0]),
+    }
+
+
+def _checked_box(
+    bbox: tuple[float, float, float, float] | None, photo: np.ndarray, path: Path
+) -> tuple[float, float, float, float]:
+    height, width = photo.shape[:2]
+    if bbox is None:
+        return 0.0, 0.0, float(width), float(height)
+    x0, y0, x1, y1 = bbox
+    if not all(map(math.isfinite, bbox)) or x1 <= x0 or y1 <= y0:
+        raise ValueError(f"--bbox {x0},{y0},{x1},{y1}: want x0,y0,x1,y1 with x0 < x1 and y0 < y1")
+    if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+        raise ValueError(f"--bbox {x0},{y0},{x1},{y1} misses photo {path}, which is {width} x {height}")
+    return bbox
+
+
+def _remove_result(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()

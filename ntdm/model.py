@@ -1,0 +1,226 @@
+"""The whole model: backbone, neural textures, background bank and one deformable shape a category.
+
+Training (:meth:`NTDM.training_loss`) carries the photo's features onto the surface and classifies them;
+inference (render_and_compare.py) renders the textures back and compares. Maps live on the backbone's grid:
+a crop of H x W pixels has features of h x w = H/stride x W/stride cells, whose camera is the crop's with
+focal length and principal point divided by the stride (pixel frames are corner-origin, so nothing shifts).
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ntdm import backbone
+from ntdm.camera import cam_from_obj
+from ntdm.config import TrainConfig
+from ntdm.deform import DeformableMesh
+from ntdm.losses import BackgroundBank, texel_cross_entropy
+from ntdm.mesh import sphere_uv
+from ntdm.rasterize import Fragments, interpolate, rasterize
+from ntdm.texture import LocalView, NeuralTexture, texel_points
+from ntdm.uv_scatter import uv_scatter
+
+
+class Batch(NamedTuple):
+    """Training samples on one device."""
+
+    photo: Tensor  # uint8 [B, 3, H, W]
+    amodal_mask: Tensor  # bool [B, H, W]
+    viewpoint: Tensor  # float [B, 4]
+    focal: Tensor  # float [B], crop pixels
+    principal_point: Tensor  # float [B, 2], crop pixels
+    category: list[int]  # [B] index into the model's categories
+    latent: list[Tensor]  # [B] of [K_category]
+
+
+class SurfaceMap(NamedTuple):
+    """What a mesh shows on a feature grid."""
+
+    fragments: Fragments
+    sphere: Tensor  # template point under each cell [B, h, w, 3]; zero outside
+    local_view: Tensor  # unit direction to the camera in (du, dv, n) [B, h, w, 3]; zero outside
+
+
+class NTDM(nn.Module):
+    """Neural textured deformable meshes for M categories.
+
+    Args:
+        config: the training configuration.
+        shapes: category -> fitted shape; all on one template. They are frozen.
+    """
+
+    def __init__(self, config: TrainConfig, shapes: Mapping[str, DeformableMesh]) -> None:
+        super().__init__()
+        if not shapes:
+            raise ValueError("model: no shapes given; run `ntdm fit-shapes` first")
+        self.config = config
+        self.categories = tuple(sorted(shapes))
+        self.shapes = nn.ModuleDict({c: shapes[c] for c in self.categories}).requires_grad_(False)
+        template = shapes[self.categories[0]].template
+        sizes = {c: len(shapes[c].template.vertices) for c in self.categories}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"model: the shapes' templates differ in vertices {sizes}; fit them with one config")
+        self.backbone = backbone.build(config.backbone, config.feature_dim, config.backbone_weights)
+        self.texture = NeuralTexture(
+            len(shapes), config.texture_size, config.view_bins, config.feature_dim, config.view_temperature
+        )
+        self.bank = BackgroundBank(config.background_bank, config.feature_dim)
+        self.local_view = LocalView(template)
+        self.register_buffer("sphere", template.vertices, persistent=False)
+        self.register_buffer("faces", template.faces, persistent=False)
+        self.register_buffer("texels", texel_points(config.texture_size), persistent=False)
+
+    sphere: Tensor
+    faces: Tensor
+    texels: Tensor
+
+    @property
+    def stride(self) -> int:
+        return self.backbone.stride
+
+    def features(self, photo: Tensor) -> Tensor:
+        """Unit features [B, h, w, d] (float32) of uint8 photos [B, 3, H, W]."""
+        x = backbone.normalise_photo(photo).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(photo.device.type, torch.bfloat16, enabled=self.config.bf16):
+            y = self.backbone(x)
+        return F.normalize(y.float().permute(0, 2, 3, 1), dim=-1)
+
+    def surface_map(
+        self, vertices_cam: Tensor, focal: Tensor, principal_point: Tensor, size: tuple[int, int]
+    ) -> SurfaceMap:
+        """Rasterize deformed templates [B, V, 3] onto a grid of `size` cells, camera in cells."""
+        fragments = rasterize(vertices_cam, self.faces, focal, principal_point, size)
+        attributes = interpolate(self.vertex_attributes(vertices_cam), self.faces, fragments)
+        sphere, view = attributes.split(3, -1)
+        return SurfaceMap(fragments, sphere, F.normalize(view, dim=-1))
+
+    def vertex_attributes(self, vertices_cam: Tensor) -> Tensor:
+        """Template point and local view direction of every vertex [B, V, 6]."""
+        view = self.local_view(vertices_cam)
+        return torch.cat([self.sphere.expand_as(view), view], -1)
+
+    def training_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """The contrastive loss of a batch; then moves textures and background bank towards its features.
+
+        Returns:
+            mean over the texels of the batch, and figures for the log.
+        """
+        features = self.features(batch.photo)
+        size = (features.shape[1], features.shape[2])
+        scattered, local_view, weight = self._scatter(features, batch, size)
+        background = self._background_samples(features, batch.amodal_mask, generator)
+        losses, correct, count = [], 0.0, 0
+        visible_texels: dict[int, Tensor] = {}
+        for category in sorted(set(batch.category)):
+            members = [i for i, c in enumerate(batch.category) if c == category]
+            chosen, positives, points = [], [], []
+            for i in members:
+                visible = (weight[i] > 0).nonzero()[:, 0]
+                visible_texels[i] = visible
+                pick = visible[torch.randperm(len(visible), generator=generator)[: self.config.positives]]
+                alpha = self.texture.alpha(local_view[i, pick])
+                own, evidence = self.texture.at_texels(category, pick, alpha)
+                known = evidence > 0.1
+                chosen.append(scattered[i, pick[known]])
+                positives.append(own[known])
+                points.append(self.texels[pick[known]])
+            anchor, positive = torch.cat(chosen), torch.cat(positives)
+            negatives, log_weight, far = self._negatives(category, torch.cat(points), background, generator)
+            if len(anchor):
+                loss = texel_cross_entropy(
+                    anchor, positive, negatives, log_weight, far, self.config.temperature
+                )
+                losses.append(loss * len(anchor))
+                correct += float((anchor.detach() * positive).sum())
+                count += len(anchor)
+        self._update(batch, visible_texels, scattered.detach(), local_view, background.detach())
+        total = torch.stack(losses).sum() / count if losses else features.sum() * 0.0
+        return total, {"loss": float(total.detach()), "positive_cosine": correct / max(count, 1), "texels": count}
+
+    def _scatter(
+        self, features: Tensor, batch: Batch, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Photo features, local view directions and weights at the texels: [B, q*q, d], [B, q*q, 3], [B, q*q]."""
+        with torch.no_grad():
+            vertices = torch.cat(
+                [
+                    self.shapes[self.categories[c]](z[None])
+                    for c, z in zip(batch.category, batch.latent, strict=True)
+                ]
+            )
+            surface = self.surface_map(
+                cam_from_obj(vertices, batch.viewpoint),
+                batch.focal / self.stride,
+                batch.principal_point / self.stride,
+                size,
+            )
+            covered = surface.fragments.face_index >= 0
+            uv = sphere_uv(torch.where(covered[..., None], surface.sphere, self.sphere[0]))
+        mean, weight = uv_scatter(
+            torch.cat([features, surface.local_view], -1),
+            uv,
+            covered,
+            self.config.texture_size,
+            max_extent=self.config.quad_extent,
+        )
+        mean, weight = mean.flatten(1, 2), weight.flatten(1, 2)
+        scattered = F.normalize(mean[..., : features.shape[-1]], dim=-1)
+        return scattered, F.normalize(mean[..., features.shape[-1] :].detach(), dim=-1), weight
+
+    def _background_samples(self, features: Tensor, amodal: Tensor, generator: torch.Generator) -> Tensor:
+        """A few features an image from cells that hold none of the amodal object [n, d]."""
+        empty = F.max_pool2d(amodal[:, None].float(), self.stride)[:, 0] == 0
+        drawn = []
+        for image, free in zip(features, empty, strict=True):
+            cells = free.flatten().nonzero()[:, 0]
+            pick = torch.randperm(len(cells), generator=generator)[: self.config.background_per_image]
+            drawn.append(image.flatten(0, 1)[cells[pick]])
+        return torch.cat(drawn)
+
+    def _negatives(
+        self, category: int, points: Tensor, background: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Features [M, d], log weights [M] and far mask [N, M] that texels at `points` [N, 3] compete with.
+
+        The batch's own background keeps its gradient, so that background cells, too, learn to be told
+        from the texture; the bank's is from earlier steps.
+        """
+        config = self.config
+        same, texels = self.texture.sample(category, config.same_class_negatives, generator)
+        others = [
+            self.texture.sample(other, config.other_class_negatives, generator)[0]
+            for other in range(len(self.categories))
+            if other != category
+        ]
+        clutter = torch.cat([background, self.bank.sample(config.background_negatives, generator)])
+        rest = torch.cat([*others, clutter])
+        log_weight = torch.zeros(len(same) + len(rest), device=points.device)
+        log_weight[len(log_weight) - len(clutter) :] = math.log(config.background_weight)
+        near_cosine = math.cos(config.far_angle)
+        far = points @ self.texels[texels].T < near_cosine
+        far = torch.cat([far, far.new_ones(len(points), len(rest))], 1)
+        return torch.cat([same, rest]), log_weight, far
+
+    @torch.no_grad()
+    def _update(
+        self,
+        batch: Batch,
+        visible_texels: dict[int, Tensor],
+        scattered: Tensor,
+        local_view: Tensor,
+        background: Tensor,
+    ) -> None:
+        for i, texels in visible_texels.items():
+            self.texture.update(
+                batch.category[i],
+                texels,
+                scattered[i, texels],
+                self.texture.alpha(local_view[i, texels]),
+                self.config.texture_momentum,
+                self.config.first_visit_alpha,
+            )
+        self.bank.push(background)

@@ -1,0 +1,294 @@
+"""Analysis by synthesis: find the pose, shape and masks under which the rendered texture explains a photo.
+
+For one category and a batch of photos: every start (azimuth x elevation x in-plane x latent) is rendered once
+and compared with every photo in one product; the best starts are refined by Adam through the rasterizer. The
+loss is the clutter-relative mean over all cells i of the feature map (method: Eq. 3 and 10),
+
+    L = 1 - mean_i [ m_i max(f_i . f'_i - f_i . beta_i, -kappa) ]
+
+with m the soft silhouette, f' the rendered feature, beta the background feature nearest to f. Inside the
+outline m is 1 and the gradient flows through f'; outside, f' is the texture at the nearest outline point,
+held fixed, and the gradient flows through m: it grows the silhouette over cells that look like the object
+and, as a cell that looks like background costs kappa, shrinks it from cells that do not.
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ntdm.camera import cam_from_obj
+from ntdm.config import InferConfig
+from ntdm.mesh import sphere_uv
+from ntdm.model import NTDM, SurfaceMap
+from ntdm.rasterize import coverage, rasterize, soft_silhouette
+from ntdm.texture_lookup import texture_similarity
+
+# Columns of a solution: azimuth, elevation, theta, log(distance), principal-point offset x and y (in tenths of
+# the crop's longer side), log(s'), then the K entries of the latent.
+POSE_COLUMNS = 7
+_OFFSET_UNIT = 0.1
+# A texel of which training saw less than this says nothing: neither for the object nor for the background.
+_LEAST_EVIDENCE = 0.05
+
+
+class Photos(NamedTuple):
+    """Feature maps of a batch and how much each cell looks like background."""
+
+    features: Tensor  # unit [N, h, w, d]
+    clutter: Tensor  # f . beta [N, h, w]
+
+
+class Solution(NamedTuple):
+    """The refined parameters of one category, one row a photo."""
+
+    viewpoint: Tensor  # [N, 4] azimuth in [0, 2 pi), elevation, theta, distance
+    principal_point: Tensor  # [N, 2] crop pixels
+    latent: Tensor  # [N, K]
+    scale: Tensor  # [N] s'
+    loss: Tensor  # [N]
+    vertices: Tensor  # [N, V, 3] object frame
+
+
+def encode(model: NTDM, photo: Tensor, clutter: str) -> Photos:
+    """Features of uint8 photos [N, 3, H, W], and their likeness to the background bank.
+
+    Args:
+        clutter: "nearest", the most similar background feature of the bank, or "mean", their normalised mean.
+    """
+    features = model.features(photo)
+    bank = model.bank.valid()
+    if len(bank) == 0:
+        raise ValueError("the model's background bank is empty: it was not trained")
+    if clutter == "mean":
+        return Photos(features, features @ F.normalize(bank.mean(0), dim=0))
+    return Photos(features, (features @ bank.T).amax(-1))
+
+
+class Solver:
+    """Inference for one category of a model at one image size.
+
+    Args:
+        model: trained, in eval mode.
+        category: index into model.categories.
+        image_size: (H, W) of the crops, multiples of the stride.
+        focal: nominal focal length in crop pixels (3000 s), as the annotated distance is not known.
+    """
+
+    def __init__(
+        self, model: NTDM, category: int, config: InferConfig, image_size: tuple[int, int], focal: float
+    ) -> None:
+        self.model, self.config, self.image_size, self.focal = model, config, image_size, focal
+        self.shape = model.shapes[model.categories[category]]
+        self.size = (image_size[0] // model.stride, image_size[1] // model.stride)
+        self.category = category
+        self.texture = model.texture.theta[category : category + 1]
+        self.seen = model.texture.seen[category : category + 1]
+        self.starts = self._starts()
+        self._start_features, self._start_mask = self._render_starts()
+
+    def _starts(self) -> Tensor:
+        """Every start [S, 7 + K]; those of one pose follow each other, one a latent."""
+        config = self.config
+        azimuths = [2 * math.pi * i / config.azimuths for i in range(config.azimuths)]
+        angles = [[math.radians(x) for x in column] for column in (config.elevations, config.thetas)]
+        poses = torch.tensor(list(itertools.product(azimuths, *angles)))
+        count = self.shape.num_latents
+        rows = torch.zeros(len(poses), count, POSE_COLUMNS + count)
+        rows[..., :3] = poses[:, None]
+        rows[..., 3] = math.log(config.distance)
+        rows[..., POSE_COLUMNS:] = torch.eye(count)
+        return rows.flatten(0, 1)
+
+    def _vertices_cam(self, rows: Tensor) -> Tensor:
+        vertices = self.shape(rows[:, POSE_COLUMNS:], rows[:, 6].exp())
+        viewpoint = torch.cat([rows[:, :3], rows[:, 3:4].exp()], 1)
+        return cam_from_obj(vertices, viewpoint)
+
+    def _camera(self, rows: Tensor, cell: int) -> tuple[Tensor, Tensor]:
+        """Focal length [B] and principal point [B, 2] in cells of `cell` pixels."""
+        height, width = self.image_size
+        centre = torch.tensor([width / 2, height / 2])
+        offset = rows[:, 4:6] * (_OFFSET_UNIT * max(height, width))
+        return torch.full((len(rows),), self.focal / cell), (centre + offset) / cell
+
+    def _similarity(
+        self, sphere: Tensor, view: Tensor, target: Tensor, index: Tensor, clutter: Tensor
+    ) -> Tensor:
+        """f . f' - f . beta at P points [P]; zero where the texture was never seen."""
+        alpha = self.model.texture.alpha(F.normalize(view, dim=-1))
+        which = torch.zeros(len(sphere), dtype=torch.int64)
+        cosine, evidence = texture_similarity(
+            self.texture, self.seen, which, sphere_uv(sphere), alpha, target, index
+        )
+        return torch.where(evidence > _LEAST_EVIDENCE, cosine - clutter, 0.0)
+
+    @torch.no_grad()
+    def _render_starts(self, chunk: int = 256) -> tuple[Tensor, Tensor]:
+        """Rendered features [P, d, S] and masks [P, 1, S] on a grid of half the resolution."""
+        cell = 2 * self.model.stride
+        size = (self.image_size[0] // cell, self.image_size[1] // cell)
+        maps, masks = [], []
+        for rows in self.starts.split(chunk):
+            surface = self.model.surface_map(self._vertices_cam(rows), *self._camera(rows, cell), size)
+            hit = surface.fragments.face_index >= 0
+            alpha = self.model.texture.alpha(surface.local_view[hit])
+            which = torch.full((len(alpha),), self.category)
+            feature, evidence = self.model.texture.lookup(which, sphere_uv(surface.sphere[hit]), alpha)
+            rendered = torch.zeros(*hit.shape, feature.shape[-1])
+            rendered[hit] = feature
+            mask = torch.zeros(hit.shape)
+            mask[hit] = (evidence > _LEAST_EVIDENCE).float()
+            maps.append(rendered.flatten(1, 2))
+            masks.append(mask.flatten(1, 2))
+        features = torch.cat(maps).permute(1, 2, 0).contiguous()
+        return features, torch.cat(masks).T[:, None].contiguous()
+
+    @torch.no_grad()
+    def start_losses(self, photos: Photos) -> Tensor:
+        """The loss of every start against every photo [N, S], hard silhouettes, half resolution."""
+        coarse = F.avg_pool2d(photos.features.permute(0, 3, 1, 2), 2)
+        targets = F.normalize(coarse, dim=1).flatten(2).permute(2, 0, 1).contiguous()
+        clutter = F.avg_pool2d(photos.clutter[:, None], 2).flatten(1).T[:, :, None]
+        gain = torch.zeros(len(photos.features), len(self.starts))
+        chunk = max(1, 4_000_000 // max(1, gain.numel()))  # bounds the [chunk, N, S] products
+        for cells in torch.arange(len(targets)).split(chunk):
+            part = slice(int(cells[0]), int(cells[-1]) + 1)
+            relative = torch.bmm(targets[part], self._start_features[part]) - clutter[part]
+            gain += (relative.clamp_min(-self.config.clutter_weight) * self._start_mask[part]).sum(0)
+        return 1 - gain / len(targets)
+
+    def solve(self, photos: Photos) -> Solution:
+        """Refine the best starts of every photo and keep the best result."""
+        count = len(photos.features)
+        losses = self.start_losses(photos)
+        by_pose, latent = losses.unflatten(1, (-1, self.shape.num_latents)).min(-1)
+        kept = min(self.config.refined_starts, by_pose.shape[1])
+        poses = by_pose.topk(kept, largest=False).indices
+        rows = self.starts[poses * self.shape.num_latents + latent.gather(1, poses)].flatten(0, 1)
+        owner = torch.arange(count).repeat_interleave(kept)
+        rows, loss = self._refine(rows, owner, photos, self.config.screening_steps if kept > 1 else 0)
+        winner = loss.unflatten(0, (count, kept)).argmin(1) + torch.arange(count) * kept
+        rows, loss = self._refine(rows[winner], torch.arange(count), photos, self.config.steps)
+        return self._solution(rows, loss)
+
+    def loss(self, rows: Tensor, owner: Tensor, photos: Photos) -> Tensor:
+        """L of B parameter rows [B, 7 + K], row i against photo owner[i]; differentiable -> [B]."""
+        vertices_cam = self._vertices_cam(rows)
+        focal, point = self._camera(rows, self.model.stride)
+        surface = self.model.surface_map(vertices_cam, focal, point, self.size)
+        inside = surface.fragments.face_index >= 0
+        target, cells = photos.features.flatten(0, 2), self.size[0] * self.size[1]
+        flat = (owner * cells)[:, None, None] + torch.arange(cells).reshape(self.size)
+        clutter = photos.clutter.flatten()
+        floor = -self.config.clutter_weight
+        index = flat[inside]
+        gain = self._similarity(
+            surface.sphere[inside], surface.local_view[inside], target, index, clutter[index]
+        )
+        total = self._per_row(gain.clamp_min(floor), inside)
+        if self.config.silhouette == "soft":
+            total = total + self._outside_gain(rows, vertices_cam, focal, point, surface, flat, photos)
+        return 1 - total / cells
+
+    def _outside_gain(
+        self, rows: Tensor, vertices_cam: Tensor, focal: Tensor, point: Tensor, surface: SurfaceMap,
+        flat: Tensor, photos: Photos,
+    ) -> Tensor:  # fmt: skip
+        """Sum over cells just outside the outline of soft mask times the gain of its nearest texture."""
+        edge = soft_silhouette(
+            vertices_cam, self.model.faces, focal, point, surface.fragments, self.config.sigma
+        )
+        band = edge.nearest_face >= 0
+        with torch.no_grad():
+            corners = self.model.faces[edge.nearest_face[band]]
+            row = band.nonzero()[:, 0]
+            weights = edge.nearest_barycentric[band][..., None]
+            attributes = self.model.vertex_attributes(vertices_cam)
+            sphere, view = (attributes[row[:, None], corners] * weights).sum(1).split(3, -1)
+            index = flat[band]
+            gain = self._similarity(
+                sphere, view, photos.features.flatten(0, 2), index, photos.clutter.flatten()[index]
+            ).clamp_min(-self.config.clutter_weight)
+        return self._per_row(edge.soft[band] * gain, band)
+
+    @staticmethod
+    def _per_row(values: Tensor, mask: Tensor) -> Tensor:
+        """Sums [B] of the values that stand at the true cells of mask [B, h, w]."""
+        return torch.zeros(len(mask)).index_add(0, mask.nonzero()[:, 0], values)
+
+    def _refine(self, rows: Tensor, owner: Tensor, photos: Photos, steps: int) -> tuple[Tensor, Tensor]:
+        """Adam on every row alone; returns the best rows seen and their losses."""
+        config = self.config
+        with torch.no_grad():
+            best, best_loss = rows.clone(), self.loss(rows, owner, photos)
+        free = torch.ones(rows.shape[1])
+        free[3] = float(config.refine_distance)
+        free[4:6] = float(config.refine_principal_point)
+        free[6] = float(config.refine_scale)
+        free[POSE_COLUMNS:] = float(config.refine_shape)
+        first, second = torch.zeros_like(rows), torch.zeros_like(rows)
+        beta1, beta2 = 0.4, 0.6
+        for step in range(steps):
+            rows = rows.detach().requires_grad_()
+            loss = self.loss(rows, owner, photos)
+            (gradient,) = torch.autograd.grad(loss.sum(), rows)
+            with torch.no_grad():
+                better = loss < best_loss
+                best[better], best_loss[better] = rows[better], loss[better]
+                gradient = gradient * free
+                first = beta1 * first + (1 - beta1) * gradient
+                second = beta2 * second + (1 - beta2) * gradient.square()
+                rate = config.learning_rate * config.learning_rate_decay ** (step // config.decay_every)
+                move = first / (1 - beta1 ** (step + 1)) / ((second / (1 - beta2 ** (step + 1))).sqrt() + 1e-8)
+                rows = rows - rate * move
+        if steps:
+            with torch.no_grad():
+                loss = self.loss(rows, owner, photos)
+                better = loss < best_loss
+                best[better], best_loss[better] = rows[better], loss[better]
+        return best, best_loss
+
+    @torch.no_grad()
+    def _solution(self, rows: Tensor, loss: Tensor) -> Solution:
+        viewpoint = torch.cat([rows[:, :1] % (2 * math.pi), rows[:, 1:3], rows[:, 3:4].exp()], 1)
+        latent = rows[:, POSE_COLUMNS:]
+        vertices = self.shape(latent, rows[:, 6].exp())
+        return Solution(viewpoint, self._camera(rows, 1)[1], latent, rows[:, 6].exp(), loss, vertices)
+
+    @torch.no_grad()
+    def masks(self, solution: Solution, photos: Photos) -> tuple[Tensor, Tensor]:
+        """Amodal and visible masks, bool [N, H, W] each, at crop resolution.
+
+        Amodal is the projection O of the mesh; visible is where, within O, the texture explains the photo
+        better than the background does (f . f' > f . beta and f . f' > 0), up-sampled as a logit.
+        """
+        count = len(photos.features)
+        cam = cam_from_obj(solution.vertices, solution.viewpoint)
+        focal = torch.full((count,), self.focal)
+        full = rasterize(cam, self.model.faces, focal, solution.principal_point, self.image_size)
+        amodal = full.face_index >= 0
+        logit = self.foreground_logit(solution, photos)
+        fine = F.interpolate(logit[:, None], size=self.image_size, mode="bilinear", align_corners=False)[:, 0]
+        # Cells outside O are 0, so that they do not decide over pixels at the rim; what no cell speaks for is
+        # counted visible.
+        return amodal, amodal & (fine >= 0)
+
+    @torch.no_grad()
+    def foreground_logit(self, solution: Solution, photos: Photos) -> Tensor:
+        """min(f . f' - f . beta, f . f') on the feature grid [N, h, w]: positive is foreground, 0 outside O."""
+        cam = cam_from_obj(solution.vertices, solution.viewpoint)
+        focal = torch.full((len(cam),), self.focal / self.model.stride)
+        surface = self.model.surface_map(cam, focal, solution.principal_point / self.model.stride, self.size)
+        inside = surface.fragments.face_index >= 0
+        which = torch.full((int(inside.sum()),), self.category)
+        alpha = self.model.texture.alpha(surface.local_view[inside])
+        feature, evidence = self.model.texture.lookup(which, sphere_uv(surface.sphere[inside]), alpha)
+        cosine = (feature * photos.features[inside]).sum(-1)
+        relative = torch.minimum(cosine - photos.clutter[inside], cosine)
+        logit = torch.zeros(inside.shape)
+        logit[inside] = torch.where(evidence > _LEAST_EVIDENCE, relative, 0.0)
+        return logit
