@@ -1,9 +1,10 @@
-// Z-buffer rasterizer, its derivative, and interpolation of vertex attributes. Python face: ntdm/rasterize.py.
+// Z-buffer rasterizer, its derivative, and interpolation of vertex attributes. Python face:
+// ntdm/rasterize.py.
 //
-// Camera frame: x right, y up, z back; depth = -z. Pixel (row r, column c) has its centre at (c + 0.5, r + 0.5).
-// All arithmetic is double whatever the storage type T: a face costs about the same, and the fill rule is exact for
-// float input. Every output element is written by exactly one thread in an order that does not depend on the number
-// of threads, so results are the same to the last bit for any number.
+// Camera frame: x right, y up, z back; depth = -z. Pixel (row r, column c) has its centre at (c + 0.5, r +
+// 0.5). All arithmetic is double whatever the storage type T: a face costs about the same, and the fill rule
+// is exact for float input. Every output element is written by exactly one thread in an order that does not
+// depend on the number of threads, so results are the same to the last bit for any number.
 
 #include <algorithm>
 #include <cmath>
@@ -11,17 +12,17 @@
 #include <limits>
 #include <vector>
 
+#include "projection.h"
+
 namespace {
+
+using ntdm::Vertex;
 
 // Projected area (twice, square pixels) under which a triangle counts as a line and covers nothing.
 constexpr double kDegenerate = 1e-12;
-// From this width on, a row of a triangle's bounding box is cut to the span between the edges and done in vectors.
+// From this width on, a row of a triangle's bounding box is cut to the span between the edges and done in
+// vectors.
 constexpr int kWide = 8;
-
-struct Vertex {
-    double x, y;    // pixels
-    double inverse; // 1 / depth; 0 marks a vertex that is not safely in front of the camera
-};
 
 struct Edge {
     double a, b, c;
@@ -29,25 +30,12 @@ struct Edge {
     double row(double y) const { return b * y + c; }
 };
 
-// a x + b y + c: twice the signed area of (from, to, point). Written over sums and differences of the end points so
-// that swapping them negates every coefficient exactly, fused multiply-add or not: a pixel centre near an edge shared
-// by two triangles is then inside at least one of them.
+// a x + b y + c: twice the signed area of (from, to, point). Written over sums and differences of the end
+// points so that swapping them negates every coefficient exactly, fused multiply-add or not: a pixel centre
+// near an edge shared by two triangles is then inside at least one of them.
 inline Edge edge(const Vertex& from, const Vertex& to) {
     const double a = from.y - to.y, b = to.x - from.x;
     return {a, b, -0.5 * (a * (from.x + to.x) + b * (from.y + to.y))};
-}
-
-template <typename T>
-void project(const T* vertices, int64_t count, double focal, double px, double py, double near, Vertex* out) {
-    for (int64_t i = 0; i < count; ++i) {
-        const double depth = -double(vertices[3 * i + 2]);
-        const double inverse = 1.0 / depth;
-        const double x = px + focal * double(vertices[3 * i]) * inverse;
-        const double y = py - focal * double(vertices[3 * i + 1]) * inverse;
-        // Written so that NaN fails it.
-        const bool valid = depth > near && std::fabs(x) < 1e30 && std::fabs(y) < 1e30;
-        out[i] = {valid ? x : 0.0, valid ? y : 0.0, valid ? inverse : 0.0};
-    }
 }
 
 // The three edge functions, opposite to the three corners, positive inside whichever way the triangle winds.
@@ -68,11 +56,16 @@ inline Triangle triangle(const Vertex& v0, const Vertex& v1, const Vertex& v2) {
 }
 
 // First and last pixel whose centre lies in [low, high], cut to [first, last].
-inline int first_centre(double low, int first) { return int(std::max(double(first), std::ceil(low - 0.5))); }
-inline int last_centre(double high, int last) { return int(std::min(double(last), std::floor(high - 0.5))); }
+inline int first_centre(double low, int first) {
+    return int(std::max(double(first), std::ceil(low - 0.5)));
+}
+inline int last_centre(double high, int last) {
+    return int(std::min(double(last), std::floor(high - 0.5)));
+}
 
 // Narrow rows, pixel by pixel.
-inline void fill_narrow(const Triangle& t, const double row[3], int face, int low, int high, float* depth, int* index) {
+inline void fill_narrow(const Triangle& t, const double row[3], int face, int low, int high, float* depth,
+                        int* index) {
     for (int c = low; c <= high; ++c) {
         const double x = c + 0.5;
         const double e0 = t.e[0].at(x, row[0]), e1 = t.e[1].at(x, row[1]), e2 = t.e[2].at(x, row[2]);
@@ -86,7 +79,8 @@ inline void fill_narrow(const Triangle& t, const double row[3], int face, int lo
 }
 
 // Wide rows: the same arithmetic without branches, so that the compiler makes vectors of it.
-inline void fill_wide(const Triangle& t, const double row[3], int face, int low, int high, float* depth, int* index) {
+inline void fill_wide(const Triangle& t, const double row[3], int face, int low, int high, float* depth,
+                      int* index) {
     double from = low, to = high;
     for (int k = 0; k < 3; ++k) {
         // One pixel of slack: the span only saves work, the edge test below decides.
@@ -95,7 +89,8 @@ inline void fill_wide(const Triangle& t, const double row[3], int face, int low,
         if (t.e[k].a < 0) to = std::min(to, cross + 1.0);
     }
     // An edge that is almost a row sends its crossing to infinity: cut before the conversion.
-    const int start = int(std::clamp(from, double(low), high + 1.0)), stop = int(std::clamp(to, low - 1.0, double(high)));
+    const int start = int(std::clamp(from, double(low), high + 1.0)),
+              stop = int(std::clamp(to, low - 1.0, double(high)));
 #pragma omp simd
     for (int c = start; c <= stop; ++c) {
         const double x = c + 0.5;
@@ -107,14 +102,16 @@ inline void fill_wide(const Triangle& t, const double row[3], int face, int low,
     }
 }
 
-// Rows [top, bottom) of one map into depth and index [(bottom - top), width]; returns the number of dropped faces.
+// Rows [top, bottom) of one map into depth and index [(bottom - top), width]; returns the number of dropped
+// faces.
 int64_t fill(const Vertex* vertices, const int64_t* faces, int64_t face_count, int width, int top, int bottom,
              float* depth, int* index) {
     std::fill(depth, depth + int64_t(bottom - top) * width, std::numeric_limits<float>::infinity());
     std::fill(index, index + int64_t(bottom - top) * width, -1);
     int64_t dropped = 0;
     for (int64_t f = 0; f < face_count; ++f) {
-        const Vertex &v0 = vertices[faces[3 * f]], &v1 = vertices[faces[3 * f + 1]], &v2 = vertices[faces[3 * f + 2]];
+        const Vertex &v0 = vertices[faces[3 * f]], &v1 = vertices[faces[3 * f + 1]],
+                     &v2 = vertices[faces[3 * f + 2]];
         if (v0.inverse * v1.inverse * v2.inverse == 0) {
             ++dropped;
             continue;
@@ -141,9 +138,9 @@ int64_t fill(const Vertex* vertices, const int64_t* faces, int64_t face_count, i
 }
 
 template <typename T>
-void rasterize(const T* vertices, const int64_t* faces, const T* focal, const T* principal_point, int64_t batch,
-               int64_t vertex_count, int64_t face_count, int height, int width, double near, int threads,
-               int64_t* face_index, T* barycentric, T* depth, int64_t* dropped) {
+void rasterize(const T* vertices, const int64_t* faces, const T* focal, const T* principal_point,
+               int64_t batch, int64_t vertex_count, int64_t face_count, int height, int width, double near,
+               int threads, int64_t* face_index, T* barycentric, T* depth, int64_t* dropped) {
     // Small batches are cut into bands of rows; every band sees every face, so the result is the same.
     const int bands = batch > 0 ? int(std::clamp<int64_t>(threads / batch, 1, std::max(height, 1))) : 1;
 #pragma omp parallel num_threads(threads)
@@ -157,10 +154,11 @@ void rasterize(const T* vertices, const int64_t* faces, const T* focal, const T*
             const int top = int(band * height / bands), bottom = int((band + 1) * height / bands);
             near_depth.resize(int64_t(bottom - top) * width);
             near_index.resize(int64_t(bottom - top) * width);
-            project(vertices + b * vertex_count * 3, vertex_count, double(focal[b]), double(principal_point[2 * b]),
-                    double(principal_point[2 * b + 1]), near, projected.data());
-            const int64_t lost = fill(projected.data(), faces, face_count, width, top, bottom, near_depth.data(),
-                                      near_index.data());
+            ntdm::project(vertices + b * vertex_count * 3, vertex_count, double(focal[b]),
+                          double(principal_point[2 * b]), double(principal_point[2 * b + 1]), near,
+                          projected.data());
+            const int64_t lost = fill(projected.data(), faces, face_count, width, top, bottom,
+                                      near_depth.data(), near_index.data());
             if (band == 0) dropped[b] = lost;
             for (int r = top; r < bottom; ++r) {
                 for (int c = 0; c < width; ++c) {
@@ -190,14 +188,15 @@ void rasterize(const T* vertices, const int64_t* faces, const T* focal, const T*
     }
 }
 
-// With M = [X0 X1 X2], ray r = ((x - px) / f, -(y - py) / f, -1), barycentrics w and depth d: M w = d r, sum w = 1.
-// Differentiating both and eliminating dw and dd gives, for gradients gw and gd,
+// With M = [X0 X1 X2], ray r = ((x - px) / f, -(y - py) / f, -1), barycentrics w and depth d: M w = d r, sum
+// w = 1. Differentiating both and eliminating dw and dd gives, for gradients gw and gd,
 //     u = M^-T (gw - (gw . w + d gd) 1),   dL = u . (d dr - sum_k w_k dX_k).
 template <typename T>
 void rasterize_backward(const T* vertices, const int64_t* faces, const T* focal, const T* principal_point,
-                        const int64_t* face_index, const T* barycentric, const T* depth, const T* grad_barycentric,
-                        const T* grad_depth, int64_t batch, int64_t vertex_count, int height, int width, int threads,
-                        T* grad_vertices, T* grad_focal, T* grad_principal_point) {
+                        const int64_t* face_index, const T* barycentric, const T* depth,
+                        const T* grad_barycentric, const T* grad_depth, int64_t batch, int64_t vertex_count,
+                        int height, int width, int threads, T* grad_vertices, T* grad_focal,
+                        T* grad_principal_point) {
 #pragma omp parallel num_threads(threads)
     {
         std::vector<double> sums(3 * vertex_count);
@@ -239,7 +238,8 @@ void rasterize_backward(const T* vertices, const int64_t* faces, const T* focal,
                     sum_py += d * u[1] / f;
                 }
             }
-            for (int64_t i = 0; i < 3 * vertex_count; ++i) grad_vertices[3 * b * vertex_count + i] = T(sums[i]);
+            for (int64_t i = 0; i < 3 * vertex_count; ++i)
+                grad_vertices[3 * b * vertex_count + i] = T(sums[i]);
             grad_focal[b] = T(sum_focal);
             grad_principal_point[2 * b] = T(sum_px);
             grad_principal_point[2 * b + 1] = T(sum_py);
@@ -250,7 +250,8 @@ void rasterize_backward(const T* vertices, const int64_t* faces, const T* focal,
 // attribute_stride is vertex_count * channels, or 0 where all items share one table.
 template <typename T>
 void interpolate(const T* attributes, const int64_t* faces, const int64_t* face_index, const T* barycentric,
-                 int64_t batch, int64_t attribute_stride, int64_t channels, int64_t pixels, int threads, T* out) {
+                 int64_t batch, int64_t attribute_stride, int64_t channels, int64_t pixels, int threads,
+                 T* out) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < batch * pixels; ++i) {
         T* target = out + i * channels;
@@ -260,18 +261,20 @@ void interpolate(const T* attributes, const int64_t* faces, const int64_t* face_
         }
         const T* table = attributes + (i / pixels) * attribute_stride;
         const int64_t* corner = faces + 3 * face_index[i];
-        const T *a = table + corner[0] * channels, *b = table + corner[1] * channels, *c = table + corner[2] * channels;
+        const T *a = table + corner[0] * channels, *b = table + corner[1] * channels,
+                *c = table + corner[2] * channels;
         const T w0 = barycentric[3 * i], w1 = barycentric[3 * i + 1], w2 = barycentric[3 * i + 2];
         for (int64_t k = 0; k < channels; ++k) target[k] = w0 * a[k] + w1 * b[k] + w2 * c[k];
     }
 }
 
-// grad_attributes [batch, vertex_count, channels], one table an item even where attributes are shared (the caller
-// adds them up), or null where nobody asks for it.
+// grad_attributes [batch, vertex_count, channels], one table an item even where attributes are shared (the
+// caller adds them up), or null where nobody asks for it.
 template <typename T>
 void interpolate_backward(const T* grad, const T* attributes, const int64_t* faces, const int64_t* face_index,
                           const T* barycentric, int64_t batch, int64_t attribute_stride, int64_t vertex_count,
-                          int64_t channels, int64_t pixels, int threads, T* grad_attributes, T* grad_barycentric) {
+                          int64_t channels, int64_t pixels, int threads, T* grad_attributes,
+                          T* grad_barycentric) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (int64_t item = 0; item < batch; ++item) {
         const T* table = attributes + item * attribute_stride;
@@ -288,7 +291,8 @@ void interpolate_backward(const T* grad, const T* attributes, const int64_t* fac
                 for (int64_t c = 0; c < channels; ++c) sum += g[c] * table[offset + c];
                 grad_weight[k] = sum;
                 if (grad_table)
-                    for (int64_t c = 0; c < channels; ++c) grad_table[offset + c] += barycentric[3 * i + k] * g[c];
+                    for (int64_t c = 0; c < channels; ++c)
+                        grad_table[offset + c] += barycentric[3 * i + k] * g[c];
             }
         }
     }
@@ -296,35 +300,35 @@ void interpolate_backward(const T* grad, const T* attributes, const int64_t* fac
 
 }  // namespace
 
-#define NTDM_RASTERIZE(T, SUFFIX)                                                                                      \
-    void ntdm_rasterize_##SUFFIX(const T* vertices, const int64_t* faces, const T* focal, const T* principal_point,    \
-                                 int64_t batch, int64_t vertex_count, int64_t face_count, int64_t height,              \
-                                 int64_t width, double near, int threads, int64_t* face_index, T* barycentric,         \
-                                 T* depth, int64_t* dropped) {                                                         \
-        rasterize(vertices, faces, focal, principal_point, batch, vertex_count, face_count, int(height), int(width),   \
-                  near, threads, face_index, barycentric, depth, dropped);                                             \
-    }                                                                                                                  \
-    void ntdm_rasterize_backward_##SUFFIX(                                                                             \
-        const T* vertices, const int64_t* faces, const T* focal, const T* principal_point, const int64_t* face_index,  \
-        const T* barycentric, const T* depth, const T* grad_barycentric, const T* grad_depth, int64_t batch,           \
-        int64_t vertex_count, int64_t height, int64_t width, int threads, T* grad_vertices, T* grad_focal,             \
-        T* grad_principal_point) {                                                                                     \
-        rasterize_backward(vertices, faces, focal, principal_point, face_index, barycentric, depth, grad_barycentric,  \
-                           grad_depth, batch, vertex_count, int(height), int(width), threads, grad_vertices,           \
-                           grad_focal, grad_principal_point);                                                          \
-    }                                                                                                                  \
-    void ntdm_interpolate_##SUFFIX(const T* attributes, const int64_t* faces, const int64_t* face_index,               \
-                                   const T* barycentric, int64_t batch, int64_t attribute_stride, int64_t channels,    \
-                                   int64_t pixels, int threads, T* out) {                                              \
-        interpolate(attributes, faces, face_index, barycentric, batch, attribute_stride, channels, pixels, threads,    \
-                    out);                                                                                              \
-    }                                                                                                                  \
-    void ntdm_interpolate_backward_##SUFFIX(const T* grad, const T* attributes, const int64_t* faces,                  \
-                                            const int64_t* face_index, const T* barycentric, int64_t batch,            \
-                                            int64_t attribute_stride, int64_t vertex_count, int64_t channels,          \
-                                            int64_t pixels, int threads, T* grad_attributes, T* grad_barycentric) {    \
-        interpolate_backward(grad, attributes, faces, face_index, barycentric, batch, attribute_stride, vertex_count,  \
-                             channels, pixels, threads, grad_attributes, grad_barycentric);                            \
+#define NTDM_RASTERIZE(T, SUFFIX)                                                                          \
+    void ntdm_rasterize_##SUFFIX(                                                                          \
+        const T* vertices, const int64_t* faces, const T* focal, const T* principal_point, int64_t batch,  \
+        int64_t vertex_count, int64_t face_count, int64_t height, int64_t width, double near, int threads, \
+        int64_t* face_index, T* barycentric, T* depth, int64_t* dropped) {                                 \
+        rasterize(vertices, faces, focal, principal_point, batch, vertex_count, face_count, int(height),   \
+                  int(width), near, threads, face_index, barycentric, depth, dropped);                     \
+    }                                                                                                      \
+    void ntdm_rasterize_backward_##SUFFIX(                                                                 \
+        const T* vertices, const int64_t* faces, const T* focal, const T* principal_point,                 \
+        const int64_t* face_index, const T* barycentric, const T* depth, const T* grad_barycentric,        \
+        const T* grad_depth, int64_t batch, int64_t vertex_count, int64_t height, int64_t width,           \
+        int threads, T* grad_vertices, T* grad_focal, T* grad_principal_point) {                           \
+        rasterize_backward(vertices, faces, focal, principal_point, face_index, barycentric, depth,        \
+                           grad_barycentric, grad_depth, batch, vertex_count, int(height), int(width),     \
+                           threads, grad_vertices, grad_focal, grad_principal_point);                      \
+    }                                                                                                      \
+    void ntdm_interpolate_##SUFFIX(const T* attributes, const int64_t* faces, const int64_t* face_index,   \
+                                   const T* barycentric, int64_t batch, int64_t attribute_stride,          \
+                                   int64_t channels, int64_t pixels, int threads, T* out) {                \
+        interpolate(attributes, faces, face_index, barycentric, batch, attribute_stride, channels, pixels, \
+                    threads, out);                                                                         \
+    }                                                                                                      \
+    void ntdm_interpolate_backward_##SUFFIX(                                                               \
+        const T* grad, const T* attributes, const int64_t* faces, const int64_t* face_index,               \
+        const T* barycentric, int64_t batch, int64_t attribute_stride, int64_t vertex_count,               \
+        int64_t channels, int64_t pixels, int threads, T* grad_attributes, T* grad_barycentric) {          \
+        interpolate_backward(grad, attributes, faces, face_index, barycentric, batch, attribute_stride,    \
+                             vertex_count, channels, pixels, threads, grad_attributes, grad_barycentric);  \
     }
 
 extern "C" {

@@ -1,27 +1,24 @@
 """Triangles to pixels: rasterizer, attribute interpolation and soft silhouette, with derivatives.
 
-The kernels are cuda/rasterize.cpp and cuda/soft_silhouette.cpp, registered here under ``torch.ops.ntdm``;
-``rasterize_reference`` and ``soft_silhouette_reference`` are the same operators in plain torch, written to be
+The kernels are cuda/rasterize.cpp and cuda/soft_silhouette.cpp, registered in rasterize_ops.py;
+``rasterize_reference`` and ``soft_silhouette_reference`` are the same functions in plain torch, written to be
 read and used as the tests' truth.
 
-Vertices are in the camera frame (camera.py): x right, y up, z back, depth = -z. Pixel (row i, column j) has its
-centre at (j + 0.5, i + 0.5). A pixel is covered by a triangle when its centre is inside or on an edge,
-whichever way the triangle winds; the smallest depth (compared as float32) wins, at equal depth the lower face
-index. A face with a corner at depth <= NEAR, or not finite, is dropped whole and counted; one whose projection
-is a line (area under 1e-12 square pixels) covers nothing.
+Vertices are in the camera frame (camera.py): x right, y up, z back, depth = -z. Pixel (row i, column j) has
+its centre at (j + 0.5, i + 0.5). A pixel is covered by a triangle when its centre is inside or on an edge,
+whichever way the triangle winds; the smallest depth (compared as float32) wins, at equal depth the lower
+face index. A face with a corner at depth <= NEAR, or not finite, is dropped whole and counted; one whose
+projection is a line (area under 1e-12 square pixels) covers nothing.
 """
 
-import ctypes
-import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ntdm import camera, native
+from ntdm import camera
+from ntdm.rasterize_ops import NEAR, REACH, operators
 
-NEAR = 1e-3
 _LINE_AREA = 1e-12
 
 
@@ -39,6 +36,20 @@ class Fragments(NamedTuple):
     barycentric: Tensor
     depth: Tensor
     dropped: Tensor
+
+
+class Silhouette(NamedTuple):
+    """The mesh's mask with a soft rim.
+
+    Fields:
+        soft [B, H, W] in [0, 1]: 1 inside.
+        nearest_face [B, H, W] int64: the face nearest to an outside pixel, -1 inside and beyond the reach.
+        nearest_barycentric [B, H, W, 3]: perspective-correct weights of that face's nearest point, detached.
+    """
+
+    soft: Tensor
+    nearest_face: Tensor
+    nearest_barycentric: Tensor
 
 
 def rasterize(
@@ -64,7 +75,7 @@ def rasterize(
     height, width = size
     if height < 0 or width < 0:
         raise ValueError(f"rasterize: size must be (H, W) >= 0, got {tuple(size)}")
-    return Fragments(*torch.ops.ntdm.rasterize(vertices_cam, faces, focal, principal_point, height, width))
+    return Fragments(*operators.rasterize(vertices_cam, faces, focal, principal_point, height, width))
 
 
 def coverage(
@@ -113,7 +124,48 @@ def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tens
             f"interpolate: attributes are {attributes.dtype}, the fragments {fragments.barycentric.dtype}"
         )
     _check_faces("interpolate", faces)
-    return torch.ops.ntdm.interpolate(attributes, faces, fragments.face_index, fragments.barycentric)
+    return operators.interpolate(attributes, faces, fragments.face_index, fragments.barycentric)
+
+
+def soft_silhouette(
+    vertices_cam: Tensor,
+    faces: Tensor,
+    focal: Tensor,
+    principal_point: Tensor,
+    fragments: Fragments,
+    sigma: float = 1.0,
+) -> Silhouette:
+    """The mask that has a gradient outside the outline (DIB-R's, with distances in pixels).
+
+    soft = 1 inside; outside 1 - prod_f (1 - exp(-d_f^2 / sigma^2)), d_f the distance in pixels from the pixel's
+    centre to face f, over the faces with d_f <= 3 sigma.
+
+    Args:
+        vertices_cam: [B, V, 3] camera frame, float32 or float64.
+        faces: [F, 3] int64.
+        focal: [B] pixels.
+        principal_point: [B, 2] pixels.
+        fragments: what :func:`rasterize` returned for the same arguments; its face_index says what is inside.
+        sigma: pixels.
+
+    Returns:
+        Silhouette; soft is differentiable with respect to vertices_cam, focal and principal_point.
+
+    Raises:
+        ValueError: as :func:`rasterize`; sigma not positive; fragments of another batch.
+    """
+    _check_mesh(vertices_cam, faces, focal, principal_point)
+    if not 0 < sigma < float("inf"):
+        raise ValueError(f"soft_silhouette: sigma must be a positive number of pixels, got {sigma}")
+    inside = fragments.face_index
+    if inside.dim() != 3 or inside.shape[0] != vertices_cam.shape[0]:
+        raise ValueError(
+            f"soft_silhouette: fragments must be of the same batch, [{vertices_cam.shape[0]}, H, W], "
+            f"got {list(inside.shape)}"
+        )
+    return Silhouette(
+        *operators.soft_silhouette(vertices_cam, faces, focal, principal_point, inside, float(sigma))
+    )
 
 
 def rasterize_reference(
@@ -148,6 +200,49 @@ def rasterize_reference(
         empty = vertices_cam.new_zeros(0, *size)
         return Fragments(empty.long(), empty[..., None].expand(0, *size, 3), empty, empty.new_zeros(0).long())
     return Fragments(*(torch.stack(parts) for parts in zip(*items, strict=True)))
+
+
+def soft_silhouette_reference(
+    vertices_cam: Tensor,
+    faces: Tensor,
+    focal: Tensor,
+    principal_point: Tensor,
+    fragments: Fragments,
+    sigma: float = 1.0,
+) -> Silhouette:
+    """:func:`soft_silhouette` in plain torch: every face at every pixel, memory F x H x W."""
+    size = fragments.face_index.shape[1:]
+    pixel = _pixel_centres(size, vertices_cam)
+    items = []
+    for b in range(vertices_cam.shape[0]):
+        kept, xy, depth = _projected_faces(vertices_cam[b], faces, focal[b], principal_point[b])
+        inside = fragments.face_index[b].view(-1) >= 0
+        # Segments from corner k to corner k + 1, [F, 1, 3, 2]; the nearest point is corner + t side.
+        corner, side = xy[:, None], (xy.roll(-1, 1) - xy)[:, None]
+        length = (side**2).sum(-1)
+        offset = pixel[:, None] - corner
+        t = ((offset * side).sum(-1) / torch.where(length > 0, length, 1)).clamp(0, 1)
+        square, segment = ((offset - t[..., None] * side) ** 2).sum(-1).min(-1)
+        near = torch.exp(-square / sigma**2) * (square <= (REACH * sigma) ** 2)
+        soft = torch.where(inside, 1, 1 - torch.prod(1 - near, 0))
+
+        square = torch.cat([square.detach(), square.new_full((1, len(pixel)), torch.inf)])
+        order = torch.arange(len(square))[:, None].expand_as(square)
+        first = torch.where(square == square.amin(0), order, len(square)).amin(0)
+        found = ~inside & (square.amin(0) <= (REACH * sigma) ** 2)
+        nearest_face = torch.full_like(first, -1)
+        barycentric = pixel.new_zeros(len(pixel), 3)
+        at = (first[found], found.nonzero()[:, 0])
+        nearest_face[found] = kept[at[0]]
+        k, t = segment[at], t.detach()[at].gather(1, segment[at][:, None])[:, 0]
+        weight = pixel.new_zeros(len(k), 3).scatter(1, k[:, None], 1 - t[:, None])
+        weight = weight.scatter(1, (k[:, None] + 1) % 3, t[:, None]) / depth.detach()[at[0]]
+        barycentric[found] = weight / weight.sum(-1, keepdim=True)
+        items.append((soft.view(size), nearest_face.view(size), barycentric.view(*size, 3)))
+    if not items:
+        empty = vertices_cam.new_zeros(0, *size)
+        return Silhouette(empty, empty.long(), empty[..., None].expand(0, *size, 3))
+    return Silhouette(*(torch.stack(parts) for parts in zip(*items, strict=True)))
 
 
 def _pixel_centres(size: tuple[int, int], like: Tensor) -> Tensor:
@@ -191,187 +286,3 @@ def _check_mesh(vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_po
             raise ValueError(
                 f"rasterize: tensors are on {tensor.device}; this version has no CUDA kernels, use .cpu()"
             )
-
-
-# The operators. Kernels take contiguous tensors; gradients arrive with any strides.
-_library = torch.library.Library("ntdm", "FRAGMENT")
-_library.define(
-    "rasterize(Tensor vertices_cam, Tensor faces, Tensor focal, Tensor principal_point, int height, int width)"
-    " -> (Tensor, Tensor, Tensor, Tensor)"
-)
-_library.define(
-    "rasterize_backward(Tensor vertices_cam, Tensor faces, Tensor focal, Tensor principal_point, Tensor face_index,"
-    " Tensor barycentric, Tensor depth, Tensor grad_barycentric, Tensor grad_depth) -> (Tensor, Tensor, Tensor)"
-)
-_library.define(
-    "interpolate(Tensor attributes, Tensor faces, Tensor face_index, Tensor barycentric) -> Tensor"
-)
-_library.define(
-    "interpolate_backward(Tensor grad, Tensor attributes, Tensor faces, Tensor face_index, Tensor barycentric,"
-    " bool need_attributes) -> (Tensor, Tensor)"
-)
-
-
-@functools.cache
-def _kernel(name: str, dtype: torch.dtype, signature: str) -> Callable[..., None]:
-    # One letter an argument: p(ointer), i(nt64), d(ouble), t(hreads); declared once, so that calls convert cheaply.
-    types = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "d": ctypes.c_double, "t": ctypes.c_int}
-    function = getattr(native.library(), f"ntdm_{name}_{'f32' if dtype == torch.float32 else 'f64'}")
-    function.argtypes = [types[letter] for letter in signature]
-    function.restype = None
-    return function
-
-
-def _pointers(*tensors: Tensor) -> list[int]:
-    assert all(t.is_contiguous() and t.device.type == "cpu" for t in tensors)
-    return [t.data_ptr() for t in tensors]
-
-
-def _check_range(name: str, faces: Tensor, vertices: int) -> None:
-    if faces.numel():
-        low, high = (int(value) for value in faces.aminmax())
-        if low < 0 or high >= vertices:
-            raise ValueError(
-                f"{name}: faces name vertex {low if low < 0 else high}, there are {vertices} (0 to {vertices - 1})"
-            )
-
-
-def _rasterize_cpu(
-    vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor, height: int, width: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _check_range("rasterize", faces, vertices_cam.shape[1])
-    inputs = [t.contiguous() for t in (vertices_cam, faces, focal, principal_point)]
-    outputs = _rasterize_fake(*inputs, height, width)
-    sizes = (vertices_cam.shape[0], vertices_cam.shape[1], faces.shape[0], height, width)
-    kernel = _kernel("rasterize", vertices_cam.dtype, "ppppiiiiidtpppp")
-    kernel(*_pointers(*inputs), *sizes, NEAR, torch.get_num_threads(), *_pointers(*outputs))
-    return outputs
-
-
-def _rasterize_fake(
-    vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor, height: int, width: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shape = (vertices_cam.shape[0], height, width)
-    return (
-        faces.new_empty(shape),
-        vertices_cam.new_empty((*shape, 3)),
-        vertices_cam.new_empty(shape),
-        faces.new_empty(shape[:1]),
-    )
-
-
-def _rasterize_backward_cpu(
-    vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor, *maps: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    inputs = [t.contiguous() for t in (vertices_cam, faces, focal, principal_point, *maps)]
-    outputs = _gradients_fake(vertices_cam, faces, focal, principal_point)
-    sizes = (vertices_cam.shape[0], vertices_cam.shape[1], *maps[0].shape[1:])
-    kernel = _kernel("rasterize_backward", vertices_cam.dtype, "pppppppppiiiitppp")
-    kernel(*_pointers(*inputs), *sizes, torch.get_num_threads(), *_pointers(*outputs))
-    return outputs
-
-
-def _gradients_fake(
-    vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor, *_: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    contiguous = torch.contiguous_format
-    return (
-        torch.empty_like(vertices_cam, memory_format=contiguous),
-        torch.empty_like(focal, memory_format=contiguous),
-        torch.empty_like(principal_point, memory_format=contiguous),
-    )
-
-
-def _rasterize_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.mark_non_differentiable(output[0], output[3])
-    ctx.save_for_backward(*inputs[:4], *output[:3])
-
-
-def _rasterize_gradient(ctx, _index, grad_barycentric, grad_depth, _dropped):  # type: ignore[no-untyped-def]
-    gradients = torch.ops.ntdm.rasterize_backward(*ctx.saved_tensors, grad_barycentric, grad_depth)
-    return gradients[0], None, gradients[1], gradients[2], None, None
-
-
-def _interpolate_cpu(attributes: Tensor, faces: Tensor, face_index: Tensor, barycentric: Tensor) -> Tensor:
-    _check_range("interpolate", faces, attributes.shape[1])
-    inputs = [t.contiguous() for t in (attributes, faces, face_index, barycentric)]
-    output = _interpolate_fake(attributes, faces, face_index, barycentric)
-    kernel = _kernel("interpolate", attributes.dtype, "ppppiiiitp")
-    kernel(
-        *_pointers(*inputs),
-        *_interpolate_sizes(attributes, face_index),
-        torch.get_num_threads(),
-        output.data_ptr(),
-    )
-    return output
-
-
-def _interpolate_fake(attributes: Tensor, faces: Tensor, face_index: Tensor, barycentric: Tensor) -> Tensor:
-    return attributes.new_empty((*face_index.shape, attributes.shape[2]))
-
-
-def _interpolate_sizes(attributes: Tensor, face_index: Tensor) -> tuple[int, int, int, int]:
-    shared, vertices, channels = attributes.shape
-    batch, height, width = face_index.shape
-    return batch, 0 if shared == 1 else vertices * channels, channels, height * width
-
-
-def _interpolate_backward_cpu(
-    grad: Tensor,
-    attributes: Tensor,
-    faces: Tensor,
-    face_index: Tensor,
-    barycentric: Tensor,
-    need_attributes: bool,
-) -> tuple[Tensor, Tensor]:
-    inputs = [t.contiguous() for t in (grad, attributes, faces, face_index, barycentric)]
-    batch, stride, channels, pixels = _interpolate_sizes(attributes, face_index)
-    vertices = attributes.shape[1]
-    per_item = attributes.new_empty((batch if need_attributes else 0, vertices, channels))
-    grad_barycentric = torch.empty_like(inputs[4])
-    kernel = _kernel("interpolate_backward", attributes.dtype, "pppppiiiiitpp")
-    kernel(
-        *_pointers(*inputs), batch, stride, vertices, channels, pixels, torch.get_num_threads(),
-        per_item.data_ptr() if need_attributes else None, grad_barycentric.data_ptr(),
-    )  # fmt: skip
-    if need_attributes and attributes.shape[0] != batch:
-        per_item = per_item.sum(0, keepdim=True)
-    return per_item, grad_barycentric
-
-
-def _interpolate_backward_fake(
-    grad: Tensor,
-    attributes: Tensor,
-    faces: Tensor,
-    face_index: Tensor,
-    barycentric: Tensor,
-    need_attributes: bool,
-) -> tuple[Tensor, Tensor]:
-    shape = attributes.shape if need_attributes else (0, *attributes.shape[1:])
-    return attributes.new_empty(shape), torch.empty_like(barycentric, memory_format=torch.contiguous_format)
-
-
-def _interpolate_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.save_for_backward(*inputs)
-
-
-def _interpolate_gradient(ctx, grad):  # type: ignore[no-untyped-def]
-    need_attributes = ctx.needs_input_grad[0]
-    gradients = torch.ops.ntdm.interpolate_backward(grad, *ctx.saved_tensors, need_attributes)
-    return gradients[0] if need_attributes else None, None, None, gradients[1]
-
-
-for _name, _cpu, _fake in (
-    ("rasterize", _rasterize_cpu, _rasterize_fake),
-    ("rasterize_backward", _rasterize_backward_cpu, _gradients_fake),
-    ("interpolate", _interpolate_cpu, _interpolate_fake),
-    ("interpolate_backward", _interpolate_backward_cpu, _interpolate_backward_fake),
-):
-    _library.impl(_name, _cpu, "CPU")
-    torch.library.register_fake(f"ntdm::{_name}", _fake, lib=_library)
-torch.library.register_autograd(
-    "ntdm::rasterize", _rasterize_gradient, setup_context=_rasterize_context, lib=_library
-)
-torch.library.register_autograd(
-    "ntdm::interpolate", _interpolate_gradient, setup_context=_interpolate_context, lib=_library
-)
