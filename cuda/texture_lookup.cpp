@@ -1,6 +1,6 @@
 // Bilinear look-up of view-binned neural textures, fused with the blend over bins, the normalisation, the
-// product with a target feature, and the derivatives of that product. Plain C interface; ntdm/texture_lookup.py
-// states shapes and equations and holds the torch twin.
+// product with a target feature, and the derivatives of that product. Plain C interface;
+// ntdm/texture_lookup.py states shapes and equations and holds the torch twin.
 //
 // Points are independent, so any number of threads gives the same bits.
 
@@ -115,8 +115,7 @@ struct Problem {
 
 template <typename T>
 bool valid(const Problem<T>& in, int64_t p) {
-    const bool target_ok =
-        !in.target_row || (in.target_row[p] >= 0 && in.target_row[p] < in.num_targets);
+    const bool target_ok = !in.target_row || (in.target_row[p] >= 0 && in.target_row[p] < in.num_targets);
     return in.map_index[p] >= 0 && in.map_index[p] < in.num_maps && std::isfinite(in.uv[2 * p]) &&
            std::isfinite(in.uv[2 * p + 1]) && target_ok;
 }
@@ -126,7 +125,8 @@ struct Scratch {
     std::vector<const T*> rows;
     std::vector<T> coefficient, blend, direction;
     std::vector<int> corner, bin;
-    Scratch(int64_t b, int64_t d) : rows(4 * b), coefficient(4 * b), blend(d), direction(d), corner(4 * b), bin(4 * b) {}
+    Scratch(int64_t b, int64_t d)
+        : rows(4 * b), coefficient(4 * b), blend(d), direction(d), corner(4 * b), bin(4 * b) {}
 };
 
 template <typename T>
@@ -167,7 +167,8 @@ void look_up(const Problem<T>& in, int64_t p, Scratch<T>& scratch) {
     if (in.cosine) in.cosine[p] = cosine;
     if (!in.jacobian) return;
 
-    // d cosine / d g = (target - cosine g/|g|) / |g|; every derivative below is a product of it with a texture row.
+    // d cosine / d g = (target - cosine g/|g|) / |g|; every derivative below is a product of it with a
+    // texture row.
     T* direction = scratch.direction.data();
     for (int64_t i = 0; i < d; ++i) direction[i] = scale * (target[i] - cosine * scale * blend[i]);
     T* of_cosine = in.jacobian + p * 2 * (2 + b);
@@ -206,14 +207,16 @@ int64_t run(const Problem<T>& in, int threads) {
 
 }  // namespace
 
-#define NTDM_TEXTURE_LOOKUP(NAME, T)                                                                              \
-    extern "C" int64_t NAME(const T* texture, const T* seen, const int64_t* map_index, const T* uv,               \
-                            const T* alpha, const T* target, const int64_t* target_row, int64_t num_points,       \
-                            int64_t num_maps, int64_t num_targets, int64_t q, int64_t b, int64_t d,               \
-                            double smallest_norm, T* feature, T* cosine, T* evidence, T* jacobian, int threads) { \
-        return run<T>({texture, seen, map_index, uv, alpha, target, target_row, num_points, num_maps,             \
-                       num_targets, q, b, d, static_cast<T>(smallest_norm), feature, cosine, evidence, jacobian}, \
-                      threads);                                                                                   \
+#define NTDM_TEXTURE_LOOKUP(NAME, T)                                                                        \
+    extern "C" int64_t NAME(const T* texture, const T* seen, const int64_t* map_index, const T* uv,         \
+                            const T* alpha, const T* target, const int64_t* target_row, int64_t num_points, \
+                            int64_t num_maps, int64_t num_targets, int64_t q, int64_t b, int64_t d,         \
+                            double smallest_norm, T* feature, T* cosine, T* evidence, T* jacobian,          \
+                            int threads) {                                                                  \
+        return run<T>(                                                                                      \
+            {texture, seen, map_index, uv, alpha, target, target_row, num_points, num_maps, num_targets, q, \
+             b, d, static_cast<T>(smallest_norm), feature, cosine, evidence, jacobian},                     \
+            threads);                                                                                       \
     }
 
 NTDM_TEXTURE_LOOKUP(ntdm_texture_lookup_f32, float)

@@ -15,9 +15,11 @@ taken in the same pass, so that no [P, d] gradient exists. The kernel is cuda/te
 """
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ntdm import native
 
@@ -125,7 +127,7 @@ def texture_similarity(
     _check("texture_similarity", texture, seen, map_index, uv, alpha)
     _require(
         target.ndim == 2 and target.shape[1] == texture.shape[-1],
-        f"texture_similarity: target has shape {tuple(target.shape)}: want [N, d] with d = {texture.shape[-1]}",
+        f"texture_similarity: target has shape {tuple(target.shape)}: want [N, {texture.shape[-1]}]",
     )
     _require(
         target.dtype == texture.dtype and target.device == texture.device,
@@ -285,23 +287,27 @@ def _similarity_fake(
     )
 
 
-def _lookup_setup(ctx, inputs, output) -> None:  # noqa: ANN001
+def _lookup_setup(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _lookup_backward(ctx, feature_grad: Tensor, evidence_grad: Tensor):  # noqa: ANN001, ANN202
+@once_differentiable
+def _lookup_backward(ctx: Any, feature_grad: Tensor, evidence_grad: Tensor) -> tuple[Tensor | None, ...]:
     # d(feature . feature_grad) with feature_grad held fixed is the similarity's derivative.
     _, _, jacobian = torch.ops.ntdm.texture_similarity(*ctx.saved_tensors, feature_grad, None, True)
     gradient = jacobian[:, 0] + evidence_grad[:, None] * jacobian[:, 1]
     return None, None, None, gradient[:, :2], gradient[:, 2:]
 
 
-def _similarity_setup(ctx, inputs, output) -> None:  # noqa: ANN001
+def _similarity_setup(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     ctx.mark_non_differentiable(output[2])
     ctx.save_for_backward(output[2])
 
 
-def _similarity_backward(ctx, cosine_grad: Tensor, evidence_grad: Tensor, _: Tensor):  # noqa: ANN001, ANN202
+@once_differentiable
+def _similarity_backward(
+    ctx: Any, cosine_grad: Tensor, evidence_grad: Tensor, _: Tensor
+) -> tuple[Tensor | None, ...]:
     (jacobian,) = ctx.saved_tensors
     gradient = cosine_grad[:, None] * jacobian[:, 0] + evidence_grad[:, None] * jacobian[:, 1]
     return None, None, None, gradient[:, :2], gradient[:, 2:], None, None, None
