@@ -242,7 +242,7 @@ def _check_comparable(runs: Sequence[Run]) -> None:
                     line = has.lines[has.keys().index(key)]
                     raise ValueError(
                         f"{lacks.path} lacks the sample {key} of {has.path}, line {line}: methods are "
-                        "compared on the same samples; write a failed prediction as rotation_error pi and IoU 0"
+                        "compared on the same samples; write a failed prediction as pi and IoU 0"
                     )
 
 
@@ -261,7 +261,7 @@ def _notes(runs: Sequence[Run], layout: Layout) -> list[str]:
         poses = [t["rotation_error"] for t in run.errors.values() if t.measured("rotation_error")]
         failed = sum(int((p >= metrics.FAILED_ROTATION_ERROR).sum()) for p in poses)
         if failed:
-            notes.append(f"{run.method}: {failed} failed predictions, counted as wrong.")
+            notes.append(f"{run.method}: failed predictions, counted as wrong: {failed}.")
         missing = [column for column, split in layout.splits.items() if split not in run.errors]
         if missing:
             notes.append(f"{run.method}: not evaluated on {', '.join(missing)}.")

@@ -1,6 +1,6 @@
 """A table on paper: blocks of rows, as Markdown and LaTeX with one decimal and the best of a column bold."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Cell = float | None  # percent; None: not measured, an empty cell, never 0
@@ -54,7 +54,7 @@ def latex(label: str, title: str, blocks: Sequence[Block], notes: Sequence[str])
     return "\n".join(body) + "\n"
 
 
-def _grid(block: Block, bold: str, escape) -> list[list[str]]:
+def _grid(block: Block, bold: str, escape: Callable[[str], str]) -> list[list[str]]:
     """Printed cells of every line. Cells that print alike as the best of their column are all bold."""
     printed = [["" if cell is None else f"{cell:.1f}" for cell in line.cells] for line in block.lines]
     best = [
