@@ -1,0 +1,130 @@
+"""PASCAL3D+ annotations: one `record` of a .mat file, read by field name and distrusted throughout.
+
+MATLAB's habits that this file absorbs: integral scalars are stored in any integer type, scalars are (1, 1),
+a missing struct is a (0, 0) array of numbers, an unfitted angle is an empty array beside its `_coarse` one.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.io
+
+from ntdm.data_prep.crop import pixels_from_matlab
+
+
+class SampleError(Exception):
+    """A sample that cannot be made: `reason` is what it is counted under, `text` names file and fault."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(reason, text)
+        self.reason, self.text = reason, text
+
+
+@dataclass(frozen=True)
+class ObjectPose:
+    """The annotated camera of one object, in the photo's corner-origin frame.
+
+    Attributes:
+        viewpoint: azimuth in [0, 2 pi), elevation, theta in (-pi, pi], radians; distance, CAD units, > 0.
+        focal_px: focal * viewport, photo pixels.
+        principal_point: (x, y) of the projection of the CAD's origin.
+        bbox: x0, y0, x1, y1.
+        cad_index: CAD file number - 1.
+    """
+
+    viewpoint: np.ndarray
+    focal_px: float
+    principal_point: np.ndarray
+    bbox: np.ndarray
+    cad_index: int
+
+
+def read_objects(path: Path) -> list[Any]:
+    """The objects of an annotation file, undecoded, for :func:`object_pose`.
+
+    Raises SampleError: annotation_missing, annotation_unreadable.
+    """
+    if not path.is_file():
+        raise SampleError("annotation_missing", f"{path} does not exist")
+    try:
+        record = scipy.io.loadmat(path, variable_names=["record"]).get("record")
+    # Damaged bytes make scipy raise nearly anything: OSError, TypeError, KeyError, zlib.error ...
+    except Exception as error:
+        raise SampleError("annotation_unreadable", f"{path} is not a readable .mat file: {error}") from None
+    fields = _struct(record)
+    if fields is None or "objects" not in fields.dtype.names:
+        raise SampleError("annotation_unreadable", f"{path} holds no record with objects")
+    objects = fields["objects"]
+    if not isinstance(objects, np.ndarray) or objects.dtype.names is None:
+        return []
+    return list(objects.reshape(-1))
+
+
+def object_class(fields: Any) -> str:
+    """The class of an object of :func:`read_objects`; empty where it has none."""
+    value = np.asarray(fields["class"] if "class" in fields.dtype.names else "")
+    return str(value.reshape(-1)[0]) if value.size else ""
+
+
+def object_pose(fields: Any, where: str) -> ObjectPose:
+    """Decode one object of :func:`read_objects`; `where` names it in messages.
+
+    Raises SampleError: no_pose (no viewpoint, or a field of it missing, empty or not finite), no_bbox,
+    no_cad_index, distance_not_positive, elevation_out_of_range.
+    """
+    view = _struct(fields["viewpoint"]) if "viewpoint" in fields.dtype.names else None
+    if view is None:
+        raise SampleError("no_pose", f"{where} has no viewpoint")
+    degrees = []
+    for name in ("azimuth", "elevation", "theta"):
+        value = _number(view, name)
+        value = _number(view, f"{name}_coarse") if value is None else value
+        degrees.append(value)
+    distance, focal, viewport, px, py = (
+        _number(view, name) for name in ("distance", "focal", "viewport", "px", "py")
+    )
+    # Coarse-only viewpoints carry distance 0 and often nothing else: that is the reason worth counting.
+    if distance is not None and distance <= 0:
+        raise SampleError("distance_not_positive", f"{where}: distance is {distance}")
+    if None in (*degrees, distance, px, py) or not focal or not viewport or focal * viewport <= 0:
+        raise SampleError("no_pose", f"{where}: a field of the viewpoint is missing, empty or not a number")
+    cad_index = _number(fields, "cad_index")
+    if cad_index is None or not 1 <= cad_index <= 2**15:
+        raise SampleError("no_cad_index", f"{where} names no CAD model")
+    bbox = np.asarray(fields["bbox"] if "bbox" in fields.dtype.names else [])
+    if bbox.size != 4 or bbox.dtype.kind not in "fiu" or not np.isfinite(bbox).all():
+        raise SampleError("no_bbox", f"{where} has no bbox of four numbers")
+    azimuth, elevation, theta = (math.radians(value) for value in degrees)
+    if abs(elevation) > math.pi / 2:
+        raise SampleError("elevation_out_of_range", f"{where}: elevation is {degrees[1]} degrees")
+    # The outer % takes care of a tiny negative angle, whose remainder rounds up to 2 pi itself.
+    azimuth = azimuth % (2 * math.pi) % (2 * math.pi)
+    theta = -((-theta + math.pi) % (2 * math.pi) - math.pi)
+    return ObjectPose(
+        viewpoint=np.array([azimuth, elevation, theta, distance]),
+        focal_px=focal * viewport,
+        principal_point=pixels_from_matlab(np.array([px, py])),
+        bbox=pixels_from_matlab(bbox.reshape(4)),
+        cad_index=int(cad_index) - 1,
+    )
+
+
+def _struct(value: Any) -> Any:
+    """The first element of a struct array, or None where there is no struct."""
+    if not isinstance(value, np.ndarray) or value.dtype.names is None or value.size == 0:
+        return None
+    return value.reshape(-1)[0]
+
+
+def _number(fields: Any, name: str) -> float | None:
+    """A numeric scalar field as a float; None where it is missing, empty, not a number, or not finite."""
+    if name not in fields.dtype.names:
+        return None
+    value = np.asarray(fields[name])
+    if value.size == 0 or value.dtype.kind not in "fiub":
+        return None
+    number = float(value.reshape(-1)[0])
+    return number if math.isfinite(number) else None

@@ -1,0 +1,101 @@
+"""The CAD models of a category: our own OFF reader, which refuses what others read as an empty mesh."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+# "01.off" is a model, "01_left_wing.off" one of its anchor points.
+_MODEL = re.compile(r"\d\d\.off")
+
+Cad = tuple[np.ndarray, np.ndarray]
+
+
+def read_off(path: Path) -> Cad:
+    """Vertices f32 [V, 3] (object frame, CAD units) and triangles i32 [F, 3] (0-based) of an OFF file.
+
+    The counts may follow `OFF` on its line or on the next; `#` starts a comment; colours after a face are
+    ignored; polygons are cut into fans.
+
+    Raises:
+        ValueError: names the file and what is wrong in it: no OFF header, too short, a number that is none
+            or not finite, no vertices, no faces, a face of fewer than 3 corners or of an unknown vertex.
+    """
+    try:
+        text = path.read_text(encoding="ascii", errors="replace")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    lines = [line.split("#", 1)[0] for line in text.splitlines()]
+    lines = [line for line in lines if line.strip()]
+    if not lines or not re.match(r"\s*OFF(\s|\d|$)", lines[0]):
+        raise ValueError(f"{path} is not an OFF file: its first line is {''.join(lines[:1])[:40]!r}")
+    lines[0] = lines[0].strip()[len("OFF") :]
+    if not lines[0].strip():
+        lines = lines[1:]
+    try:
+        counts = [int(word) for word in lines[0].split()] if lines else []
+        if len(counts) not in (2, 3) or min(counts) < 0:
+            raise ValueError(f"its counts are {' '.join(lines[:1])[:40]!r}, want 'vertices faces edges'")
+        number, faces = counts[:2]
+        if number == 0 or faces == 0:
+            raise ValueError(f"it has {number} vertices and {faces} faces")
+        if len(lines) < 1 + number + faces:
+            raise ValueError(
+                f"it is cut short: {len(lines) - 1} lines for {number} vertices and {faces} faces"
+            )
+        vertices = _vertices(lines[1 : 1 + number])
+        triangles = _triangles(lines[1 + number : 1 + number + faces])
+    except ValueError as error:
+        raise ValueError(f"{path} is not a usable OFF file: {error}") from None
+    if triangles.min() < 0 or triangles.max() >= number:
+        raise ValueError(f"{path}: a face names vertex {triangles.max()}, there are {number}, counted from 0")
+    return vertices, triangles.astype(np.int32)
+
+
+def read_cads(root: Path, category: str) -> tuple[dict[int, Cad], dict[int, str]]:
+    """The models of `<root>/CAD/<category>/NN.off`.
+
+    Returns:
+        usable models by cad_index (NN - 1, ascending, gaps allowed), and for each file that could not be used
+        the sentence that says why.
+
+    Raises:
+        ValueError: there is no such folder, or no usable model in it.
+    """
+    folder = root / "CAD" / category
+    paths = sorted(p for p in folder.glob("*.off") if _MODEL.fullmatch(p.name) and p.name != "00.off")
+    if not paths:
+        raise ValueError(f"no CAD model of {category}: expected {folder}/01.off, 02.off, ...")
+    cads, broken = {}, {}
+    for path in paths:
+        try:
+            cads[int(path.stem) - 1] = read_off(path)
+        except ValueError as error:
+            broken[int(path.stem) - 1] = str(error)
+    if not cads:
+        raise ValueError(f"no usable CAD model of {category}: {next(iter(broken.values()))}")
+    return cads, broken
+
+
+def _vertices(lines: list[str]) -> np.ndarray:
+    rows = [line.split() for line in lines]
+    if any(len(row) < 3 for row in rows):
+        raise ValueError("a vertex has fewer than 3 coordinates")
+    vertices = np.array([row[:3] for row in rows], np.float64).astype(np.float32)
+    if not np.isfinite(vertices).all():
+        raise ValueError("a vertex is not finite")
+    return vertices
+
+
+def _triangles(lines: list[str]) -> np.ndarray:
+    rows = [line.split() for line in lines]
+    if all(row[0] == "3" and len(row) > 3 for row in rows):
+        return np.array([row[1:4] for row in rows], np.int64)
+    triangles = []
+    for row in rows:
+        corners = [int(word) for word in row[1 : 1 + int(row[0])]]
+        if len(corners) < 3 or len(corners) != int(row[0]):
+            raise ValueError(f"face {' '.join(row)[:40]!r} has not the corners it says, or fewer than 3")
+        triangles += [(corners[0], b, c) for b, c in pairwise(corners[1:])]
+    return np.array(triangles, np.int64)

@@ -1,0 +1,70 @@
+"""Occluded PASCAL3D+: PASCAL3D+'s val photos with occluders pasted on; poses and CADs from PASCAL3D+ itself.
+
+    images/<category>FGLi_BGLj/<name>.JPEG        annotations/<category>FGLi_BGLj/<name>.npz
+    lists/<category>FGLi_BGLj.txt                 one "<name>.JPEG" a line
+
+The papers' levels L1, L2, L3 are FGL1_BGL1, FGL2_BGL2, FGL3_BGL3. The level is the folder's: the files' own
+`occluder_level` is always "G".
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ntdm.config import OCCLUSION_LEVELS, PrepConfig
+from ntdm.data_prep.layout import OCCLUDED, PASCAL3D, check_root, choose_categories, choose_splits, read_list
+from ntdm.data_prep.pascal3d import cads_of, items_of
+from ntdm.data_prep.prepare import PrepReport
+from ntdm.data_prep.prepare import prepare as prepare_listings
+from ntdm.data_prep.samples import Listing
+
+
+def prepare(
+    root: Path,
+    cache_dir: Path,
+    config: PrepConfig,
+    *,
+    pascal3d: Path,
+    categories: Sequence[str] | None = None,
+    splits: Sequence[str] | None = None,
+    workers: int = 1,
+    strict: bool = False,
+    overwrite: bool = False,
+) -> PrepReport:
+    """Write `<cache_dir>/occluded_pascal3d/{L1,L2,L3}/<category>.h5` from the dataset at `root`.
+
+    `pascal3d` is the root of PASCAL3D+, for poses and CADs. `categories` and `splits` default to those that
+    have a list. Raises ValueError as prepare.prepare, and for a wrong root, an unknown category or level.
+    """
+    check_root(root, OCCLUDED, "lists/*FGL*_BGL*.txt")
+    check_root(pascal3d, PASCAL3D, "Annotations")
+    lists = {
+        (level, category): root / "lists" / f"{category}{folder_level(level)}.txt"
+        for level in choose_splits(splits, OCCLUSION_LEVELS)
+        for category in choose_categories(categories)
+    }
+    if categories is None:
+        lists = {key: path for key, path in lists.items() if path.is_file()}
+    if not lists:
+        raise ValueError(f"{root / 'lists'} holds no list of the levels {', '.join(OCCLUSION_LEVELS)}")
+    cads = cads_of(pascal3d, {category for _, category in lists})
+    listings = []
+    for (level, category), path in lists.items():
+        names = [line.removesuffix(".JPEG") for line in read_list(path)]
+        items, dropped = items_of(pascal3d, category, names)
+        folder = f"{category}{folder_level(level)}"
+        items = [
+            replace(item, folder=f"images/{folder}", masks=root / "annotations" / folder / f"{item.name}.npz")
+            for item in items
+        ]
+        models, broken = cads[category]
+        optional = ("occluder_mask", "source_mask")
+        listings.append(
+            Listing("occluded_pascal3d", level, category, root, items, models, broken, dropped, optional)
+        )
+    return prepare_listings(listings, cache_dir, config, workers=workers, strict=strict, overwrite=overwrite)
+
+
+def folder_level(level: str) -> str:
+    """The folder suffix of a level of the papers: "L2" is "FGL2_BGL2"."""
+    return f"FG{level}_BG{level}"

@@ -1,0 +1,86 @@
+"""PASCAL3D+, release 1.1: the ImageNet part by its own train and val lists, poses from .mat, CADs from .off.
+
+Images/<category>_imagenet/<name>.JPEG        Annotations/<category>_imagenet/<name>.mat
+Images/<category>_pascal/<name>.jpg           Annotations/<category>_pascal/<name>.mat
+Image_sets/<category>_imagenet_{train,val}.txt
+CAD/<category>/NN.off
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ntdm.config import CATEGORIES, PrepConfig
+from ntdm.data_prep.cad import Cad, read_cads
+from ntdm.data_prep.layout import (
+    PASCAL3D,
+    check_root,
+    choose_categories,
+    choose_splits,
+    read_list,
+    valid_name,
+)
+from ntdm.data_prep.prepare import PrepReport
+from ntdm.data_prep.prepare import prepare as prepare_listings
+from ntdm.data_prep.samples import Item, Listing
+
+SPLITS = ("train", "val")
+
+
+def prepare(
+    root: Path,
+    cache_dir: Path,
+    config: PrepConfig,
+    *,
+    categories: Sequence[str] | None = None,
+    splits: Sequence[str] | None = None,
+    workers: int = 1,
+    strict: bool = False,
+    overwrite: bool = False,
+) -> PrepReport:
+    """Write `<cache_dir>/pascal3d/{train,val}/<category>.h5` from the dataset at `root`.
+
+    `categories` defaults to those that have a list. One sample an image by default: its first object, if
+    that has a pose (PrepConfig.objects). Raises ValueError as prepare.prepare, and for a wrong root, an
+    unknown category or split, a list or CAD folder that is not there.
+    """
+    check_root(root, PASCAL3D, "Image_sets")
+    chosen = choose_categories(categories)
+    listings = []
+    for category in chosen:
+        found = {split: list_path(root, category, split) for split in choose_splits(splits, SPLITS)}
+        if categories is None and not any(path.is_file() for path in found.values()):
+            continue
+        cads, broken = read_cads(root, category)
+        for split, path in found.items():
+            items, dropped = items_of(root, category, read_list(path))
+            listings.append(Listing("pascal3d", split, category, root, items, cads, broken, dropped))
+    if not listings:
+        raise ValueError(f"{root / 'Image_sets'} holds no <category>_imagenet_{{train,val}}.txt")
+    return prepare_listings(listings, cache_dir, config, workers=workers, strict=strict, overwrite=overwrite)
+
+
+def list_path(root: Path, category: str, split: str) -> Path:
+    """The list of a category's ImageNet photos."""
+    return root / "Image_sets" / f"{category}_imagenet_{split}.txt"
+
+
+def items_of(root: Path, category: str, names: Iterable[str]) -> tuple[list[Item], Counter[str]]:
+    """The photos of a list, of either part, each once; what is no file name, or there twice, is counted."""
+    names = list(names)
+    good = [name for name in dict.fromkeys(names) if valid_name(name)]
+    invalid = sum(not valid_name(name) for name in names)
+    dropped = Counter(name_invalid=invalid, listed_twice=len(names) - invalid - len(good))
+    items = []
+    for name in good:
+        # ImageNet names begin with "n", VOC names with the year.
+        part = f"{category}_imagenet" if name.startswith("n") else f"{category}_pascal"
+        items.append(Item(name, f"Images/{part}", root / "Annotations" / part / f"{name}.mat"))
+    return items, +dropped
+
+
+def cads_of(root: Path, categories: Iterable[str]) -> dict[str, tuple[dict[int, Cad], dict[int, str]]]:
+    """The CAD models of several categories, for the datasets that ship none."""
+    check_root(root, PASCAL3D, "CAD")
+    assert set(categories) <= set(CATEGORIES)
+    return {category: read_cads(root, category) for category in categories}

@@ -1,0 +1,228 @@
+"""From lists of photos to cache files: the part that all readers share.
+
+A reader says which photos belong in which file (samples.Listing); this file has the samples made, in
+parallel and in order, writes each cache file when it is whole, and counts what was left out and why.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ntdm.cache import CacheFile, CacheWriter, Sample
+from ntdm.config import PrepConfig, finished, to_dict
+from ntdm.data_prep.annotation import SampleError
+from ntdm.data_prep.samples import Item, Listing, make_samples
+from ntdm.progress import say, track
+
+# What is wrong with the dataset on disk, as against what the protocol leaves out: named one by one, and
+# fatal under `strict`.
+FAULTS = frozenset(
+    {
+        "image_missing", "image_unreadable", "annotation_missing", "annotation_unreadable",
+        "cad_missing", "cad_unreadable", "mask_missing", "mask_unreadable", "name_invalid",
+    }
+)  # fmt: skip
+_FAULTS_NAMED = 5  # of each file; the rest is in the count
+_CHUNK = 8  # photos a task: a task costs about a millisecond, a photo about ten
+
+
+@dataclass(frozen=True)
+class PreparedFile:
+    """One line of the report. `path` is None where no sample was left and no file was written."""
+
+    key: str
+    path: Path | None
+    samples: int
+    dropped: dict[str, int]
+    kept: bool  # made earlier with the same config
+
+
+@dataclass(frozen=True)
+class PrepReport:
+    """What a prepare call made."""
+
+    files: tuple[PreparedFile, ...]
+
+    @property
+    def paths(self) -> list[Path]:
+        """The cache files that are there now."""
+        return [file.path for file in self.files if file.path is not None]
+
+    def table(self) -> str:
+        """A line for each file: samples, and the dropped ones by reason."""
+        width = max([4, *(len(file.key) for file in self.files)])
+        lines = [f"{'file':{width}}  samples  dropped"]
+        for file in self.files:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(file.dropped.items()))
+            note = "" if file.path else "  (no file: no sample is left)"
+            note += "  (was there already)" if file.kept else ""
+            lines.append(f"{file.key:{width}}  {file.samples:7d}  {reasons or '-'}{note}")
+        return "\n".join(lines)
+
+
+def prepare(
+    listings: Sequence[Listing],
+    cache_dir: Path,
+    config: PrepConfig,
+    *,
+    workers: int = 1,
+    strict: bool = False,
+    overwrite: bool = False,
+) -> PrepReport:
+    """Write the cache file of each listing to `<cache_dir>/<dataset>/<split>/<category>.h5`.
+
+    A file made earlier with the same config is kept. A listing none of whose samples can be used gives no
+    file, and a line of the report that says so. Any number of `workers` gives the same bytes.
+
+    Raises:
+        ValueError: a file is there, made with another config; a fault of the dataset, under `strict`;
+            no listing has a sample.
+    """
+    if workers < 1:
+        raise ValueError(f"workers is {workers}: want 1 or more")
+    files = [_kept(cache_dir / f"{listing.key}.h5", listing, config, overwrite) for listing in listings]
+    todo = [listing for listing, kept in zip(listings, files, strict=True) if kept is None]
+    made = iter(_make(todo, cache_dir, config, workers, strict))
+    report = PrepReport(tuple(kept or next(made) for kept in files))
+    if not report.paths:
+        raise ValueError(f"no sample could be used, nothing is written:\n{report.table()}")
+    return report
+
+
+def _make(
+    listings: list[Listing], cache_dir: Path, config: PrepConfig, workers: int, strict: bool
+) -> list[PreparedFile]:
+    files = []
+    with contextlib.ExitStack() as stack:
+        pool = None
+        if workers > 1 and sum(len(listing.items) for listing in listings) > _CHUNK:
+            # Spawned, not forked: a forked child inherits OpenMP and HDF5 in a state neither supports.
+            pool = concurrent.futures.ProcessPoolExecutor(
+                workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_start_worker,
+                initargs=([replace(listing, items=[]) for listing in listings], config),
+            )
+            stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+        for number, listing in enumerate(listings):
+            _say_faults(listing, strict)
+            results = _in_order(pool, number, listing, config, 4 * workers)
+            files.append(_write(cache_dir / f"{listing.key}.h5", listing, config, results, strict))
+    return files
+
+
+def _write(
+    path: Path,
+    listing: Listing,
+    config: PrepConfig,
+    results: Iterator[list[Sample | SampleError]],
+    strict: bool,
+) -> PreparedFile:
+    dropped, named = collections.Counter(listing.dropped), 0
+    writer: CacheWriter | None = None
+    with contextlib.ExitStack() as stack:
+        for result in track(results, f"prep {listing.key}", total=len(listing.items)):
+            for made in result:
+                if isinstance(made, Sample):
+                    writer = writer or stack.enter_context(_writer(path, listing, config))
+                    writer.add(made)
+                    continue
+                dropped[made.reason] += 1
+                if made.reason in FAULTS:
+                    if strict:
+                        raise ValueError(f"{listing.key}: {made.text}")
+                    named += 1
+                    if named <= _FAULTS_NAMED:
+                        say(f"{listing.key}: {made.reason}: {made.text}")
+        if writer is not None:
+            writer.dropped = dict(dropped)
+    if named > _FAULTS_NAMED:
+        say(f"{listing.key}: and {named - _FAULTS_NAMED} more such faults, counted in the table")
+    if writer is None:
+        say(f"{listing.key}: no sample is left of {len(listing.items)} listed; no file is written")
+        # What an earlier run left under this name is not what the dataset says now.
+        path.unlink(missing_ok=True)
+        return PreparedFile(listing.key, None, 0, dict(dropped), kept=False)
+    return PreparedFile(listing.key, path, writer.count, dict(dropped), kept=False)
+
+
+def _writer(path: Path, listing: Listing, config: PrepConfig) -> CacheWriter:
+    return CacheWriter(
+        path,
+        dataset=listing.dataset,
+        split=listing.split,
+        category=listing.category,
+        image_size=config.image_size,
+        config=to_dict(config),
+        cads=listing.cads,
+        optional=listing.optional,
+    )
+
+
+def _kept(path: Path, listing: Listing, config: PrepConfig, overwrite: bool) -> PreparedFile | None:
+    if overwrite or not path.exists():
+        return None
+    with CacheFile(path) as file:
+        finished(path, file.config, to_dict(config), overwrite)
+        return PreparedFile(listing.key, path, len(file), file.dropped, kept=True)
+
+
+def _say_faults(listing: Listing, strict: bool) -> None:
+    """Name what the reader found wrong before any sample is made; ValueError with the first under `strict`."""
+    faults = [f"{text}; samples of this model are left out" for text in listing.broken_cads.values()]
+    faults += [
+        f"{reason} for {count} names of the list"
+        for reason, count in listing.dropped.items()
+        if reason in FAULTS
+    ]
+    for text in faults:
+        if strict:
+            raise ValueError(f"{listing.key}: {text}")
+        say(f"{listing.key}: {text}")
+
+
+_worker_listings: list[Listing] = []
+_worker_config: PrepConfig | None = None
+
+
+def _start_worker(listings: list[Listing], config: PrepConfig) -> None:
+    global _worker_config
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(1)
+    _worker_listings[:] = listings
+    _worker_config = config
+
+
+def _work(number: int, items: list[Item]) -> list[list[Sample | SampleError]]:
+    assert _worker_config is not None
+    return [make_samples(_worker_listings[number], item, _worker_config) for item in items]
+
+
+def _in_order(
+    pool: concurrent.futures.ProcessPoolExecutor | None,
+    number: int,
+    listing: Listing,
+    config: PrepConfig,
+    ahead: int,
+) -> Iterator[list[Sample | SampleError]]:
+    """The samples of each photo of a listing, in the listing's order, at most `ahead` tasks in memory."""
+    if pool is None:
+        yield from (make_samples(listing, item, config) for item in listing.items)
+        return
+    chunks = (listing.items[i : i + _CHUNK] for i in range(0, len(listing.items), _CHUNK))
+    waiting: collections.deque[concurrent.futures.Future[list[list[Sample | SampleError]]]] = (
+        collections.deque()
+    )
+    for chunk in chunks:
+        waiting.append(pool.submit(_work, number, chunk))
+        if len(waiting) >= ahead:
+            yield from waiting.popleft().result()
+    while waiting:
+        yield from waiting.popleft().result()
