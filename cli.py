@@ -140,12 +140,14 @@ def prep_data(
     pascal3d: Annotated[
         Path | None, typer.Option(help="PASCAL3D+ root, where poses and CADs come from for the others.")
     ] = None,
-    image_size: Annotated[tuple[int, int], typer.Option(metavar="H W")] = (512, 512),
+    image_size: Annotated[tuple[int, int], typer.Option(metavar="H W")] = PrepConfig.image_size,
     split: Annotated[list[str] | None, typer.Option(help="Repeat, or separate by commas.")] = None,
     categories: CategoriesOption = None,
     settings: SetOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; the files do not depend on it.")] = 1,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail if any sample is dropped.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail at the first damaged or missing file.")
+    ] = False,
     seed: SeedOption = None,
     device: DeviceOption = Device.auto,
     overwrite: OverwriteOption = False,
@@ -156,10 +158,8 @@ def prep_data(
     Example: ntdm prep-data pascal3d --root PASCAL3D+_release1.1 --cache cache --image-size 128 128
     """
     config = _adjusted(PrepConfig(image_size=image_size), settings)
-    wanted = {"splits": _split(split) or None, "categories": _split(categories) or None}
-    dropped = _prepare(dataset, root, cache, pascal3d, config, workers=workers, overwrite=overwrite, **wanted)
-    if strict and dropped:
-        raise ValueError(f"--strict: {dropped} samples were dropped (the table above says why)")
+    options = {"splits": _split(split) or None, "categories": _split(categories) or None, "workers": workers}
+    _prepare(dataset, root, cache, pascal3d, config, strict=strict, overwrite=overwrite, **options)
     print(cache)
 
 
@@ -195,7 +195,10 @@ def train(
     categories: CategoriesOption = None,
     config: ConfigOption = "tiny",
     settings: SetOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Refuse to start from nothing; an interrupted run goes on anyway."),
+    ] = False,
     seed: SeedOption = None,
     device: DeviceOption = Device.auto,
     overwrite: OverwriteOption = False,
@@ -244,16 +247,16 @@ def infer(
     \b
     Example: ntdm infer photo.jpg --run runs/ntdm --out inferred --bbox 40,25,310,190
     """
+    settled, box = _config(InferConfig, config, settings, seed), _box(bbox)
     from ntdm import infer
 
-    settled = _config(InferConfig, config, settings, seed)
-    print(infer.run(images, run, out, _box(bbox), settled, overwrite=overwrite))
+    print(infer.run(images, run, out, box, settled, overwrite=overwrite))
 
 
 @app.command()
 def evaluate(
     run: RunOption,
-    cache: Annotated[list[Path], typer.Option(help="Cache folder, or cache files (repeat).")],
+    cache: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of the cache files.")],
     splits: Annotated[
         list[str] | None, typer.Option(help="DATASET/SPLIT, repeat or use commas. Default: all but train.")
     ] = None,
@@ -271,15 +274,14 @@ def evaluate(
     from ntdm import evaluate
 
     settled = _config(InferConfig, config, settings, seed)
-    for place in cache:
-        wanted = _split(splits) or _test_splits(place)
-        for path in evaluate.run(run, place, wanted, settled, overwrite=overwrite):
-            print(path)
+    wanted = _split(splits) or _test_splits(cache)
+    for path in evaluate.run(run, cache, wanted, settled, overwrite=overwrite):
+        print(path)
 
 
 @app.command()
 def report(
-    table: Annotated[int, typer.Option(help="1: occlusion levels, 2: nuisances.")],
+    table: Annotated[int, typer.Option(help="1: occlusion levels, 2: nuisances, 3: ablations.")],
     runs: Annotated[list[Path] | None, typer.Option(help="Repeat. Default: every run in ./runs.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the table and its figure.")] = Path("report"),
     published: Annotated[bool, typer.Option(help="Add the rows that papers print.")] = True,
@@ -354,7 +356,7 @@ def demo(
     for run in runs:
         say(f"demo 4/5: {run.name}: train, predict, score")
         config = dataclasses.replace(settled(TrainConfig), method=run.name)
-        train.run(config, cache, shapes, run, resume=not overwrite, overwrite=overwrite)
+        train.run(config, cache, shapes, run, overwrite=overwrite)
         evaluate.run(run, cache, DEMO_SPLITS, settled(InferConfig), overwrite=overwrite)
     say("demo 5/5: tables")
     written = [tables.report(table, runs, out / "report", False) for table in (1, 2)]
@@ -367,15 +369,21 @@ def demo(
 
 def _prepare(
     dataset: Dataset, root: Path, cache: Path, pascal3d: Path | None, config: PrepConfig, **options: Any
-) -> int:
-    """Run the reader of `dataset`, print what it dropped by reason; returns how many samples it dropped."""
-    from ntdm import data_prep
+) -> None:
+    """Run the reader of `dataset` and say what it made and dropped, by reason."""
+    from ntdm.data_prep import occluded_pascal3d, ood_cv
+    from ntdm.data_prep import pascal3d as whole
 
-    report = data_prep.prepare(dataset.name, root, cache, config, pascal3d=pascal3d, **options)
-    for reason, count in sorted(report.dropped.items()):
-        say(f"{dataset.value}: dropped {count:6d}  {reason}")
-    say(f"{dataset.value}: kept    {report.kept:6d}")
-    return sum(report.dropped.values())
+    if dataset is Dataset.pascal3d:
+        report = whole.prepare(root, cache, config, **options)
+    elif pascal3d is None:
+        raise typer.BadParameter(
+            f"{dataset} has no CADs of its own: name the PASCAL3D+ root", param_hint="--pascal3d"
+        )
+    else:
+        reader = occluded_pascal3d if dataset is Dataset.occluded_pascal3d else ood_cv
+        report = reader.prepare(root, cache, config, pascal3d=pascal3d, **options)
+    say(report.table())
 
 
 def _config(cls: type[Config], name: str, settings: Sequence[str] | None, seed: int | None) -> Config:
@@ -418,9 +426,7 @@ def _box(text: str | None) -> tuple[float, float, float, float] | None:
 
 
 def _test_splits(cache: Path) -> list[str]:
-    """Every DATASET/SPLIT under a cache folder but training data; nothing to choose where it is a file."""
-    if cache.is_file():
-        return []
+    """Every DATASET/SPLIT under a cache folder but training data."""
     found = sorted({"/".join(path.parts[-3:-1]) for path in cache.glob("*/*/*.h5")})
     found = [key for key in found if not key.endswith("/train")]
     if not found:

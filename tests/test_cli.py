@@ -1,0 +1,151 @@
+"""The commands' surface: help, exit codes, and errors of one sentence. What stages do is tested with them."""
+
+import errno
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from ntdm import doctor
+from ntdm.cli import NAMED_CONFIGS, app
+from ntdm.config import InferConfig, ShapeConfig, TrainConfig, from_dict
+
+COMMANDS = (
+    "doctor", "make-data", "prep-data", "fit-shapes", "train", "infer", "evaluate", "report", "demo",
+)  # fmt: skip
+TRAIN = ("train", "--cache", "c", "--shapes", "s", "--out", "o")
+
+
+def ntdm(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def sentence(result: Result) -> str:
+    """The one line on stderr of a command that could not be done."""
+    assert result.exit_code == 1, (result.exit_code, result.output)
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("ntdm: ")
+    return lines[0]
+
+
+def test_help_lists_exactly_the_commands() -> None:
+    text = ntdm("--help").stdout
+    assert [line.split()[0] for line in text.split("Commands:")[1].strip().splitlines()] == list(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_an_example(command: str) -> None:
+    result = ntdm(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: ntdm {command}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [("nonsense",), ("train",), ("report", "--table", "two"), ("doctor", "--x")]
+)
+def test_bad_arguments_are_exit_2(arguments: tuple[str, ...]) -> None:
+    assert ntdm(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("box", ["1,2,3", "a,b,c,d", "5,5,4,9"])
+def test_a_wrong_box_is_exit_2(box: str) -> None:
+    result = ntdm("infer", "photo.jpg", "--run", "r", "--out", "o", "--bbox", box)
+    assert result.exit_code == 2
+    assert "--bbox" in result.stderr
+
+
+def test_cuda_is_refused_not_replaced() -> None:
+    assert "--device cuda" in sentence(ntdm(*TRAIN, "--device", "cuda"))
+
+
+def test_a_missing_config_names_the_choices() -> None:
+    assert "want tiny, paper" in sentence(ntdm(*TRAIN, "--config", "nope.toml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train\n", "is not TOML"),
+        ("[trian]\n", "unknown table 'trian'"),
+        ("[train]\nepoch = 3\n", "unknown key 'epoch'"),
+        ("[train]\nepochs = 'many'\n", "epochs is 'many': want int"),
+    ],
+)
+def test_a_wrong_config_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    said = sentence(ntdm(*TRAIN, "--config", path))
+    assert message in said
+    assert str(path) in said
+
+
+def test_a_wrong_setting_is_named() -> None:
+    assert "unknown key 'epoch'" in sentence(ntdm(*TRAIN, "--set", "epoch=3"))
+
+
+@pytest.mark.parametrize("name", ["tiny", "paper"])
+def test_named_configs_hold_known_keys(name: str) -> None:
+    tables = tomllib.loads((NAMED_CONFIGS / f"{name}.toml").read_text())
+    assert set(tables) == {"shape", "train", "infer"}
+    for cls, table in ((ShapeConfig, "shape"), (TrainConfig, "train"), (InferConfig, "infer")):
+        made = from_dict(cls, tables[table])
+        assert (made == cls()) == (name == "tiny")
+
+
+def test_report_without_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "no run in ./runs" in sentence(ntdm("report", "--table", "1"))
+
+
+def test_a_missing_cache_is_a_sentence(tmp_path: Path) -> None:
+    out = tmp_path / "shapes"
+    assert str(tmp_path / "none") in sentence(ntdm("fit-shapes", "--cache", tmp_path / "none", "--out", out))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.h5"), 1, "no space left on the disk (a.h5)"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "b.mat"), 1, "b.mat: No such file"),
+        (ValueError("c.off has no faces"), 1, "c.off has no faces"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command resumes"),
+    ],
+)
+def test_what_a_stage_raises(
+    error: BaseException, code: int, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing() -> str:
+        raise error
+
+    monkeypatch.setattr(doctor, "report", failing)
+    result = ntdm("doctor")
+    assert result.exit_code == code
+    assert text in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing() -> str:
+        raise ValueError("from within")
+
+    monkeypatch.setattr(doctor, "report", failing)
+    assert isinstance(ntdm("--traceback", "doctor").exception, ValueError)
+
+
+def test_doctor_names_every_part_and_what_is_missing() -> None:
+    text = doctor.report()
+    for part in ("Python", "torch", "open3d", "operators on the CPU", "CUDA", "Kaolin"):
+        assert part in text
+    for line, following in zip(text.splitlines(), [*text.splitlines()[1:], ""], strict=True):
+        if "missing" in line or "does not import" in line:
+            assert following.startswith("  get it: "), line
+
+
+def test_help_and_report_do_not_wait_for_torch() -> None:
+    code = "import sys; import ntdm.cli, ntdm.reports.tables; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,90 @@
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ntdm import native
+
+ADD = 'extern "C" long ntdm_add(long a, long b) { return a + b%s; }\n'
+
+
+@pytest.fixture
+def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package of its own with one kernel, and a cache of its own."""
+    package = tmp_path / "site" / "ntdm"
+    (package / "kernels").mkdir(parents=True)
+    (package / "kernels" / "add.cpp").write_text(ADD % "")
+    monkeypatch.setattr(native, "PACKAGE", package)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("CXX", raising=False)
+    native.library.cache_clear()
+    yield package / "kernels"
+    native.library.cache_clear()
+
+
+def test_first_use_builds_into_the_cache_and_the_second_finds_it(kernels: Path, tmp_path: Path) -> None:
+    assert native.built() is None
+    assert native.library().ntdm_add(1, 2) == 3
+    assert native.built() == tmp_path / "cache" / "ntdm" / native.library_name()
+    assert [path.name for path in (tmp_path / "cache" / "ntdm").iterdir()] == [native.library_name()]
+
+
+def test_installed_library_is_preferred_and_a_changed_source_makes_it_stale(kernels: Path) -> None:
+    installed = native.build(kernels.parent)
+    assert native.built() == installed
+    (kernels / "add.cpp").write_text(ADD % " + 10")
+    assert native.built() is None
+    native.library.cache_clear()
+    assert native.library().ntdm_add(1, 2) == 13
+
+
+def test_header_flags_and_cpu_are_part_of_the_name(kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {native.library_name()}
+    (kernels / "shared.h").write_text("// header\n")
+    names.add(native.library_name())
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "FLAGS", ("-O0",))
+        names.add(native.library_name())
+    monkeypatch.setattr(native, "_cpu", lambda: "another")
+    names.add(native.library_name())
+    assert len(names) == 4
+
+
+def test_no_compiler_is_one_sentence_with_the_command(kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(native.BuildError, match=r"apt-get install g\+\+$") as caught:
+        native.library()
+    assert "\n" not in str(caught.value)
+
+
+def test_failed_compilation_shows_the_compiler_and_leaves_nothing(kernels: Path) -> None:
+    (kernels / "add.cpp").write_text("this is not C++\n")
+    with pytest.raises(native.BuildError, match=r"add\.cpp"):
+        native.library()
+    assert list(native.user_cache().iterdir()) == []
+
+
+def test_pointer_refuses_what_a_kernel_cannot_walk() -> None:
+    tensor = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+    assert native.pointer(tensor).value == tensor.data_ptr()
+    with pytest.raises(AssertionError):
+        native.pointer(tensor.T)
+
+
+def test_the_checkout_builds_and_uses_more_than_one_thread(checkout: Path, tmp_path: Path) -> None:
+    library = ctypes.CDLL(str(native.build(tmp_path)))
+    symbols = subprocess.run(
+        ["nm", "-D", str(library._name)], capture_output=True, text=True, check=True
+    ).stdout
+    assert "GOMP_parallel" in symbols, "without -fopenmp every kernel is silently serial"
+
+
+def test_importing_it_needs_no_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; from ntdm import native; print(native.status()['sources'])"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ}, capture_output=True)
