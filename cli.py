@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -20,9 +20,6 @@ from ntdm import native
 from ntdm.config import Config, InferConfig, PrepConfig, ShapeConfig, SyntheticConfig, TrainConfig
 from ntdm.progress import say
 
-if TYPE_CHECKING:
-    from typer import Context
-
 NAMED_CONFIGS = Path(configs.__file__).parent / "configs"
 TABLES = {ShapeConfig: "shape", TrainConfig: "train", InferConfig: "infer"}
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -31,7 +28,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 class Commands(TyperGroup):
     """What a user can put right becomes one sentence and an exit code; anything else keeps its traceback."""
 
-    def invoke(self, ctx: "Context") -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -311,11 +308,11 @@ DEMO_SPLITS = (
     *(f"occluded_pascal3d/{level}" for level in configs.OCCLUSION_LEVELS),
     *(f"ood_cv/{nuisance}" for nuisance in configs.NUISANCES),
 )
-QUICK: dict[type, dict[str, Any]] = {
-    SyntheticConfig: {"train_per_category": 32, "val_per_category": 6, "ood_per_category": 3},
-    ShapeConfig: {"steps": 60},
-    TrainConfig: {"epochs": 2},
-    InferConfig: {"steps": 5},
+QUICK: dict[type, tuple[str, ...]] = {
+    SyntheticConfig: ("train_per_category=32", "val_per_category=6", "ood_per_category=3"),
+    ShapeConfig: ("steps=60",),
+    TrainConfig: ("epochs=2",),
+    InferConfig: ("steps=5",),
 }
 
 
@@ -339,7 +336,7 @@ def demo(
     from ntdm.reports import tables
 
     def settled(cls: type[Config]) -> Config:
-        return dataclasses.replace(cls(), seed=seed, **(QUICK.get(cls, {}) if quick else {}))
+        return _adjusted(cls(), QUICK[cls] if quick else (), seed)
 
     data, cache, shapes = out / "data", out / "cache", out / "shapes"
     say("demo 1/5: synthetic datasets")
@@ -405,8 +402,8 @@ def _config(cls: type[Config], name: str, settings: Sequence[str] | None, seed: 
 
 
 def _adjusted(config: Config, settings: Sequence[str] | None, seed: int | None = None) -> Config:
-    config = configs.apply_overrides(config, settings or ())
-    return config if seed is None else dataclasses.replace(config, seed=seed)
+    """`config` with --set, then --seed."""
+    return configs.apply_overrides(config, [*(settings or ()), *([] if seed is None else [f"seed={seed}"])])
 
 
 def _split(values: Sequence[str] | None) -> list[str]:
