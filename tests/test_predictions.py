@@ -1,4 +1,4 @@
-"""predictions.py and sample_table.py: truth scores perfect, interrupted writing goes on, bad files are named."""
+"""Prediction files and sample tables: truth scores perfect, writing resumes, bad files are named."""
 
 import csv
 import math

@@ -1,0 +1,207 @@
+"""reports: every cell against made-up errors of known answer, the published rows, and what is refused."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ntdm.config import NUISANCES
+from ntdm.reports import tables
+from ntdm.reports.typeset import Block, Line, latex, markdown
+from ntdm.sample_table import write_errors
+
+SIZES = {"shape": 981, "pose": 1075, "texture": 565, "context": 567, "weather": 1348}  # of OOD-CV
+
+
+def errors_of(n: int, right: int, fine: int = 0, iou: float | None = 0.5, classes: int | None = None) -> dict:
+    """n samples: `fine` errors below pi/18, `right` below pi/6, one on the threshold, the others failed."""
+    rotation = np.full(n, math.pi)
+    rotation[: right + 1] = math.pi / 6
+    rotation[:right] = 0.4
+    rotation[:fine] = 0.1
+    columns: dict = {"rotation_error": rotation}
+    if iou is not None:
+        columns["amodal_iou"] = np.full(n, iou)
+    if classes is not None:
+        columns["class_correct"] = (np.arange(n) < classes).astype(int)
+    return columns
+
+
+def put(run: Path, split: str, columns: dict) -> Path:
+    dataset, name = split.split("/")
+    n = len(columns["rotation_error"])
+    keys = {"dataset": [dataset] * n, "split": [name] * n, "category": ["bus"] * n}
+    return write_errors(
+        run / "errors" / f"{split}.csv", keys | {"name": [f"im{i}_00" for i in range(n)]} | columns
+    )
+
+
+def make_run(path: Path, method: str, **described: str) -> Path:
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps({"method": method}))
+    if described:
+        (path / "run.json").write_text(json.dumps(described))
+    return path
+
+
+def cells(path: Path) -> dict[tuple[str, ...], dict[str, str]]:
+    with path.open(newline="") as file:
+        return {(row["method"], row.get("metric", "")): row for row in csv.DictReader(file)}
+
+
+def test_table_2(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", "mine")
+    rights = dict(zip(NUISANCES, (1, 2, 3, 4, 5), strict=True))
+    sizes = dict(zip(NUISANCES, (10, 10, 20, 20, 50), strict=True))
+    for name in NUISANCES:
+        put(run, f"ood_cv/{name}", errors_of(sizes[name], rights[name], fine=1, iou=rights[name] / 10))
+    path = tables.report(2, [run], tmp_path / "out", published=False)
+    got = cells(path)
+    assert path == tmp_path / "out/table_2.csv"
+    row = got["mine", "pose_acc_pi_6"]
+    assert [row[c] for c in NUISANCES] == ["10.0000", "20.0000", "15.0000", "20.0000", "10.0000"]
+    assert row["mean"] == f"{100 * 15 / 110:.4f}", "over samples"
+    assert row["mean_macro"] == "15.0000", "over columns"
+    assert row["n"] == "110"
+    assert got["mine", "amodal_iou"]["weather"] == "50.0000"
+    assert ("mine", "class_acc") not in got
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        f"table_2.{s}" for s in ("csv", "md", "png", "tex")
+    ]
+    text = path.with_suffix(".md").read_text()
+    assert "| mine | **10.0** | **20.0** | **15.0** |" in text and "counted as wrong: 90" in text
+
+
+def test_missing_split_is_an_empty_cell_and_an_empty_mean(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", "mine")
+    for name in NUISANCES[1:]:
+        put(run, f"ood_cv/{name}", errors_of(10, 5))
+    path = tables.report(2, [run], tmp_path / "out", published=False)
+    row = cells(path)["mine", "pose_acc_pi_6"]
+    assert (row["shape"], row["pose"], row["mean"], row["mean_macro"], row["n"]) == (
+        "",
+        "50.0000",
+        "",
+        "",
+        "40",
+    )
+    assert "not evaluated on shape" in path.with_suffix(".md").read_text()
+
+
+def test_table_1_and_3(tmp_path: Path) -> None:
+    a, b = make_run(tmp_path / "a", "full"), make_run(tmp_path / "b", "pose only")
+    for i, split in enumerate(("pascal3d/val", *(f"occluded_pascal3d/L{k}" for k in (1, 2, 3)))):
+        put(a, split, errors_of(20, 16 - 4 * i, fine=4, classes=20))
+        put(b, split, errors_of(20, 12 - 2 * i, fine=2, iou=None))
+    got = cells(tables.report(1, [a, b], tmp_path / "out", published=False))
+    assert [got["full", "pose_acc_pi_6"][c] for c in ("L0", "L3", "n")] == ["80.0000", "20.0000", "80"]
+    assert got["full", "class_acc"]["L2"] == "100.0000"
+    assert [got["pose only", "pose_acc_pi_18"][c] for c in ("L0", "L3")] == ["10.0000", "10.0000"]
+    assert ("pose only", "amodal_iou") not in got
+    got = cells(tables.report(3, [a, b], tmp_path / "out", published=True))
+    full = {"pose_acc_pi_6": "80.0000", "pose_acc_pi_18": "20.0000", "amodal_iou": "50.0000", "n": "20"}
+    assert got["full", ""] == {"method": "full"} | full
+    assert got["pose only", ""]["amodal_iou"] == ""
+    assert got["w/o background (published)", ""]["pose_acc_pi_6"] == "89.5000"
+
+
+def test_perfect_errors_are_a_hundred(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", "truth")
+    for name in NUISANCES:
+        perfect = {"rotation_error": np.zeros(7), "amodal_iou": np.ones(7), "class_correct": np.ones(7, int)}
+        put(run, f"ood_cv/{name}", perfect)
+    for row in cells(tables.report(2, [run], tmp_path, published=False)).values():
+        assert {row[c] for c in (*NUISANCES, "mean", "mean_macro")} == {"100.0000"}
+
+
+def test_published_means_are_sample_weighted() -> None:
+    rows = tables.read_published(2)
+    assert len(rows) == 10
+    weights = np.array([SIZES[name] for name in NUISANCES]) / sum(SIZES.values())
+    for row in rows:
+        mean = weights @ np.array([row.cells[name] for name in NUISANCES], float)
+        assert abs(mean - row.cells["mean"]) <= 0.06, row
+
+
+def test_published_numbers_are_all_there() -> None:
+    counts = [sum(len(row.cells) for row in tables.read_published(table)) for table in (1, 2, 3)]
+    assert counts == [61, 60 + 10, 18], "ten mean_macro are computed"
+    assert {row.n for row in tables.read_published(1)} == {None}
+    # the copying slip of the paper's Table 1 is kept as printed
+    slip = {row.metric: row.cells for row in tables.read_published(1) if row.method.startswith("MT")}
+    assert all(slip["pose_acc_pi_6"][c] == slip["amodal_iou"][c] for c in ("L1", "L2", "L3"))
+
+
+def test_same_input_same_bytes(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", "mine")
+    put(run, "pascal3d/val", errors_of(10, 5))
+    first, second = (tables.report(1, [run], tmp_path / name) for name in ("x", "y"))
+    for suffix in (".csv", ".md", ".tex", ".png"):
+        assert first.with_suffix(suffix).read_bytes() == second.with_suffix(suffix).read_bytes()
+
+
+def test_typeset_escapes_and_bolds_ties() -> None:
+    lines = (Line("a_b|50%", (51.24, None), 3, False), Line("c", (51.16, 2.0), None, True))
+    block = Block("IoU", ("x_y", "z"), lines)
+    text = markdown("Table 1", "T", [block], ["note"], "f.png")
+    assert r"| a\_b\|50% | **51.2** |  | 3 |" in text and "| c | **51.2** | **2.0** |  |" in text
+    text = latex("Table 1", "T", [block], ["50 % of α"])
+    assert r"a\_b|50\% & \textbf{51.2} &  & 3 \\" in text and r"x\_y" in text and r"50 \% of $\alpha$" in text
+
+
+def test_runs_that_cannot_be_compared(tmp_path: Path) -> None:
+    a, b = make_run(tmp_path / "a", "mine", data_fingerprint="1"), make_run(tmp_path / "b", "mine")
+    for run in (a, b):
+        put(run, "pascal3d/val", errors_of(10, 5))
+    with pytest.raises(
+        ValueError, match=r"a/config.json and .*b/config.json both have the method name 'mine'"
+    ):
+        tables.report(1, [a, b], tmp_path / "out")
+    (b / "config.json").write_text('{"method": "other"}')
+    tables.report(1, [a, b], tmp_path / "out")
+    put(b, "pascal3d/val", errors_of(9, 5))
+    with pytest.raises(ValueError, match=r"b/errors/pascal3d/val.csv lacks the sample .*im9_00.*line 11"):
+        tables.report(1, [a, b], tmp_path / "out")
+    (b / "run.json").write_text('{"data_fingerprint": "2"}')
+    with pytest.raises(ValueError, match=r"runs on different data \(data_fingerprint 1 and 2"):
+        tables.report(1, [a, b], tmp_path / "out")
+
+
+def test_bad_runs_are_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", "mine")
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="table 4 is unknown"):
+        tables.report(4, [run], out)
+    with pytest.raises(ValueError, match=r"no run given has any of errors/pascal3d/val.csv"):
+        tables.report(3, [run], out, published=False)
+    path = put(run, "pascal3d/val", errors_of(4, 2))
+    (run / "errors/ood_cv").mkdir()
+    path.rename(run / "errors/ood_cv/pose.csv")
+    with pytest.raises(ValueError, match=r"pose.csv, line 2: dataset is 'pascal3d', want 'ood_cv'"):
+        tables.report(2, [run], out)
+    holes = (run / "errors/ood_cv/pose.csv").read_text().replace("pascal3d,val", "ood_cv,pose")
+    (run / "errors/ood_cv/pose.csv").write_text(holes.replace("0.4", "", 1))
+    with pytest.raises(ValueError, match=r"pose.csv, line 2: column rotation_error has 1 holes in 4 rows"):
+        tables.report(2, [run], out)
+    (run / "config.json").write_text('{"name": "mine"}')
+    with pytest.raises(ValueError, match="no text under the key 'method'"):
+        tables.report(1, [run], out)
+    (run / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json is not JSON"):
+        tables.report(1, [run], out)
+    (run / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"config.json does not exist: is .*a a run folder"):
+        tables.report(1, [run], out)
+    assert not out.exists()
+
+
+def test_reports_do_not_import_torch() -> None:
+    code = (
+        "import sys, ntdm.reports.tables, ntdm.predictions, ntdm.picture; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
