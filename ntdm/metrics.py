@@ -100,10 +100,12 @@ def iou(a: ArrayLike, b: ArrayLike) -> Array:
     Returns:
         [...] in [0, 1].
     """
-    a, b = np.asarray(a) != 0, np.asarray(b) != 0
-    if a.shape != b.shape or a.ndim < 2:
-        raise ValueError(f"masks have shapes {a.shape} and {b.shape}: want two equal shapes [..., H, W]")
-    intersection, union = (a & b).sum((-2, -1)), (a | b).sum((-2, -1))
+    inside_a, inside_b = np.asarray(a) != 0, np.asarray(b) != 0
+    if inside_a.shape != inside_b.shape or inside_a.ndim < 2:
+        shapes = f"{inside_a.shape} and {inside_b.shape}"
+        raise ValueError(f"masks have shapes {shapes}: want two equal shapes [..., H, W]")
+    intersection = (inside_a & inside_b).sum((-2, -1))
+    union = (inside_a | inside_b).sum((-2, -1))
     return np.where(union == 0, 1.0, intersection / np.maximum(union, 1))
 
 

@@ -188,10 +188,10 @@ def _check_photo(image: Picture) -> None:
 
 
 def _mask(mask: NDArray[np.generic], size: tuple[int, ...], name: str) -> NDArray[np.bool_]:
-    mask = np.asarray(mask) != 0
-    if mask.ndim != 2 or mask.shape != tuple(size):
-        raise ValueError(f"{name} has shape {mask.shape}, want {tuple(size)} (H, W)")
-    return mask
+    inside: NDArray[np.bool_] = np.asarray(mask) != 0
+    if inside.ndim != 2 or inside.shape != tuple(size):
+        raise ValueError(f"{name} has shape {inside.shape}, want {tuple(size)} (H, W)")
+    return inside
 
 
 def _grow(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:

@@ -145,13 +145,15 @@ class PredictionWriter:
         for name, array in arrays.items():
             if len(array) != len(rows):
                 raise ValueError(f"{self.path}: {name} has {len(array)} entries for {len(rows)} rows")
-        text = {
+        members: dict[str, Any] = {
             column: np.array([cell_text(_wrapped(column, getattr(row, column))) for row in rows])
             for column in PREDICTION_COLUMNS
         }
+        members |= {f"geometry_{name}": array for name, array in arrays.items()}
+        assert not any(array.dtype.hasobject for array in members.values()), "numpy would pickle it"
         stamp = hashlib.sha256(repr(keys).encode()).hexdigest()[:20]
         with atomic_path(self.folder / f"{stamp}.npz") as temporary:
-            np.savez(temporary, **text, **{f"geometry_{k}": v for k, v in arrays.items()})
+            np.savez(temporary, **members)
         self.done.update(keys)
 
     def finish(self) -> Path:

@@ -166,7 +166,8 @@ def read_run(path: Path, splits: Sequence[str]) -> Run:
                 raise ValueError(
                     f"{file}, line {line}: {column} is {value!r}, want {want!r} as in the file's path"
                 )
-    return Run(path, method, described.get("data_fingerprint"), errors)
+    fingerprint = described.get("data_fingerprint")
+    return Run(path, method, None if fingerprint is None else str(fingerprint), errors)
 
 
 def measure(run: Run, layout: Layout) -> Iterator[Row]:
