@@ -44,22 +44,27 @@ def _bar(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
 
 
 def _lines(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
-    start = shown = time.monotonic()
+    start = first = shown = time.monotonic()
     for count, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
+        if count == 1:
+            first = now
         if now - shown >= INTERVAL:
             shown = now
-            print(f"{label}: {_progress(count, total, now - start)}", file=sys.stderr, flush=True)
-    elapsed = time.monotonic() - start
+            print(
+                f"{label}: {_progress(count, total, now - start, now - first)}", file=sys.stderr, flush=True
+            )
     if shown > start:  # a loop that never showed itself needs no last line
-        print(f"{label}: done in {_clock(elapsed)}", file=sys.stderr, flush=True)
+        print(f"{label}: done in {_clock(time.monotonic() - start)}", file=sys.stderr, flush=True)
 
 
-def _progress(count: int, total: int | None, elapsed: float) -> str:
+def _progress(count: int, total: int | None, elapsed: float, since_first: float) -> str:
     if not total:
         return f"{count} in {_clock(elapsed)}"
-    left = elapsed / count * max(total - count, 0)
+    if count == 1:  # the first item pays for starting up: a rate would be a fright
+        return f"1/{total}"
+    left = since_first / (count - 1) * max(total - count, 0)
     return f"{count}/{total} ({100 * count // total} %), {_clock(left)} left"
 
 

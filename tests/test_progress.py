@@ -20,6 +20,12 @@ def test_plain_lines_say_how_far_and_how_long(clock: list[float], capsys: pytest
     assert len(lines) == 14  # every third item, the first past ten seconds, and the last line
 
 
+def test_a_slow_first_item_frightens_nobody(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    for item in progress.track(range(100), "prep"):
+        clock[0] += 15.0 if item == 0 else 1.0
+    assert capsys.readouterr().err.splitlines()[:2] == ["prep: 1/100", "prep: 11/100 (11 %), 1:29 left"]
+
+
 def test_unknown_length_counts(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     for _ in progress.track(iter(range(2)), "read"):
         clock[0] += 3700.0
