@@ -357,6 +357,10 @@ class SampleDataset(Dataset):
     def __len__(self) -> int:
         return len(self._index)
 
+    def keys(self) -> list[tuple[str, str]]:
+        """(category, name) of every sample, in order."""
+        return [(self._tables[number]["category"], self._tables[number]["name"][i]) for number, i in self._index]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         number, i = self._index[index]
         table = self._tables[number]

@@ -128,6 +128,7 @@ class InferConfig:
     learning_rate_decay: float = 0.2
     decay_every: int = 15
     refine_shape: bool = True
+    shape_every: int = 4  # the latent moves on every so many steps
     refine_distance: bool = True
     refine_scale: bool = True
     refine_principal_point: bool = False  # fixed under the NeMo protocol, whose crops are centred

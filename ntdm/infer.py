@@ -27,7 +27,7 @@ from ntdm.config import InferConfig, atomic_path
 from ntdm.crop import CropMap
 from ntdm.model import NTDM
 from ntdm.progress import track
-from ntdm.rasterize import rasterize
+from ntdm.rasterize import interpolate, rasterize
 from ntdm.render_and_compare import Photos, Solution, Solver, encode
 from ntdm.uv_scatter import uv_scatter
 
@@ -134,9 +134,7 @@ def photo_masks(
     point = (solution.principal_point - middle) / crop_map.zoom + centre
     fragments = rasterize(cam, model.faces, focal, point.float(), shape)
     amodal = fragments.face_index[0] >= 0
-    normals = F.normalize(mesh.face_normals(cam, model.faces)[0], dim=-1)
-    shading = torch.zeros(shape)
-    shading[amodal] = normals[fragments.face_index[0][amodal]][:, 2].abs()
+    normals = interpolate(mesh.vertex_normals(cam, model.faces), model.faces, fragments)
     rows, columns = amodal.nonzero(as_tuple=True)
     crop_xy = crop_map.crop_from_photo(np.stack([columns.numpy() + 0.5, rows.numpy() + 0.5], -1))
     height, width = solver.image_size
@@ -145,7 +143,7 @@ def photo_masks(
     values = F.grid_sample(logit, grid, align_corners=False, padding_mode="border")[0, 0, 0]
     visible = torch.zeros_like(amodal)
     visible[rows, columns] = values >= 0
-    return amodal.numpy(), visible.numpy(), shading.numpy()
+    return amodal.numpy(), visible.numpy(), picture.shade(normals[0].numpy())
 
 
 def _write(

@@ -41,6 +41,7 @@ class SurfaceMap(NamedTuple):
     """What a mesh shows on a feature grid."""
 
     fragments: Fragments
+    attributes: Tensor  # template point and local view direction of every vertex [B, V, 6]
     sphere: Tensor  # template point under each cell [B, h, w, 3]; zero outside
     local_view: Tensor  # unit direction to the camera in (du, dv, n) [B, h, w, 3]; zero outside
 
@@ -94,14 +95,10 @@ class NTDM(nn.Module):
     ) -> SurfaceMap:
         """Rasterize deformed templates [B, V, 3] onto a grid of `size` cells, camera in cells."""
         fragments = rasterize(vertices_cam, self.faces, focal, principal_point, size)
-        attributes = interpolate(self.vertex_attributes(vertices_cam), self.faces, fragments)
-        sphere, view = attributes.split(3, -1)
-        return SurfaceMap(fragments, sphere, F.normalize(view, dim=-1))
-
-    def vertex_attributes(self, vertices_cam: Tensor) -> Tensor:
-        """Template point and local view direction of every vertex [B, V, 6]."""
         view = self.local_view(vertices_cam)
-        return torch.cat([self.sphere.expand_as(view), view], -1)
+        attributes = torch.cat([self.sphere.expand_as(view), view], -1)
+        sphere, view = interpolate(attributes, self.faces, fragments).split(3, -1)
+        return SurfaceMap(fragments, attributes, sphere, F.normalize(view, dim=-1))
 
     def training_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """The contrastive loss of a batch; then moves textures and background bank towards its features.

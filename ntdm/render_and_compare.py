@@ -103,10 +103,12 @@ class Solver:
         rows[..., POSE_COLUMNS:] = torch.eye(count)
         return rows.flatten(0, 1)
 
-    def _vertices_cam(self, rows: Tensor) -> Tensor:
-        vertices = self.shape(rows[:, POSE_COLUMNS:], rows[:, 6].exp())
+    def _vertices_cam(self, rows: Tensor, shape: Tensor | None = None) -> Tensor:
+        """Vertices [B, V, 3] in the camera frame; `shape` is Γ(z) where it is known already."""
+        if shape is None:
+            shape = self.shape(rows[:, POSE_COLUMNS:])
         viewpoint = torch.cat([rows[:, :3], rows[:, 3:4].exp()], 1)
-        return cam_from_obj(vertices, viewpoint)
+        return cam_from_obj(shape * rows[:, 6, None, None].exp(), viewpoint)
 
     def _camera(self, rows: Tensor, cell: int) -> tuple[Tensor, Tensor]:
         """Focal length [B] and principal point [B, 2] in cells of `cell` pixels."""
@@ -175,9 +177,12 @@ class Solver:
         rows, loss = self._refine(rows[winner], torch.arange(count), photos, self.config.steps)
         return self._solution(rows, loss)
 
-    def loss(self, rows: Tensor, owner: Tensor, photos: Photos) -> Tensor:
-        """L of B parameter rows [B, 7 + K], row i against photo owner[i]; differentiable -> [B]."""
-        vertices_cam = self._vertices_cam(rows)
+    def loss(self, rows: Tensor, owner: Tensor, photos: Photos, shape: Tensor | None = None) -> Tensor:
+        """L of B parameter rows [B, 7 + K], row i against photo owner[i]; differentiable -> [B].
+
+        `shape` [B, V, 3] is Γ(z) of the rows where it is known and z is not being optimised.
+        """
+        vertices_cam = self._vertices_cam(rows, shape)
         focal, point = self._camera(rows, self.model.stride)
         surface = self.model.surface_map(vertices_cam, focal, point, self.size)
         inside = surface.fragments.face_index >= 0
@@ -207,8 +212,7 @@ class Solver:
             corners = self.model.faces[edge.nearest_face[band]]
             row = band.nonzero()[:, 0]
             weights = edge.nearest_barycentric[band][..., None]
-            attributes = self.model.vertex_attributes(vertices_cam)
-            sphere, view = (attributes[row[:, None], corners] * weights).sum(1).split(3, -1)
+            sphere, view = (surface.attributes[row[:, None], corners] * weights).sum(1).split(3, -1)
             index = flat[band]
             gain = self._similarity(
                 sphere, view, photos.features.flatten(0, 2), index, photos.clutter.flatten()[index]
@@ -221,35 +225,46 @@ class Solver:
         return torch.zeros(len(mask)).index_add(0, mask.nonzero()[:, 0], values)
 
     def _refine(self, rows: Tensor, owner: Tensor, photos: Photos, steps: int) -> tuple[Tensor, Tensor]:
-        """Adam on every row alone; returns the best rows seen and their losses."""
+        """Adam on every row alone; returns the best rows seen and their losses.
+
+        The latent moves on every `shape_every`-th step only: Psi costs as much as all the rest of a step.
+        """
         config = self.config
-        with torch.no_grad():
-            best, best_loss = rows.clone(), self.loss(rows, owner, photos)
-        free = torch.ones(rows.shape[1])
-        free[3] = float(config.refine_distance)
-        free[4:6] = float(config.refine_principal_point)
-        free[6] = float(config.refine_scale)
-        free[POSE_COLUMNS:] = float(config.refine_shape)
-        first, second = torch.zeros_like(rows), torch.zeros_like(rows)
+        pose = torch.zeros(rows.shape[1], dtype=torch.bool)
+        pose[[0, 1, 2]] = True
+        pose[3], pose[4:6], pose[6] = (
+            config.refine_distance, config.refine_principal_point, config.refine_scale,
+        )  # fmt: skip
+        everything = pose.clone()
+        everything[POSE_COLUMNS:] = config.refine_shape
+        first, second, count = torch.zeros_like(rows), torch.zeros_like(rows), torch.zeros(rows.shape[1])
         beta1, beta2 = 0.4, 0.6
-        for step in range(steps):
-            rows = rows.detach().requires_grad_()
-            loss = self.loss(rows, owner, photos)
+        best, best_loss = rows.clone(), torch.full((len(rows),), math.inf)
+        shape: Tensor | None = None
+        for step in range(steps + 1):
+            with_shape = config.refine_shape and step % config.shape_every == config.shape_every - 1
+            if shape is None and not with_shape:
+                with torch.no_grad():
+                    shape = self.shape(rows[:, POSE_COLUMNS:])
+            rows = rows.detach().requires_grad_(step < steps)
+            loss = self.loss(rows, owner, photos, None if with_shape else shape)
+            with torch.no_grad():
+                better = loss < best_loss
+                best[better], best_loss[better] = rows[better], loss[better]
+            if step == steps:
+                break
             (gradient,) = torch.autograd.grad(loss.sum(), rows)
             with torch.no_grad():
-                better = loss < best_loss
-                best[better], best_loss[better] = rows[better], loss[better]
-                gradient = gradient * free
-                first = beta1 * first + (1 - beta1) * gradient
-                second = beta2 * second + (1 - beta2) * gradient.square()
+                free = everything if with_shape else pose
+                count = count + free
+                first = torch.where(free, beta1 * first + (1 - beta1) * gradient, first)
+                second = torch.where(free, beta2 * second + (1 - beta2) * gradient.square(), second)
+                scaled = first / (1 - beta1**count).clamp_min(1e-12)
+                spread = (second / (1 - beta2**count).clamp_min(1e-12)).sqrt() + 1e-8
                 rate = config.learning_rate * config.learning_rate_decay ** (step // config.decay_every)
-                move = first / (1 - beta1 ** (step + 1)) / ((second / (1 - beta2 ** (step + 1))).sqrt() + 1e-8)
-                rows = rows - rate * move
-        if steps:
-            with torch.no_grad():
-                loss = self.loss(rows, owner, photos)
-                better = loss < best_loss
-                best[better], best_loss[better] = rows[better], loss[better]
+                rows = rows - torch.where(free, rate * scaled / spread, 0.0)
+            if with_shape:
+                shape = None
         return best, best_loss
 
     @torch.no_grad()

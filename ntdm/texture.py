@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ntdm.mesh import Mesh, sphere_tangents, vertex_normals
+from ntdm.mesh import Mesh, sphere_tangents
 from ntdm.texture_lookup import texture_lookup
 
 TILT = math.radians(60.0)
@@ -37,12 +37,12 @@ def bin_directions(view_bins: int) -> Tensor:
 class LocalView(nn.Module):
     """From where each vertex is seen, in its own frame (du, dv, n) of the deformed surface.
 
-    The derivative along the template's u is a least-squares fit over the one-ring, a constant [V, 6]
-    matrix of weights; du is that tangent made orthogonal to the normal, dv = n x du.
+    The derivatives along the template's u and v are least-squares fits over the one-ring, constant weights.
+    n is their cross product, du the first made orthogonal to n, dv = n x du.
     """
 
-    neighbours: Tensor  # [V, 6] vertex indices; a five-valent vertex repeats itself
-    weights: Tensor  # [V, 6]
+    ring: Tensor  # [V * 7] vertex indices: up to six neighbours, then the vertex itself
+    weights: Tensor  # [V, 2, 7] of d/du and d/dv
 
     def __init__(self, template: Mesh) -> None:
         super().__init__()
@@ -52,26 +52,28 @@ class LocalView(nn.Module):
             rings[b] |= {a, c}
             rings[c] |= {a, b}
         width = max(map(len, rings))
+        # A five-valent vertex stands in for its own missing neighbour: offset 0, hence weight 0.
         neighbours = torch.tensor([sorted(r) + [v] * (width - len(r)) for v, r in enumerate(rings)])
         points = template.vertices.double()
-        du, dv = sphere_tangents(points)
         offsets = points[neighbours] - points[:, None]
-        flat = torch.stack([(offsets * du[:, None]).sum(-1), (offsets * dv[:, None]).sum(-1)], -1)
-        self.register_buffer("neighbours", neighbours, persistent=False)
-        self.register_buffer("weights", torch.linalg.pinv(flat)[:, 0].float(), persistent=False)
-        self.register_buffer("faces", template.faces, persistent=False)
-
-    faces: Tensor
+        flat = torch.stack([(offsets * axis[:, None]).sum(-1) for axis in sphere_tangents(points)], -1)
+        weights = torch.linalg.pinv(flat)
+        weights = torch.cat([weights, -weights.sum(-1, keepdim=True)], -1)
+        ring = torch.cat([neighbours, torch.arange(len(points))[:, None]], 1).flatten()
+        self.register_buffer("ring", ring, persistent=False)
+        self.register_buffer("weights", weights.float(), persistent=False)
 
     def forward(self, vertices_cam: Tensor) -> Tensor:
         """vertices_cam [B, V, 3] -> unit direction to the camera [B, V, 3] in (du, dv, n)."""
-        normal = vertex_normals(vertices_cam, self.faces)
-        ring = vertices_cam[:, self.neighbours] - vertices_cam[:, :, None]
-        tangent = (ring * self.weights[None, :, :, None]).sum(2)
-        du = F.normalize(tangent - normal * (normal * tangent).sum(-1, keepdim=True), dim=-1)
-        dv = torch.linalg.cross(normal, du)
-        to_camera = F.normalize(-vertices_cam, dim=-1)
-        return torch.stack([(axis * to_camera).sum(-1) for axis in (du, dv, normal)], -1)
+        # Vertex-major, [V, 3, B]: gathers move whole runs over the batch.
+        points = vertices_cam.permute(1, 2, 0)
+        around = points.flatten(1).index_select(0, self.ring).unflatten(0, (len(points), -1))
+        along_u, along_v = torch.bmm(self.weights, around).unflatten(2, (3, -1)).unbind(1)
+        normal = F.normalize(torch.linalg.cross(along_v, along_u, dim=1), dim=1)
+        du = F.normalize(along_u - normal * (normal * along_u).sum(1, keepdim=True), dim=1)
+        dv = torch.linalg.cross(normal, du, dim=1)
+        to_camera = F.normalize(-points, dim=1)
+        return torch.stack([(axis * to_camera).sum(1) for axis in (du, dv, normal)], -1).transpose(0, 1)
 
 
 class NeuralTexture(nn.Module):
