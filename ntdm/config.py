@@ -68,9 +68,10 @@ class ShapeConfig:
     frequencies: int = 10
     steps: int = 400
     learning_rate: float = 3e-3
-    surface_samples: int = 3000  # area-weighted points of the visible surface, a CAD and step
-    normal_weight: float = 0.005
-    laplacian_weight: float = 0.005
+    transport_share: float = 0.3  # of the steps, spent on the transport plan before Eq. 2
+    surface_samples: int = 1200  # points of the visible surface, a CAD and step
+    normal_weight: float = 2e-5
+    laplacian_weight: float = 5e-3
     seed: int = 0
 
 
