@@ -66,13 +66,12 @@ class CropMap:
             return np.zeros((height, width, *photo.shape[2:]), np.float32)
         top, bottom = rows.indices.min(), rows.indices.max() + 1
         left, right = columns.indices.min(), columns.indices.max() + 1
-        window = photo[top:bottom, left:right].astype(np.float32)
-        channels = window.shape[2] if window.ndim == 3 else 1
-        tall = rows[:, top:bottom] @ window.reshape(bottom - top, -1)  # [H, w * C]
-        tall = tall.reshape(height, right - left, channels).transpose(1, 0, 2)
-        crop = columns[:, left:right] @ tall.reshape(right - left, -1)  # [W, H * C]
-        crop = crop.reshape(width, height, channels).transpose(1, 0, 2)
-        return np.ascontiguousarray(crop.reshape(height, width, *photo.shape[2:]))
+        # Along x first: its transposes then move a window of the photo, not the (often larger) crop.
+        window = photo[top:bottom, left:right].swapaxes(0, 1).astype(np.float32, order="C")
+        wide = columns[:, left:right] @ window.reshape(right - left, -1)  # [W, h * C]
+        wide = wide.reshape(width, bottom - top, -1).swapaxes(0, 1)
+        crop = rows[:, top:bottom] @ wide.reshape(bottom - top, -1)  # [H, W * C]
+        return crop.reshape(height, width, *photo.shape[2:])
 
 
 def crop_map(

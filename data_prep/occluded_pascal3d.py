@@ -47,10 +47,10 @@ def prepare(
         lists = {key: path for key, path in lists.items() if path.is_file()}
     if not lists:
         raise ValueError(f"{root / 'lists'} holds no list of the levels {', '.join(OCCLUSION_LEVELS)}")
-    cads = cads_of(pascal3d, {category for _, category in lists})
+    listed = {key: [line.removesuffix(".JPEG") for line in read_list(path)] for key, path in lists.items()}
+    cads = cads_of(pascal3d, {category for _, category in listed})
     listings = []
-    for (level, category), path in lists.items():
-        names = [line.removesuffix(".JPEG") for line in read_list(path)]
+    for (level, category), names in listed.items():
         items, dropped = items_of(pascal3d, category, names)
         folder = f"{category}{folder_level(level)}"
         items = [

@@ -26,6 +26,7 @@ from ntdm.data_prep.pascal3d import cads_of, items_of
 from ntdm.data_prep.prepare import PrepReport
 from ntdm.data_prep.prepare import prepare as prepare_listings
 from ntdm.data_prep.samples import Item, Listing
+from ntdm.progress import say
 
 OOD_CV_CATEGORIES = tuple(c for c in CATEGORIES if c not in ("bottle", "tvmonitor"))
 SPLITS = ("train", "iid", *NUISANCES)
@@ -87,17 +88,16 @@ def _train_items(
         }
         for category in CATEGORIES
     }
-    everywhere = set().union(*found.values())
-    result = {}
-    for number, category in enumerate(categories):
-        items, dropped = items_of(pascal3d, category, [name for name in names if name in found[category]])
-        if number == 0:
-            # A name without an annotation has no category of its own: it is counted once, with the first.
-            invalid = sum(not valid_name(name) for name in names)
-            missing = sum(valid_name(name) and name not in everywhere for name in names)
-            dropped += Counter(name_invalid=invalid, annotation_missing=missing)
-        result[category] = (items, dropped)
-    return result
+    unknown = [name for name in names if not any(name in stems for stems in found.values())]
+    if unknown:
+        # Such a name has no category, so no cache file to be counted in.
+        count = f"{len(unknown)} of {len(names)} names in {root / 'lists' / 'TrainSet.txt'}"
+        first = ", ".join(unknown[:3])
+        say(f"{count} have no annotation in {pascal3d / 'Annotations'} and are left out: {first}, ...")
+    return {
+        category: items_of(pascal3d, category, [name for name in names if name in found[category]])
+        for category in categories
+    }
 
 
 def _test_items(root: Path, category: str) -> dict[str, tuple[list[Item], Counter[str]]]:

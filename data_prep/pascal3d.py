@@ -51,9 +51,10 @@ def prepare(
         found = {split: list_path(root, category, split) for split in choose_splits(splits, SPLITS)}
         if categories is None and not any(path.is_file() for path in found.values()):
             continue
+        listed = {split: read_list(path) for split, path in found.items()}
         cads, broken = read_cads(root, category)
-        for split, path in found.items():
-            items, dropped = items_of(root, category, read_list(path))
+        for split, names in listed.items():
+            items, dropped = items_of(root, category, names)
             listings.append(Listing("pascal3d", split, category, root, items, cads, broken, dropped))
     if not listings:
         raise ValueError(f"{root / 'Image_sets'} holds no <category>_imagenet_{{train,val}}.txt")

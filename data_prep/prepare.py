@@ -102,6 +102,9 @@ def _make(
     files = []
     with contextlib.ExitStack() as stack:
         pool = None
+        # One thread a process: a photo is too small a task to share, and `workers` says how many there are.
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
         if workers > 1 and sum(len(listing.items) for listing in listings) > _CHUNK:
             # Spawned, not forked: a forked child inherits OpenMP and HDF5 in a state neither supports.
             pool = concurrent.futures.ProcessPoolExecutor(
@@ -175,7 +178,7 @@ def _kept(path: Path, listing: Listing, config: PrepConfig, overwrite: bool) -> 
 
 
 def _say_faults(listing: Listing, strict: bool) -> None:
-    """Name what the reader found wrong before any sample is made; ValueError with the first under `strict`."""
+    """Name what is wrong before any sample is made; ValueError with the first fault under `strict`."""
     faults = [f"{text}; samples of this model are left out" for text in listing.broken_cads.values()]
     faults += [
         f"{reason} for {count} names of the list"

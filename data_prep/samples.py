@@ -137,11 +137,11 @@ def _read_photo(listing: Listing, item: Item) -> _Photo:
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged bytes.
     except Exception as error:
         raise SampleError("image_unreadable", f"{path} is not a readable image: {error}") from None
-    occluder, amodal = _read_masks(item.masks, pixels.shape[:2]) if item.masks else (None, None)
+    occluder, amodal = read_masks(item.masks, pixels.shape[:2]) if item.masks else (None, None)
     return _Photo(f"{item.folder}/{path.name}", pixels, occluder, amodal)
 
 
-def _read_masks(path: Path, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def read_masks(path: Path, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Occluder and amodal mask, bool [h, w], of an Occluded PASCAL3D+ .npz; nothing in it is unpickled."""
     if not path.is_file():
         raise SampleError("mask_missing", f"{path} does not exist")

@@ -5,6 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
 from ntdm import cache
@@ -68,28 +69,32 @@ def test_same_samples_same_bytes(tmp_path):
     assert cache.fingerprint([a]) != cache.fingerprint([write(tmp_path / "c" / "car.h5", count=2)])
 
 
-def test_interrupted_writing_leaves_nothing(tmp_path):
-    path = tmp_path / "car.h5"
-    with (
-        pytest.raises(KeyboardInterrupt),
-        cache.CacheWriter(
-            path, dataset="d", split="s", category="car", image_size=SIZE, config={}, cads=CADS
-        ) as writer,
-    ):
+def write_badly(path: Path, error: BaseException | None = None) -> None:
+    key = {"dataset": "d", "split": "s", "category": "car", "image_size": SIZE, "config": {}}
+    with cache.CacheWriter(path, cads=CADS, **key) as writer:
         writer.add(sample(0))
-        raise KeyboardInterrupt
+        if error:
+            raise error
+        writer.add(sample(0))
+
+
+def test_interrupted_writing_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        write_badly(tmp_path / "car.h5", KeyboardInterrupt())
     assert list(tmp_path.iterdir()) == []
 
 
+def test_interrupted_writing_leaves_the_old_file(tmp_path):
+    path = write(tmp_path / "car.h5")
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="no space"):
+        write_badly(path, OSError("no space"))
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
 def test_same_name_twice_is_refused(tmp_path):
-    with (
-        pytest.raises(ValueError, match="photo_0_00.*twice"),
-        cache.CacheWriter(
-            tmp_path / "car.h5", dataset="d", split="s", category="car", image_size=SIZE, config={}, cads=CADS
-        ) as writer,
-    ):
-        writer.add(sample(0))
-        writer.add(sample(0))
+    with pytest.raises(ValueError, match=r"photo_0_00.*twice"):
+        write_badly(tmp_path / "car.h5")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -112,7 +117,7 @@ def test_dataset_through_workers(tmp_path):
     paths = [write(tmp_path / f"{c}.h5") for c in ("bus", "car")]
     data = cache.SampleDataset(paths)
     assert len(data) == 6 and not data.has_latent and "latent" not in data[0]
-    assert data[1]["image"].shape == (3, *SIZE) and data[1]["amodal_mask"].dtype.is_floating_point is False
+    assert data[1]["image"].shape == (3, *SIZE) and data[1]["amodal_mask"].dtype == torch.bool
     cache.write_latents(paths[0], np.eye(3, 2))
     cache.write_latents(paths[1], np.eye(3, 2))
     data = cache.SampleDataset(paths)
@@ -145,7 +150,7 @@ def test_images_of_two_sizes_are_refused(tmp_path):
         pass
     with pytest.raises(ValueError, match="one size"):
         cache.SampleDataset([path, write(tmp_path / "b.h5")])
-    with pytest.raises(ValueError, match="no sample in .*a.h5"):
+    with pytest.raises(ValueError, match=r"no sample in .*a\.h5"):
         cache.SampleDataset([path])
 
 
@@ -156,7 +161,7 @@ def test_find(tmp_path):
     assert [p.stem for p in cache.find(tmp_path, "pascal3d/train", ["car"])] == ["car"]
     with pytest.raises(ValueError, match="prep-data pascal3d"):
         cache.find(tmp_path, "pascal3d/val")
-    with pytest.raises(ValueError, match="sofa.h5; the categories there are bus, car"):
+    with pytest.raises(ValueError, match=r"sofa\.h5; the categories there are bus, car"):
         cache.find(tmp_path, "pascal3d/train", ["sofa"])
 
 

@@ -1,0 +1,117 @@
+"""OOD-CV, packaging B: which object is in which split, and the packagings that are not B."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ntdm.cache import CacheFile
+from ntdm.config import PrepConfig
+from ntdm.data_prep import ood_cv
+
+# tests/ is no package: what the readers' tests share is loaded by its path.
+raw = runpy.run_path(str(Path(__file__).with_name("raw_trees.py")))
+annotated = raw["annotated"]
+
+CONFIG = PrepConfig(image_size=(64, 96), scale=0.3)
+WEB = "car_+_snow_google_0022"
+
+
+@pytest.fixture
+def roots(tmp_path) -> tuple[Path, Path]:
+    pascal3d = raw["write_pascal3d"](tmp_path / "pascal3d")
+    raw["write_photo"](pascal3d / "Images" / "car_pascal" / "2008_000001.jpg")
+    raw["write_record"](pascal3d / "Annotations" / "car_pascal" / "2008_000001.mat", [annotated()])
+    root = tmp_path / "ood_cv"
+    lists = root / "lists"
+    lists.mkdir(parents=True)
+    (lists / "TrainSet.txt").write_text("n0_0\nn0_3\n2008_000001\nn9_unknown\nn0_0\n")
+    for i, name in enumerate(("a", "b", WEB)):
+        raw["write_photo"](root / "images" / "car" / f"{name}.JPEG", seed=i)
+        objects = [annotated({"azimuth": 10.0}), annotated({"azimuth": 20.0}), annotated({"distance": 0.0})]
+        raw["write_record"](root / "annotations" / "car" / f"{name}.mat", objects)
+    (lists / "car_shape.txt").write_text("a 0\na 1\na 1\n")
+    (lists / "car_weather.txt").write_text(f"{WEB} 1\na 1\nb 2\n")
+    (lists / "car_all.txt").write_text(f"a 0\na 1\nb 0\nb 1\nb 2\nb 7\n{WEB} 1\n")
+    return root, pascal3d
+
+
+def prepare(roots: tuple[Path, Path], **options):
+    root, pascal3d = roots
+    return ood_cv.prepare(root, root.parent / "cache", CONFIG, pascal3d=pascal3d, **options)
+
+
+def test_splits(roots):
+    report = prepare(roots)
+    found = {file.key.split("/")[1]: (file.samples, file.dropped) for file in report.files}
+    assert found == {
+        "train": (3, {"listed_twice": 1}),
+        "iid": (2, {"no_object": 1}),
+        "shape": (2, {"listed_twice": 1}),
+        "weather": (2, {"distance_not_positive": 1}),
+    }
+    names = {}
+    for path in report.paths:
+        with CacheFile(path) as file:
+            names[file.split] = file["name"]
+            if file.split == "weather":
+                np.testing.assert_allclose(np.degrees(file["viewpoint"][:, 0]), [20, 20])
+                assert file["source"][0] == f"images/car/{WEB}.JPEG"
+            if file.split == "train":
+                assert file["source"][2] == "Images/car_pascal/2008_000001.jpg"
+    assert names == {
+        "train": ["n0_0_00", "n0_3_00", "2008_000001_00"],
+        "iid": ["b_00", "b_01"],
+        "shape": ["a_00", "a_01"],
+        "weather": [f"{WEB}_01", "a_01"],
+    }
+
+
+def test_training_photos_without_annotation_are_named(roots, capsys):
+    prepare(roots, splits=["train"])
+    assert "1 of 5 names in" in capsys.readouterr().err
+
+
+def test_some_splits(roots):
+    assert [file.key for file in prepare(roots, splits=["shape"]).files] == ["ood_cv/shape/car"]
+
+
+@pytest.mark.parametrize("category", ["bottle", "tvmonitor", "zebra"])
+def test_categories_it_does_not_have(roots, category):
+    with pytest.raises(ValueError, match=f"unknown category '{category}'; the dataset has aeroplane"):
+        prepare(roots, categories=[category])
+
+
+def test_wrong_lists(roots):
+    with pytest.raises(ValueError, match="names no bus of the splits shape"):
+        prepare(roots, categories=["bus"], splits=["shape"])
+    path = roots[0] / "lists" / "car_shape.txt"
+    path.write_text("a 0\na_without_index\n")
+    with pytest.raises(ValueError, match=r"car_shape\.txt: line 'a_without_index' is not '<name> <object"):
+        prepare(roots)
+    path.write_text("../../etc/passwd 0\na 0\n")
+    assert prepare(roots, splits=["shape"]).files[0].dropped == {"name_invalid": 1}
+
+
+def test_other_packagings_are_named(tmp_path, roots):
+    def error(*folders: str) -> str:
+        root = tmp_path / folders[0].replace("/", "_")
+        for folder in folders:
+            (root / folder).mkdir(parents=True)
+        with pytest.raises(ValueError, match="looks like") as caught:
+            prepare((root, roots[1]))
+        return str(caught.value)
+
+    wanted = "expected OOD-CV, packaging B (pose.zip) at"
+    for folders, said in (
+        (("iid_test", "nuisances"), "looks like OOD-CV, packaging A (ROBIN"),
+        (("phase-1/nuisances",), "looks like OOD-CV, packaging C"),
+        (("Images", "Annotations"), "looks like PASCAL3D+"),
+        (("things",), "looks like none of the known datasets"),
+    ):
+        text = error(*folders)
+        assert said in text and wanted in text
+    (tmp_path / "iid_test" / "iid_test" / "labels.csv").write_text("imgs,labels\n")
+    with pytest.raises(ValueError, match=r"packaging A' \(processed"):
+        prepare((tmp_path / "iid_test", roots[1]))

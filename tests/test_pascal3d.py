@@ -1,0 +1,305 @@
+"""PASCAL3D+: what the protocol keeps is exact, what it drops is counted, what is broken is named."""
+
+import math
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ntdm import camera
+from ntdm.cache import CacheFile
+from ntdm.config import PrepConfig
+from ntdm.data_prep import pascal3d
+
+# tests/ is no package: what the readers' tests share is loaded by its path.
+raw = runpy.run_path(str(Path(__file__).with_name("raw_trees.py")))
+annotated, write_record, write_photo, EMPTY = (
+    raw[name] for name in ("annotated", "write_record", "write_photo", "EMPTY")
+)
+
+CONFIG = PrepConfig(image_size=(64, 96), scale=0.3)
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    return raw["write_pascal3d"](tmp_path / "PASCAL3D+_release1.1")
+
+
+def annotation(root: Path, name: str = "n0_0") -> Path:
+    return root / "Annotations" / "car_imagenet" / f"{name}.mat"
+
+
+def photo(root: Path, name: str = "n0_0") -> Path:
+    return root / "Images" / "car_imagenet" / f"{name}.JPEG"
+
+
+def prepare(root: Path, config: PrepConfig = CONFIG, **options):
+    return pascal3d.prepare(root, root.parent / "cache", config, **({"splits": ["train"]} | options))
+
+
+def dropped(root: Path, config: PrepConfig = CONFIG) -> dict[str, int]:
+    return prepare(root, config).files[0].dropped
+
+
+def test_files_and_fields(root):
+    report = prepare(root, splits=None)
+    assert [file.key for file in report.files] == ["pascal3d/train/car", "pascal3d/val/car"]
+    assert report.paths == [root.parent / "cache" / f"{file.key}.h5" for file in report.files]
+    assert "pascal3d/train/car        6  -" in report.table()
+    with CacheFile(report.paths[0]) as file:
+        assert (file.dataset, file.split, file.category) == ("pascal3d", "train", "car")
+        assert file["name"] == [f"n0_{i}_00" for i in range(6)]
+        assert file["source"][2] == "Images/car_imagenet/n0_2.JPEG"
+        want = [math.radians(120), math.radians(10), math.radians(-5), 5.5]
+        np.testing.assert_allclose(file["viewpoint"][2], want, rtol=1e-14)
+        np.testing.assert_allclose(file["focal"], 3000 * 0.3 * file["viewpoint"][:, 3] / 5)
+        assert (file["principal_point"] == [48, 32]).all()
+        zoom = 0.3 * 5.5 / 5
+        left = 48 + zoom * (20.5 - 52.25)  # the bbox and px are in one frame: the half-pixel cancels
+        assert file["bbox"][2, 0] == pytest.approx(left)
+        assert file["cad_index"].tolist() == [0, 1] * 3 and list(file.cads()) == [0, 1]
+        assert (file["visible_mask"] == file["amodal_mask"]).all() and file["amodal_mask"].any((1, 2)).all()
+        assert file["images"].any((1, 2, 3)).all()
+        assert "occluder_mask" not in file and "source_mask" not in file
+
+
+def test_a_point_of_the_object_is_where_the_crops_camera_sees_it(root):
+    """Half-pixels end to end: a spot painted where the photo's camera sees a point is found in the crop."""
+    viewpoint = torch.tensor([math.radians(40), math.radians(10), math.radians(-5), 6.0]).double()
+    point = torch.tensor([[0.03, -0.06, 0.04]]).double()
+    points_cam = camera.cam_from_obj(point, viewpoint)
+    # In MATLAB's frame, where the annotation is written, the first pixel's centre is (1, 1).
+    matlab_xy, _ = camera.project(
+        points_cam, torch.tensor(3000.0).double(), torch.tensor([152.25, 138.5]).double()
+    )
+    y, x = np.mgrid[1:301, 1:401]
+    spot = 255 * np.exp(-((x - matlab_xy[0, 0].item()) ** 2 + (y - matlab_xy[0, 1].item()) ** 2) / (2 * 6**2))
+    Image.fromarray(np.rint(spot).astype(np.uint8)).save(photo(root).with_suffix(".png"))
+    photo(root).unlink()
+    write_record(annotation(root), [annotated({"px": 152.25, "py": 138.5})])
+    with CacheFile(prepare(root, PrepConfig(image_size=(96, 128), scale=0.4)).paths[0]) as file:
+        crop = file.read("images", 0).astype(np.float64).mean(-1)
+        focal, principal = torch.tensor(file["focal"][0]), torch.from_numpy(file["principal_point"][0])
+    want, _ = camera.project(points_cam, focal, principal)
+    y, x = np.mgrid[: crop.shape[0], : crop.shape[1]] + 0.5
+    found = [(crop * x).sum() / crop.sum(), (crop * y).sum() / crop.sum()]
+    assert found == pytest.approx(want[0].tolist(), abs=0.03)  # 8-bit grey levels: 0.01 was seen
+
+
+def test_any_number_of_workers_gives_the_same_bytes(root):
+    one = prepare(root, splits=None).paths
+    bytes_one = [path.read_bytes() for path in one]
+    many = raw["write_pascal3d"](root.parent / "again", train=20)
+    serial = pascal3d.prepare(many, root.parent / "serial", CONFIG, workers=1).paths
+    parallel = pascal3d.prepare(many, root.parent / "parallel", CONFIG, workers=2).paths
+    assert [p.read_bytes() for p in serial] == [p.read_bytes() for p in parallel]
+    assert [p.read_bytes() for p in prepare(root, splits=None, overwrite=True).paths] == bytes_one
+
+
+def test_finished_files_are_kept_and_other_configs_refused(root):
+    path = prepare(root).paths[0]
+    before = path.stat().st_mtime_ns
+    report = prepare(root)
+    assert report.files[0].kept and path.stat().st_mtime_ns == before
+    other = PrepConfig(image_size=(64, 64), scale=0.3)
+    with pytest.raises(ValueError, match=r"image_size: \[64, 96\] -> \[64, 64\].*--overwrite"):
+        prepare(root, other)
+    assert prepare(root, other, overwrite=True).files[0].samples == 6
+
+
+def test_interrupted_run_leaves_nothing_and_resumes(root, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ntdm.cache.CacheWriter.add", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(root)
+    assert not list((root.parent / "cache").rglob("*.h5"))
+    assert prepare(root).files[0].samples == 6
+
+
+@pytest.mark.parametrize(
+    ("objects", "reason"),
+    [
+        ([annotated(EMPTY)], "no_pose"),
+        ([annotated({"azimuth": EMPTY, "azimuth_coarse": EMPTY})], "no_pose"),
+        ([annotated({"px": EMPTY})], "no_pose"),
+        ([annotated({"theta": float("nan")})], "no_pose"),
+        ([annotated({"focal": np.uint8(0)})], "no_pose"),
+        (
+            [annotated({"distance": np.uint8(0), "azimuth": np.uint8(0), "px": EMPTY})],
+            "distance_not_positive",
+        ),
+        ([annotated({"distance": -1.0})], "distance_not_positive"),
+        ([annotated({"elevation": 91.0})], "elevation_out_of_range"),
+        ([annotated(cad_index=EMPTY)], "no_cad_index"),
+        ([annotated(cad_index=np.uint8(7))], "cad_missing"),
+        ([annotated(bbox=EMPTY)], "no_bbox"),
+        ([annotated(**{"class": "person"}), annotated()], "other_class"),
+        ([annotated(EMPTY), annotated()], "no_pose"),
+        ([], "no_object"),
+    ],
+)
+def test_dropped_samples_are_counted_by_reason(root, objects, reason):
+    write_record(annotation(root), objects)
+    report = prepare(root)
+    assert (report.files[0].samples, report.files[0].dropped) == (5, {reason: 1})
+    with CacheFile(report.paths[0]) as file:
+        assert file.dropped == {reason: 1} and file["name"][0] == "n0_1_00"
+    assert f"{reason} 1" in report.table()
+
+
+def test_matlabs_integers_and_unfitted_angles(root):
+    view = {"azimuth": EMPTY, "elevation": np.int8(-7), "theta": np.uint8(200), "distance": np.uint8(7)}
+    view |= {"px": np.uint8(50), "py": np.uint16(40)}
+    write_record(annotation(root), [annotated(view, bbox=np.uint16([[20, 25, 80, 60]]))])
+    with CacheFile(prepare(root).paths[0]) as file:
+        degrees = np.degrees(file["viewpoint"][0, :3])
+        np.testing.assert_allclose(degrees, [30, -7, -160])  # azimuth_coarse; theta wrapped to +-180
+        assert file["viewpoint"][0, 3] == 7
+        zoom = 0.3 * 7 / 5
+        np.testing.assert_allclose(
+            file["bbox"][0], [48 - 30 * zoom, 32 - 15 * zoom, 48 + 30 * zoom, 32 + 20 * zoom]
+        )
+
+
+def test_every_object_on_request(root):
+    person = annotated(EMPTY, **{"class": "person"})
+    write_record(annotation(root), [person, annotated(), annotated(EMPTY), annotated({"px": 30.0})])
+    assert dropped(root) == {"other_class": 1}
+    report = prepare(root, PrepConfig(image_size=(64, 96), scale=0.3, objects="all"), overwrite=True)
+    assert (report.files[0].samples, report.files[0].dropped) == (7, {"no_pose": 1})
+    with CacheFile(report.paths[0]) as file:
+        assert file["name"][:3] == ["n0_0_01", "n0_0_03", "n0_1_00"]
+
+
+@pytest.mark.parametrize(("distance", "zoom"), [(99.99999, 0.3 * 99.99999 / 5), (7.6e-13, None)])
+def test_distances_nobody_stands_at(root, distance, zoom):
+    write_record(annotation(root), [annotated({"distance": distance})])
+    with CacheFile(prepare(root).paths[0]) as file:
+        assert len(file) == 6 and file["viewpoint"][0, 3] == distance
+        want = 3000 * zoom if zoom else 3000 * min(96 / 59.5, 64 / 35)  # the box fits the crop
+        assert file["focal"][0] == pytest.approx(want)
+        assert file.read("images", 0).any()
+
+
+def test_principal_point_outside_the_photo(root):
+    write_record(annotation(root), [annotated({"px": -900.0, "py": 4000.0})])
+    with CacheFile(prepare(root).paths[0]) as file:
+        assert len(file) == 6 and not file.read("images", 0).any() and file.read("amodal_mask", 0).any()
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_gray_and_cmyk_photos(root, mode):
+    with Image.open(photo(root)) as image:
+        image.convert(mode).save(photo(root), quality=95)
+    with CacheFile(prepare(root).paths[0]) as file:
+        assert len(file) == 6
+        shown = file.read("images", 0).reshape(-1, 3).astype(int)
+    assert shown.any() and (mode == "CMYK" or (shown == shown[:, :1]).all())
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def scribble(path: Path) -> None:
+    path.write_text("this is a letter, not a picture")
+
+
+@pytest.mark.parametrize(
+    ("damage", "file", "reason"),
+    [
+        (cut, annotation, "annotation_unreadable"),
+        (scribble, annotation, "annotation_unreadable"),
+        (Path.unlink, annotation, "annotation_missing"),
+        (cut, photo, "image_unreadable"),
+        (scribble, photo, "image_unreadable"),
+        (Path.unlink, photo, "image_missing"),
+    ],
+)
+def test_a_bad_file_is_left_out_counted_and_named(root, damage, file, reason, capsys):
+    damage(file(root))
+    assert dropped(root) == {reason: 1}
+    assert f"{reason}: {file(root)}" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=re.escape(f"pascal3d/train/car: {file(root)}")):
+        prepare(root, strict=True, overwrite=True)
+
+
+def test_a_cad_without_faces_costs_its_samples(root, capsys):
+    path = root / "CAD" / "car" / "01.off"
+    path.write_text("OFF\n1 0 0\n0 0 0\n")
+    assert dropped(root) == {"cad_unreadable": 3}
+    assert f"{path} is not a usable OFF file: it has 1 vertices and 0 faces" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="0 faces"):
+        prepare(root, strict=True, overwrite=True)
+
+
+def test_a_category_with_one_cad(tmp_path):
+    root = raw["write_pascal3d"](tmp_path / "p", cads=1)
+    with CacheFile(prepare(root).paths[0]) as file:
+        assert list(file.cads()) == [0] and len(file) == 6
+
+
+def test_lists_with_duplicates_and_paths(root):
+    path = root / "Image_sets" / "car_imagenet_train.txt"
+    path.write_text("n0_0\r\n\n  n0_1 \nn0_0\n../../secret\n/etc/passwd\n..\n")
+    report = prepare(root)
+    assert (report.files[0].samples, report.files[0].dropped) == (2, {"listed_twice": 1, "name_invalid": 3})
+
+
+def test_an_empty_split_gives_no_file_and_says_so(root, capsys):
+    (root / "Image_sets" / "car_imagenet_val.txt").write_text("\n")
+    report = prepare(root, splits=None)
+    assert [file.samples for file in report.files] == [6, 0] and len(report.paths) == 1
+    assert "pascal3d/val/car: no sample is left of 0 listed; no file is written" in capsys.readouterr().err
+    assert "(no file: no sample is left)" in report.table()
+    assert not (root.parent / "cache" / "pascal3d" / "val" / "car.h5").exists()
+    with pytest.raises(ValueError, match="no sample could be used"):
+        prepare(root, splits=["val"])
+
+
+def test_wrong_calls(root):
+    with pytest.raises(ValueError, match="unknown category 'zebra'; the dataset has aeroplane, bicycle"):
+        prepare(root, categories=["car", "zebra"])
+    with pytest.raises(ValueError, match="unknown split 'test'; the dataset has train, val"):
+        prepare(root, splits=["test"])
+    with pytest.raises(ValueError, match=r"bus_imagenet_train\.txt cannot be read"):
+        prepare(root, categories=["bus"])
+    with pytest.raises(ValueError, match="workers is 0"):
+        prepare(root, workers=0)
+
+
+def test_wrong_roots(root, tmp_path):
+    with pytest.raises(ValueError, match=r"PASCAL3D\+: there is no folder .*nowhere"):
+        pascal3d.prepare(tmp_path / "nowhere", tmp_path / "c", CONFIG)
+    with pytest.raises(
+        ValueError, match=r"one level too high: expected PASCAL3D\+ .*found it in .*release1\.1"
+    ):
+        pascal3d.prepare(root.parent, tmp_path / "c", CONFIG)
+    (tmp_path / "odd" / "lists").mkdir(parents=True)
+    with pytest.raises(ValueError, match="looks like none of the known datasets"):
+        pascal3d.prepare(tmp_path / "odd", tmp_path / "c", CONFIG)
+    (tmp_path / "odd" / "lists" / "carFGL1_BGL1.txt").write_text("")
+    with pytest.raises(ValueError, match=r"looks like Occluded PASCAL3D\+; expected PASCAL3D\+ at"):
+        pascal3d.prepare(tmp_path / "odd", tmp_path / "c", CONFIG)
+
+
+def test_real_aeroplanes(real_data, tmp_path):
+    root = real_data / "PASCAL3D+_release1.1"
+    report = pascal3d.prepare(root, tmp_path, PrepConfig(image_size=(64, 136)), splits=["val"])
+    assert [(file.key, file.samples, file.dropped) for file in report.files] == [
+        ("pascal3d/val/aeroplane", 122, {})
+    ]
+    with CacheFile(report.paths[0]) as file:
+        masks, boxes = file["amodal_mask"].astype(bool), file["bbox"]
+    y, x = np.mgrid[:64, :136] + 0.5
+    inside = (x >= boxes[:, 0, None, None]) & (x < boxes[:, 2, None, None])
+    inside &= (y >= boxes[:, 1, None, None]) & (y < boxes[:, 3, None, None])
+    share = (masks & inside).sum((1, 2)) / masks.sum((1, 2))
+    assert np.median(share) > 0.95  # the projected CAD lies in the annotated box
