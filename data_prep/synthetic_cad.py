@@ -1,0 +1,236 @@
+"""Built-in CAD models for synthetic data: solids, their assembly from named parts, and the files they go to.
+
+Every model follows PASCAL3D+: +z up, front at -y, bounding-box centre at the origin, bounding-box diagonal 1;
+"left" anchors lie at -x, as the camera in front of the object sees them. All models mirror onto themselves
+about x = 0. A model's parts carry a material (paint, glass, tyre, ...) so that a renderer can colour them.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.io
+from numpy.typing import ArrayLike, NDArray
+
+Solid = tuple[NDArray[np.float64], NDArray[np.int64]]  # vertices [V, 3], faces [F, 3], 0-based, outward
+
+Station = tuple[float, float, float, float]  # of a hull: y, half width, lowest z, highest z
+
+# OFF files of the release carry five decimals; models are rounded to them so that file and memory agree.
+OFF_DECIMALS = 5
+CREASE_COSINE = 0.55  # faces that meet at a sharper angle than ~57 degrees are shaded apart
+
+
+@dataclass(frozen=True)
+class Cad:
+    """One model: vertices [V, 3], faces [F, 3], the material of each face, and 3-D anchors by name."""
+
+    vertices: NDArray[np.float64]
+    faces: NDArray[np.int64]
+    face_material: NDArray[np.int64]  # [F], index into `materials`
+    materials: tuple[str, ...]
+    anchors: dict[str, NDArray[np.float64]]
+    corner_normals: NDArray[np.float64] = field(repr=False)  # [F, 3, 3] unit, for shading
+
+
+def loft(rings: ArrayLike) -> Solid:
+    """Closed solid through S closed rings of P points each, rings [S, P, 3]; both ends are capped by fans."""
+    points = np.asarray(rings, float)
+    sections, sides, _ = points.shape
+    caps = points[[0, -1]].mean(1)
+    vertices = np.concatenate([points.reshape(-1, 3), caps])
+    here = np.arange(sides)
+    there = (here + 1) % sides
+    faces = []
+    for s in range(sections - 1):
+        a, b = s * sides + here, s * sides + there
+        faces += [np.stack([a, b, a + sides], 1), np.stack([b, b + sides, a + sides], 1)]
+    last = (sections - 1) * sides
+    first_cap = np.full(sides, sections * sides)
+    faces += [np.stack([there, here, first_cap], 1), np.stack([last + here, last + there, first_cap + 1], 1)]
+    return _outward(vertices, np.concatenate(faces))
+
+
+def hull(
+    stations: Sequence[Station],
+    exponent: float = 2.0,
+    taper: float = 0.0,
+    sides: int = 20,
+) -> Solid:
+    """Solid of superellipse sections along y.
+
+    Args:
+        stations: the sections, in order of y.
+        exponent: 2 is an ellipse, large is a box with rounded edges.
+        taper: share of the width that is gone at the top of each section.
+        sides: points of a section; a multiple of 4 keeps the solid symmetric about x = 0.
+    """
+    angle = (np.arange(sides) + 0.5) * 2 * np.pi / sides
+    x = np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** (2 / exponent)
+    z = np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** (2 / exponent)
+    x = x * (1 - taper * (z + 1) / 2)
+    rings = [
+        np.stack([half * x, np.full(sides, y), (low + high) / 2 + (high - low) / 2 * z], 1)
+        for y, half, low, high in stations
+    ]
+    return loft(rings)
+
+
+def band(stations: Sequence[Station], y0: float, y1: float, grow: float) -> list[Station]:
+    """The part of a hull from y0 to y1, larger by `grow`: a band painted over it."""
+    ys = [y0, *(s[0] for s in stations if y0 < s[0] < y1), y1]
+    columns = np.array(stations, float).T
+    half, low, high = (np.interp(ys, columns[0], column) for column in columns[1:])
+    return [(y, w + grow, z0 - grow, z1 + grow) for y, w, z0, z1 in zip(ys, half, low, high, strict=True)]
+
+
+def box(low: ArrayLike, high: ArrayLike, top: float = 1.0) -> Solid:
+    """Axis-aligned box; its upper face is scaled by `top` about the box's vertical axis."""
+    lo, hi = np.asarray(low, float), np.asarray(high, float)
+    centre, half = (lo + hi) / 2, (hi - lo) / 2
+    square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half[:2]
+    floor = np.column_stack([square + centre[:2], np.full(4, lo[2])])
+    ceiling = np.column_stack([square * top + centre[:2], np.full(4, hi[2])])
+    return loft([floor, ceiling])
+
+
+def tube(path: ArrayLike, radius: float | Sequence[float], sides: int = 12) -> Solid:
+    """Round bar along a polyline, path [S, 3], with one radius or one for each point."""
+    points = np.asarray(path, float)
+    radii = np.broadcast_to(np.asarray(radius, float), len(points))
+    tangent = np.gradient(points, axis=0)
+    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
+    # any vector that no tangent is parallel to: the axis the path moves along least
+    helper = np.eye(3)[np.abs(tangent).max(0).argmin()]
+    first = np.cross(tangent, helper)
+    first /= np.linalg.norm(first, axis=1, keepdims=True)
+    second = np.cross(tangent, first)
+    angle = (np.arange(sides) + 0.5) * 2 * np.pi / sides
+    circle = np.cos(angle)[:, None] * first[:, None] + np.sin(angle)[:, None] * second[:, None]
+    return loft(points[:, None] + radii[:, None, None] * circle)
+
+
+def blade(root: ArrayLike, tip: ArrayLike, thickness: tuple[float, float], across: int) -> Solid:
+    """Wing, fin or propeller blade.
+
+    Args:
+        root, tip: [2, 3], leading and trailing point of either end.
+        thickness: of the root and of the tip.
+        across: axis of the thickness: 2 for wings, 0 for fins.
+    """
+    rings = []
+    for ends, thick in zip((root, tip), thickness, strict=True):
+        lead, trail = np.asarray(ends, float)
+        bulge = np.eye(3)[across] * thick / 2
+        middle = lead + 0.35 * (trail - lead)
+        rings.append([lead, middle + bulge, trail, middle - bulge])
+    return loft(rings)
+
+
+class Assembly:
+    """Collects solids with their material, and anchors; `finish` normalises them into a :class:`Cad`."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[str, Solid]] = []
+        self._anchors: dict[str, NDArray[np.float64]] = {}
+
+    def add(self, material: str, *solids: Solid) -> None:
+        self._parts += [(material, solid) for solid in solids]
+
+    def add_pair(self, material: str, *solids: Solid) -> None:
+        """The solids and their mirror images about x = 0."""
+        for vertices, faces in solids:
+            self.add(material, (vertices, faces), (vertices * [-1, 1, 1], faces[:, ::-1]))
+
+    def anchor(self, name: str, point: ArrayLike) -> None:
+        """An anchor; for a name with '{}' both sides, 'right' at the given x > 0 and 'left' at -x."""
+        position = np.asarray(point, float)
+        if "{}" in name:
+            self._anchors[name.format("right")] = position
+            self._anchors[name.format("left")] = position * [-1, 1, 1]
+        else:
+            self._anchors[name] = position
+
+    def finish(self) -> Cad:
+        materials = tuple(sorted({material for material, _ in self._parts}))
+        vertices, faces, owner, normals, offset = [], [], [], [], 0
+        for material, (points, triangles) in self._parts:
+            edges = points[triangles]
+            area = np.linalg.norm(np.cross(edges[:, 1] - edges[:, 0], edges[:, 2] - edges[:, 0]), axis=1)
+            triangles = triangles[area > 1e-9 * area.max()]  # a section that shrinks to a line leaves slivers
+            vertices.append(points)
+            faces.append(triangles + offset)
+            owner.append(np.full(len(triangles), materials.index(material)))
+            normals.append(_corner_normals(points, triangles))
+            offset += len(points)
+        joined = np.concatenate(vertices)
+        low, high = joined.min(0), joined.max(0)
+        centre, diagonal = (low + high) / 2, np.linalg.norm(high - low)
+        anchors = {name: (point - centre) / diagonal for name, point in self._anchors.items()}
+        return Cad(
+            vertices=np.round((joined - centre) / diagonal, OFF_DECIMALS),
+            faces=np.concatenate(faces),
+            face_material=np.concatenate(owner),
+            materials=materials,
+            anchors=anchors,
+            corner_normals=np.concatenate(normals),
+        )
+
+
+Recipe = Callable[[Assembly], None]
+
+
+def off_text(cad: Cad) -> str:
+    """The model as the text of a PASCAL3D+ OFF file: five decimals, 0-based triangles."""
+    lines = ["OFF", f"{len(cad.vertices)} {len(cad.faces)} 0"]
+    lines += [f"{x:.5f} {y:.5f} {z:.5f}" for x, y, z in cad.vertices]
+    lines += [f"3 {i} {j} {k}" for i, j, k in cad.faces]
+    return "\n".join(lines) + "\n"
+
+
+def mat_bytes(category: str, cads: Sequence[Cad]) -> bytes:
+    """CAD/<category>.mat: a 1 x M struct array named like the category; absent anchors are empty."""
+    names = sorted({name for cad in cads for name in cad.anchors})
+    fields = ["vertices", "faces", "pnames", "azimuth_extent", *names, "azimuth", "elevation", "visibility"]
+    models = np.empty((1, len(cads)), dtype=[(name, object) for name in fields])
+    nothing = np.zeros((0, 0))
+    pnames = np.empty((1, len(names)), dtype=object)
+    pnames[0, :] = names
+    for k, cad in enumerate(cads):
+        model = models[0, k]
+        model["vertices"], model["faces"] = cad.vertices, (cad.faces + 1).astype(np.uint16)
+        model["pnames"], model["azimuth_extent"], model["visibility"] = pnames, nothing, nothing
+        model["azimuth"], model["elevation"] = np.arange(0.0, 360, 5)[None], np.arange(-90, 91, 2.5)[None]
+        for name in names:
+            model[name] = cad.anchors[name][None] if name in cad.anchors else nothing
+    return mat_file(category, models)
+
+
+def mat_file(variable: str, value: object) -> bytes:
+    """A MATLAB 5 file of one variable; the same bytes at any time, where scipy's header holds the date."""
+    buffer = io.BytesIO()
+    scipy.io.savemat(buffer, {variable: value}, format="5", long_field_names=True)
+    data = buffer.getvalue()
+    return b"MATLAB 5.0 MAT-file, written by ntdm make-data".ljust(116) + data[116:]
+
+
+def _outward(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> Solid:
+    """Flips a closed solid's winding where its signed volume is negative."""
+    a, b, c = np.moveaxis(vertices[faces] - vertices.mean(0), 1, 0)
+    if np.einsum("fi,fi->", a, np.cross(b, c)) < 0:
+        faces = faces[:, ::-1]
+    return vertices, np.ascontiguousarray(faces)
+
+
+def _corner_normals(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Area-weighted normals [F, 3, 3] at each face's corners, over the neighbours this side of the crease."""
+    a, b, c = np.moveaxis(vertices[faces], 1, 0)
+    area = np.cross(b - a, c - a)
+    unit = area / np.linalg.norm(area, axis=1, keepdims=True)
+    result = np.empty((len(faces), 3, 3))
+    for vertex in range(len(vertices)):
+        face, corner = np.nonzero(faces == vertex)
+        near = (unit[face] @ unit[face].T > CREASE_COSINE) @ area[face]
+        result[face, corner] = near / np.linalg.norm(near, axis=1, keepdims=True)
+    return result

@@ -1,0 +1,258 @@
+"""Photos of built-in CAD models: framing, materials, light, shading, ground shadow.
+
+An object is rendered on a grid `SUPERSAMPLING` times as fine and shrunk, so its outline is antialiased; truth
+(masks, boxes, anchors) comes from the same camera at the photo's own resolution.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ntdm import camera
+from ntdm.data_prep.synthetic_cad import Cad
+from ntdm.data_prep.synthetic_texture import Array, Family, draw_family
+from ntdm.rasterize import coverage, rasterize
+
+SUPERSAMPLING = 2
+FRAMING_STEPS = 3  # the framed size is nearly proportional to 1 / distance: three corrections settle it
+CONTACT_SHADOW = 0.16  # width of the shadow's soft rim, CAD units
+LAMP_GLOW = 0.35  # share of a lamp's colour that needs no light: reflectors look bright from anywhere
+ANCHOR_TOLERANCE = 0.02  # CAD units an anchor may lie beneath the visible surface
+
+# material: (specular strength, shininess); colours are drawn in _material_colour
+GLOSS = {
+    "paint": (0.35, 40.0),
+    "paint2": (0.3, 30.0),
+    "glass": (0.8, 60.0),
+    "metal": (0.6, 30.0),
+    "frame": (0.2, 20.0),
+    "tyre": (0.08, 8.0),
+    "dark": (0.12, 12.0),
+    "headlight": (0.7, 50.0),
+    "taillight": (0.5, 40.0),
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """The exact camera of a photo, in ntdm's frames (corner-origin pixels)."""
+
+    viewpoint: Array  # [4] azimuth, elevation, theta (radians), distance (CAD units)
+    principal_point: Array  # [2] x, y
+    size: tuple[int, int]  # H, W
+
+    def points_cam(self, points: Array) -> torch.Tensor:
+        """Object points [V, 3] in the camera frame, float64."""
+        return camera.cam_from_obj(torch.as_tensor(points), torch.as_tensor(self.viewpoint))
+
+    def project(self, points: Array) -> tuple[Array, Array]:
+        """Pixels [V, 2] and depths [V] of object points [V, 3]."""
+        xy, depth = camera.project(
+            self.points_cam(points),
+            torch.tensor(camera.PASCAL3D_FOCAL_PX, dtype=torch.float64),
+            torch.as_tensor(self.principal_point),
+        )
+        return xy.numpy(), depth.numpy()
+
+    def mask(self, cad: Cad) -> NDArray[np.bool_]:
+        """Amodal mask [H, W]: the model projected, two-sided, a pixel set where its centre is covered."""
+        return coverage(
+            self.points_cam(cad.vertices),
+            torch.as_tensor(cad.faces),
+            torch.tensor(camera.PASCAL3D_FOCAL_PX, dtype=torch.float64),
+            torch.as_tensor(self.principal_point),
+            self.size,
+        ).numpy()
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """Colour times alpha [h, w, 3] and alpha [h, w] of an object at `corner` (row, column) of its photo."""
+
+    premultiplied: Array
+    alpha: Array
+    corner: tuple[int, int]
+
+    def over(self, picture: Array) -> None:
+        """Composite onto `picture` [H, W, 3] in place; the cut-out must lie inside."""
+        (row, column), (height, width) = self.corner, self.alpha.shape
+        patch = picture[row : row + height, column : column + width]
+        patch *= 1 - self.alpha[..., None]
+        patch += self.premultiplied
+
+
+def frame(cad: Cad, angles: Array, size: tuple[int, int], fill: float, place: tuple[float, float]) -> View:
+    """The view in which the model fills `fill` of the photo.
+
+    Args:
+        cad: the model.
+        angles: azimuth, elevation, theta [3], radians.
+        size: H, W of the photo.
+        fill: share of the photo's width or height, whichever is reached first, that the model spans.
+        place: (x, y) in 0..1, where in the remaining slack it stands.
+    """
+    height, width = size
+    distance = camera.PASCAL3D_FOCAL_PX / max(size)
+    for _ in range(FRAMING_STEPS):
+        view = View(np.array([*angles, distance]), np.zeros(2), size)
+        xy, _ = view.project(cad.vertices)
+        low, high = xy.min(0), xy.max(0)
+        distance *= max((high - low) / (fill * np.array([width, height])))
+    view = View(np.array([*angles, distance]), np.zeros(2), size)
+    xy, _ = view.project(cad.vertices)
+    low, high = xy.min(0), xy.max(0)
+    slack = np.array([width, height]) - (high - low)
+    return View(view.viewpoint, slack * np.asarray(place) - low, size)
+
+
+def visible_anchors(cad: Cad, view: View) -> dict[str, tuple[Array, int]]:
+    """Each anchor's pixel (x, y) and PASCAL3D+ status: 1 visible, 2 self-occluded, 4 outside."""
+    if not cad.anchors:
+        return {}
+    points = np.stack(list(cad.anchors.values()))
+    xy, depth = view.project(points)
+    fragments = _rasterize(cad, view.points_cam(cad.vertices), view.principal_point, view.size, 1)
+    surface = fragments.depth[0].numpy()
+    result = {}
+    for name, (x, y), z in zip(cad.anchors, xy, depth, strict=True):
+        row, column = int(np.floor(y)), int(np.floor(x))
+        inside = 0 <= row < view.size[0] and 0 <= column < view.size[1]
+        hidden = inside and z > surface[row, column] + ANCHOR_TOLERANCE
+        result[name] = (np.array([x, y]), 4 if not inside else 2 if hidden else 1)
+    return result
+
+
+def render(cad: Cad, view: View, rng: np.random.Generator, unseen_texture: bool = False) -> Cutout:
+    """The model in materials and light drawn from `rng`.
+
+    Args:
+        cad: the model.
+        view: the camera; what lies outside the photo is cut off.
+        rng: decides colours, textures and light.
+        unseen_texture: paint from the texture families that training never shows.
+    """
+    xy, _ = view.project(cad.vertices)
+    limit = np.array([view.size[1], view.size[0]])
+    low = np.clip(np.floor(xy.min(0)).astype(int), 0, limit - 1)
+    high = np.clip(np.ceil(xy.max(0)).astype(int), low + 1, limit)
+    width, height = (high - low).tolist()
+    fragments = _rasterize(
+        cad, view.points_cam(cad.vertices), view.principal_point - low, (height, width), SUPERSAMPLING
+    )
+    face_map = fragments.face_index[0].numpy()
+    rows, columns = np.nonzero(face_map >= 0)
+    face = face_map[rows, columns]
+    weights = fragments.barycentric[0].numpy()[rows, columns].astype(float)[:, :, None]
+    points = (cad.vertices[cad.faces[face]] * weights).sum(1)
+    normals = (cad.corner_normals[face] * weights).sum(1)
+    colour = _albedo(cad, cad.face_material[face], points, rng, unseen_texture)
+    shaded = _shade(colour, cad.face_material[face], cad.materials, points, normals, view, rng)
+    fine = np.zeros((*face_map.shape, 4))
+    fine[rows, columns, :3] = np.clip(shaded, 0, 1)
+    fine[rows, columns, 3] = 1
+    s = SUPERSAMPLING
+    coarse = sum(fine[i::s, j::s] for i in range(s) for j in range(s)) / s**2
+    return Cutout(coarse[..., :3], coarse[..., 3], (int(low[1]), int(low[0])))
+
+
+def ground_shadow(cad: Cad, view: View, strength: float) -> Array:
+    """Factor [H, W] in 0..1 that darkens the ground under the model; all 1 where that is not seen."""
+    height, width = view.size
+    if np.sin(view.viewpoint[1]) < 0.05:
+        return np.ones(view.size)
+    x = (np.arange(width) + 0.5 - view.principal_point[0]) / camera.PASCAL3D_FOCAL_PX
+    y = (view.principal_point[1] - np.arange(height) - 0.5) / camera.PASCAL3D_FOCAL_PX
+    rays_cam = np.stack(np.broadcast_arrays(x[None, :], y[:, None], -1.0), -1)
+    R = camera.rotation(torch.as_tensor(view.viewpoint)).numpy()
+    rays = rays_cam @ R
+    centre = camera.camera_centre(torch.as_tensor(view.viewpoint)).numpy()
+    low, high = cad.vertices.min(0), cad.vertices.max(0)
+    hit = centre + rays * ((low[2] - centre[2]) / rays[..., 2])[..., None]
+    # distance to the footprint, rounded: the blob is a soft rectangle
+    beyond = np.maximum(np.abs(hit[..., :2]) - 0.85 * high[:2], 0)
+    return 1 - strength * np.clip(1 - np.linalg.norm(beyond, axis=-1) / CONTACT_SHADOW, 0, 1) ** 2
+
+
+def _rasterize(cad: Cad, points_cam: torch.Tensor, principal_point: Array, size: tuple[int, int], scale: int):
+    return rasterize(
+        points_cam.float()[None],
+        torch.as_tensor(cad.faces),
+        torch.tensor([camera.PASCAL3D_FOCAL_PX * scale], dtype=torch.float32),
+        torch.as_tensor(principal_point * scale, dtype=torch.float32)[None],
+        (size[0] * scale, size[1] * scale),
+    )
+
+
+def _material_colour(material: str, rng: np.random.Generator) -> Array:
+    """The colour of a material whose look is typical of its part."""
+    if material == "glass":
+        return np.array([0.09, 0.13, 0.22]) * rng.uniform(0.6, 1.7) + rng.normal(0, 0.015, 3)
+    if material == "tyre":
+        return np.full(3, rng.uniform(0.05, 0.12))
+    if material == "dark":
+        return np.full(3, rng.uniform(0.1, 0.2)) + rng.normal(0, 0.01, 3)
+    if material == "metal":
+        return np.full(3, rng.uniform(0.5, 0.78)) + rng.normal(0, 0.015, 3)
+    if material == "headlight":
+        return np.array([0.97, 0.95, 0.84]) - rng.uniform(0, 0.1)
+    if material == "taillight":
+        return np.array([0.78, 0.07, 0.06]) * rng.uniform(0.75, 1.15)
+    if material == "frame":  # legs and frames: wood, metal or lacquer
+        wood = np.array([0.45, 0.28, 0.15]) * rng.uniform(0.5, 1.6)
+        grey = np.full(3, rng.choice([0.1, 0.55, 0.85]) + rng.uniform(-0.05, 0.05))
+        return wood if rng.random() < 0.5 else grey
+    raise AssertionError(f"material {material!r} has no colour")
+
+
+def _albedo(
+    cad: Cad, owner: NDArray[np.int64], points: Array, rng: np.random.Generator, unseen: bool
+) -> Array:
+    """Colours [N, 3] before light, for points [N, 3] of the materials `owner` [N]."""
+    paint: Family = draw_family(rng, unseen, plain=0.4)
+    second: Family | None = draw_family(rng, unseen, plain=0.5) if rng.random() < 0.6 else None
+    paint_seed = rng.integers(2**32)
+    colour = np.zeros((len(points), 3))
+    for index, material in enumerate(cad.materials):
+        part = rng.spawn(1)[0]
+        where = owner == index
+        if material == "paint" or (material == "paint2" and second is None):
+            # one generator seed for both: without a second paint the whole body is of one piece
+            colour[where] = paint(points[where], np.random.default_rng(paint_seed))
+        elif material == "paint2":
+            assert second is not None
+            colour[where] = second(points[where], part)
+        else:
+            colour[where] = _material_colour(material, part)
+    return np.clip(colour, 0.02, 1)
+
+
+def _shade(
+    colour: Array,
+    owner: NDArray[np.int64],
+    materials: tuple[str, ...],
+    points: Array,
+    normals: Array,
+    view: View,
+    rng: np.random.Generator,
+) -> Array:
+    """Hemispheric ambient + Lambert + Blinn-Phong under one distant lamp and a weak fill light."""
+    eye = camera.camera_centre(torch.as_tensor(view.viewpoint)).numpy() - points
+    eye /= np.linalg.norm(eye, axis=1, keepdims=True)
+    normals = normals / np.linalg.norm(normals, axis=1, keepdims=True)
+    normals *= np.where((normals * eye).sum(1) < 0, -1.0, 1.0)[:, None]  # two-sided
+    turn, height = rng.uniform(0, 2 * np.pi), np.deg2rad(rng.uniform(20, 80))
+    lamp = np.array([np.cos(height) * np.cos(turn), np.cos(height) * np.sin(turn), np.sin(height)])
+    tint = 1 + rng.normal(0, 0.04, 3)
+    ambient = rng.uniform(0.4, 0.6) * (0.8 + 0.2 * normals[:, 2])
+    diffuse = rng.uniform(0.5, 0.85) * np.maximum(normals @ lamp, 0)
+    diffuse += rng.uniform(0.05, 0.2) * np.maximum(normals @ (lamp * [-1, -1, 0.3]), 0)
+    light = ambient + diffuse
+    glowing = np.array([m.endswith("light") for m in materials])[owner]
+    light = np.where(glowing, LAMP_GLOW + light, light)
+    half = lamp + eye
+    half /= np.linalg.norm(half, axis=1, keepdims=True)
+    strength, shininess = np.array([GLOSS[m] for m in materials]).T
+    shine = strength[owner] * np.maximum((normals * half).sum(1), 0) ** shininess[owner]
+    return colour * light[:, None] * tint + (rng.uniform(0.3, 1.0) * shine)[:, None]
