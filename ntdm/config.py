@@ -36,6 +36,21 @@ class SyntheticConfig:
     image_size: int = 160  # pixels, the longer side of a photo
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not self.categories or len(set(self.categories)) != len(self.categories):
+            raise ValueError(f"synthetic categories are {self.categories}: want one or more, each once")
+        for name in (
+            "train_per_category",
+            "val_per_category",
+            "ood_per_category",
+            "iid_per_category",
+            "seed",
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"synthetic {name} is {getattr(self, name)}: want 0 or more")
+        if not 48 <= self.image_size <= 2048:
+            raise ValueError(f"synthetic image_size is {self.image_size}: want 48 to 2048 pixels")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrepConfig:
