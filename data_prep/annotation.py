@@ -14,6 +14,8 @@ import scipy.io
 
 from ntdm.data_prep.crop import pixels_from_matlab
 
+_VIEW = ("azimuth", "elevation", "theta", "distance", "focal", "viewport", "px", "py")
+
 
 class SampleError(Exception):
     """A sample that cannot be made: `reason` is what it is counted under, `text` names file and fault."""
@@ -78,35 +80,36 @@ def object_pose(fields: Any, where: str) -> ObjectPose:
     view = _struct(fields["viewpoint"]) if "viewpoint" in fields.dtype.names else None
     if view is None:
         raise SampleError("no_pose", f"{where} has no viewpoint")
-    degrees = []
+    fitted = {name: _number(view, name) for name in _VIEW}
     for name in ("azimuth", "elevation", "theta"):
-        value = _number(view, name)
-        value = _number(view, f"{name}_coarse") if value is None else value
-        degrees.append(value)
-    distance, focal, viewport, px, py = (
-        _number(view, name) for name in ("distance", "focal", "viewport", "px", "py")
-    )
+        if fitted[name] is None:
+            fitted[name] = _number(view, f"{name}_coarse")
+    numbers = {name: value for name, value in fitted.items() if value is not None}
     # Coarse-only viewpoints carry distance 0 and often nothing else: that is the reason worth counting.
-    if distance is not None and distance <= 0:
-        raise SampleError("distance_not_positive", f"{where}: distance is {distance}")
-    if None in (*degrees, distance, px, py) or not focal or not viewport or focal * viewport <= 0:
-        raise SampleError("no_pose", f"{where}: a field of the viewpoint is missing, empty or not a number")
+    if numbers.get("distance", 1.0) <= 0:
+        raise SampleError("distance_not_positive", f"{where}: distance is {numbers['distance']}")
+    lacking = [name for name in _VIEW if name not in numbers]
+    if lacking:
+        raise SampleError("no_pose", f"{where}: {lacking[0]} is missing, empty or not a number")
+    focal_px = numbers["focal"] * numbers["viewport"]
+    if focal_px <= 0:
+        raise SampleError("no_pose", f"{where}: focal times viewport is {focal_px}")
     cad_index = _number(fields, "cad_index")
     if cad_index is None or not 1 <= cad_index <= 2**15:
         raise SampleError("no_cad_index", f"{where} names no CAD model")
     bbox = np.asarray(fields["bbox"] if "bbox" in fields.dtype.names else [])
     if bbox.size != 4 or bbox.dtype.kind not in "fiu" or not np.isfinite(bbox).all():
         raise SampleError("no_bbox", f"{where} has no bbox of four numbers")
-    azimuth, elevation, theta = (math.radians(value) for value in degrees)
+    azimuth, elevation, theta = (math.radians(numbers[name]) for name in ("azimuth", "elevation", "theta"))
     if abs(elevation) > math.pi / 2:
-        raise SampleError("elevation_out_of_range", f"{where}: elevation is {degrees[1]} degrees")
+        raise SampleError("elevation_out_of_range", f"{where}: elevation is {numbers['elevation']} degrees")
     # The outer % takes care of a tiny negative angle, whose remainder rounds up to 2 pi itself.
     azimuth = azimuth % (2 * math.pi) % (2 * math.pi)
     theta = -((-theta + math.pi) % (2 * math.pi) - math.pi)
     return ObjectPose(
-        viewpoint=np.array([azimuth, elevation, theta, distance]),
-        focal_px=focal * viewport,
-        principal_point=pixels_from_matlab(np.array([px, py])),
+        viewpoint=np.array([azimuth, elevation, theta, numbers["distance"]]),
+        focal_px=focal_px,
+        principal_point=pixels_from_matlab(np.array([numbers["px"], numbers["py"]])),
         bbox=pixels_from_matlab(bbox.reshape(4)),
         cad_index=int(cad_index) - 1,
     )

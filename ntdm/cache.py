@@ -5,7 +5,7 @@
     visible_mask     u8  [N,H,W]    0/1: amodal and not occluder
     occluder_mask    u8  [N,H,W]    0/1, only where the dataset has occluders
     source_mask      u8  [N,H,W]    0/1, only where the dataset ships an amodal mask of its own
-    viewpoint        f64 [N,4]      azimuth in [0, 2 pi), elevation, theta (rad); distance as annotated (CAD units)
+    viewpoint        f64 [N,4]      azimuth in [0, 2 pi), elevation, theta (radians); distance (CAD units)
     focal            f64 [N]        pixels of the crop
     principal_point  f64 [N,2]      x, y; corner-origin frame of camera.py
     bbox             f64 [N,4]      x0, y0, x1, y1, same frame
@@ -107,7 +107,8 @@ class CacheWriter:
         cads: Cads,
         optional: Sequence[str] = (),
     ) -> None:
-        self.path, self.dropped, self.count = path, {}, 0
+        self.path, self.count = path, 0
+        self.dropped: dict[str, int] = {}
         self._attributes = {"dataset": dataset, "split": split, "category": category}
         self._size, self._config, self._cads = image_size, config, cads
         self._layout = REQUIRED | {name: OPTIONAL[name] for name in optional}
@@ -359,7 +360,9 @@ class SampleDataset(Dataset):
 
     def keys(self) -> list[tuple[str, str]]:
         """(category, name) of every sample, in order."""
-        return [(self._tables[number]["category"], self._tables[number]["name"][i]) for number, i in self._index]
+        return [
+            (self._tables[number]["category"], self._tables[number]["name"][i]) for number, i in self._index
+        ]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         number, i = self._index[index]

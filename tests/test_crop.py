@@ -26,7 +26,7 @@ def positions(crop: CropMap) -> np.ndarray:
 @pytest.mark.parametrize("zoom", [0.31, 0.5, 1.0, 1.7, 6.0])
 def test_every_pixel_shows_its_place(zoom):
     # A linear picture passes any symmetric filter unchanged, away from the border. Enlarging is exact
-    # (float32, values to 540: 3e-4 was the worst seen); shrinking samples the filter at whole pixels: 0.05 px off.
+    # (float32, values to 540: 3e-4 was the worst seen); shrinking samples the filter at pixels, 0.05 px off.
     crop = CropMap((24, 40), zoom, (61.3, 47.8))
     at = positions(crop)
     inside = ((at > 4) & (at < [116, 96])).all(-1)
