@@ -1,0 +1,161 @@
+"""The surface of a CAD that is seen from outside, and exact nearest faces (open3d's BVH).
+
+CADs are open, wound at random, and full of seats and engines: a fit to all of that would be pulled inwards.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import open3d
+import torch
+from torch import Tensor
+
+from ntdm.mesh import face_normals, sample_surface
+
+Cad = tuple[np.ndarray, np.ndarray]  # vertices f32 [V, 3] in the object frame, faces [F, 3]
+
+VIEWS, GRID = 60, 128  # parallel views from which faces are looked for, rays along a side of each
+PROBES, OPEN_SHARE = 48, 0.06  # directions tried from a point, share of them that must reach the outside
+POOL = 20000  # points kept of a visible surface, from which fitting draws
+SPACING = 4.0  # between meshes that share one BVH, in units of their size: none reaches its neighbour
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """The part of a CAD that is seen from outside.
+
+    Attributes:
+        vertices: [V, 3] float32, object frame, CAD units.
+        faces: [F, 3] int64, the faces of which something is seen.
+        points, normals: [P, 3] visible points uniform by area; unit normals on the side they are seen from.
+        corners: [Q, 3] the visible vertices.
+        diagonal: of the bounding box, CAD units.
+    """
+
+    vertices: Tensor
+    faces: Tensor
+    points: Tensor
+    normals: Tensor
+    corners: Tensor
+    diagonal: float
+
+
+def directions(n: int) -> np.ndarray:
+    """n unit vectors [n, 3] float32 spread evenly over the sphere (Fibonacci lattice)."""
+    z = 1 - (2 * np.arange(n) + 1) / n
+    longitude, radius = np.arange(n) * math.pi * (3 - math.sqrt(5)), np.sqrt(1 - z * z)
+    return np.stack([radius * np.cos(longitude), radius * np.sin(longitude), z], 1).astype(np.float32)
+
+
+def visible_surface(cad: Cad, generator: torch.Generator, name: str = "CAD") -> Surface:
+    """What of a CAD is seen from outside.
+
+    A face counts when a parallel ray from one of VIEWS directions meets it first; a point on it when enough
+    of PROBES rays from it leave the object, which refuses seats seen through a window.
+
+    Raises:
+        ValueError: no faces, a face that names no vertex, not finite, no area; `name` says which CAD.
+    """
+    vertices, faces = np.asarray(cad[0], np.float32), np.asarray(cad[1], np.int64)
+    if len(faces) == 0 or len(vertices) == 0:
+        raise ValueError(f"{name} has {len(vertices)} vertices and {len(faces)} faces: nothing to fit")
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise ValueError(f"{name} has a face that names vertex {faces.max()} of {len(vertices)}")
+    used = vertices[faces.reshape(-1)]
+    if not np.isfinite(used).all():
+        raise ValueError(f"{name} has vertices that are not finite numbers")
+    centre, diagonal = (used.min(0) + used.max(0)) / 2, float(np.linalg.norm(np.ptp(used, axis=0)))
+    cloud = torch.from_numpy(vertices)
+    if not diagonal > 0 or not face_normals(cloud[None], torch.from_numpy(faces)).any():
+        raise ValueError(f"{name} has faces without area: nothing to fit")
+    scene = _scene(vertices, faces)
+    hit = np.zeros(len(faces), bool)
+    for direction in directions(VIEWS):
+        hit[_first_hits(scene, centre, diagonal, direction)] = True
+    seen = torch.from_numpy(faces[hit])
+    points = sample_surface(cloud, seen, 2 * POOL, generator)
+    points, outward = _escaping(scene, points, diagonal)
+    corners, _ = _escaping(scene, cloud[seen.unique()], diagonal)
+    if len(points) < 100:
+        raise ValueError(f"{name} has no surface that can be seen from outside")
+    points, outward = points[:POOL], outward[:POOL]
+    face = scene.compute_closest_points(_o3d(points.numpy()))["primitive_ids"].numpy().astype(np.int64)
+    normals = torch.nn.functional.normalize(
+        face_normals(cloud[None], torch.from_numpy(faces[face]))[0], dim=1
+    )
+    # Winding says nothing in these CADs; the side from which the point is seen does.
+    normals *= torch.where((normals * outward).sum(1, keepdim=True) < 0, -1.0, 1.0)
+    return Surface(cloud, seen, points, normals, corners if len(corners) else points, diagonal)
+
+
+class NearestFaces:
+    """Nearest faces of K meshes at once: one BVH over copies that stand SPACING * unit apart."""
+
+    def __init__(self, meshes: Sequence[Cad], unit: float) -> None:
+        counts = [len(vertices) for vertices, _ in meshes]
+        self._shift = np.zeros((len(meshes), 1, 3), np.float32)
+        self._shift[:, 0, 0] = SPACING * unit * np.arange(len(meshes))
+        vertices = np.concatenate([v + s for (v, _), s in zip(meshes, self._shift, strict=True)])
+        first = np.cumsum([0, *counts[:-1]])
+        self._scene = _scene(
+            vertices, np.concatenate([f + n for (_, f), n in zip(meshes, first, strict=True)])
+        )
+        self._first_face = np.cumsum([0, *(len(f) for _, f in meshes[:-1])])
+
+    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For points [K, P, 3], row k about mesh k: face [K, P], barycentric weights and foot [K, P, 3]."""
+        shape = points.shape[:2]
+        query = (points.detach().numpy() + self._shift).reshape(-1, 3)
+        found = self._scene.compute_closest_points(_o3d(query))
+        face = found["primitive_ids"].numpy().astype(np.int64).reshape(shape) - self._first_face[:, None]
+        uv = found["primitive_uvs"].numpy().reshape(*shape, 2)
+        weights = np.concatenate([1 - uv.sum(-1, keepdims=True), uv], -1)
+        foot = found["points"].numpy().reshape(*shape, 3) - self._shift
+        return torch.from_numpy(face), torch.from_numpy(weights), torch.from_numpy(foot)
+
+
+def points_on_faces(vertices: Tensor, faces: Tensor, weights: Tensor) -> Tensor:
+    """Points [K, P, 3] of meshes [K, V, 3] from faces' corners and weights [K, P, 3]; differentiable."""
+    K, V, _ = vertices.shape
+    number = faces + V * torch.arange(K)[:, None, None]
+    corners = vertices.reshape(-1, 3).index_select(0, number.reshape(-1)).reshape(*faces.shape, 3)
+    return (corners * weights[..., None]).sum(-2)
+
+
+def _o3d(array: np.ndarray) -> Any:
+    return open3d.core.Tensor(np.ascontiguousarray(array, np.float32))
+
+
+def _scene(vertices: np.ndarray, faces: np.ndarray) -> Any:
+    scene = open3d.t.geometry.RaycastingScene()
+    scene.add_triangles(_o3d(vertices), open3d.core.Tensor(np.ascontiguousarray(faces, np.uint32)))
+    return scene
+
+
+def _first_hits(scene: Any, centre: np.ndarray, diagonal: float, direction: np.ndarray) -> np.ndarray:
+    """Faces met first by a GRID x GRID bundle of parallel rays that comes from `direction`."""
+    side = np.cross(direction, [1, 0, 0] if abs(direction[0]) < 0.6 else [0, 1, 0])
+    side /= np.linalg.norm(side)
+    steps = (np.arange(GRID) + 0.5) / GRID - 0.5
+    a, b = (g.reshape(-1, 1) for g in np.meshgrid(steps, steps))
+    start = centre + diagonal * (direction + a * side + b * np.cross(direction, side))
+    rays = np.concatenate([start, np.broadcast_to(-direction, start.shape)], 1)
+    face = scene.cast_rays(_o3d(rays))["primitive_ids"].numpy()
+    return face[face != scene.INVALID_ID]
+
+
+def _escaping(scene: Any, points: Tensor, diagonal: float) -> tuple[Tensor, Tensor]:
+    """Points [P, 3] from which enough PROBES leave the object, and the sum of free directions of each."""
+    start = points.numpy()
+    free, outward = np.zeros(len(start)), np.zeros_like(start)
+    for d in directions(PROBES):
+        # Started a little off the surface, or each ray would meet its own face.
+        rays = np.concatenate([start + 1e-4 * diagonal * d, np.broadcast_to(d, start.shape)], 1)
+        out = ~scene.test_occlusions(_o3d(rays)).numpy()
+        free += out
+        outward += out[:, None] * d
+    keep = torch.from_numpy(free >= OPEN_SHARE * PROBES)
+    return points[keep], torch.from_numpy(outward)[keep]

@@ -1,0 +1,210 @@
+"""surface.py and shape_fit.py: what is visible, exact distances, quality of the fit, the stage on a cache."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ntdm import cache, mesh, shape_fit, surface
+from ntdm.config import ShapeConfig
+from ntdm.deform import load_shape, read_meta
+
+SMALL = ShapeConfig(subdivisions=2, width=32, layers=2, frequencies=4, steps=120, surface_samples=500)
+
+
+def ellipsoid(*radii: float, centre=(0.0, 0.0, 0.0), subdivisions: int = 3) -> surface.Cad:
+    sphere = mesh.icosphere(subdivisions)
+    return (sphere.vertices.numpy() * radii + centre).astype(np.float32), sphere.faces.numpy().astype(
+        np.int32
+    )
+
+
+def box(*half: float) -> surface.Cad:
+    corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32) * half
+    quads = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+    return corners.astype(np.float32), np.array([t for a, b, c, d in quads for t in ((a, b, c), (a, c, d))])
+
+
+def join(*cads: surface.Cad) -> surface.Cad:
+    first = np.cumsum([0] + [len(v) for v, _ in cads[:-1]])
+    faces = [f + k for (_, f), k in zip(cads, first, strict=True)]
+    return np.concatenate([v for v, _ in cads]), np.concatenate(faces)
+
+
+def seen(cad: surface.Cad) -> surface.Surface:
+    return surface.visible_surface(cad, torch.Generator().manual_seed(0))
+
+
+def test_visible_surface_leaves_the_inside_out_whatever_the_winding():
+    hull, engine = ellipsoid(0.3, 0.5, 0.2), box(0.1, 0.1, 0.05)
+    vertices, faces = join(hull, engine)
+    faces = np.where((np.arange(len(faces)) % 2 == 0)[:, None], faces[:, ::-1], faces)
+    found = seen((vertices, faces))
+    assert len(found.faces) == len(hull[1])
+    assert found.faces.max() < len(hull[0])
+    assert found.diagonal == pytest.approx(2 * math.sqrt(0.3**2 + 0.5**2 + 0.2**2), rel=0.01)
+    outside = (found.points / torch.tensor([0.3, 0.5, 0.2])).norm(dim=1)
+    assert outside.min() > 0.97
+    assert len(found.corners) == len(hull[0])
+    # The normal of an ellipsoid is p / r^2.
+    expected = torch.nn.functional.normalize(found.points / torch.tensor([0.3, 0.5, 0.2]) ** 2, dim=1)
+    assert (found.normals * expected).sum(1).min() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("cad", "message"),
+    [
+        ((np.zeros((3, 3), np.float32), np.zeros((0, 3), np.int32)), "CAD 07 has 3 vertices and 0 faces"),
+        ((np.zeros((3, 3), np.float32), np.array([[0, 1, 2]])), "without area"),
+        ((np.zeros((3, 3), np.float32), np.array([[0, 1, 3]])), "names vertex 3 of 3"),
+        ((np.full((3, 3), np.nan, np.float32), np.array([[0, 1, 2]])), "not finite"),
+    ],
+)
+def test_visible_surface_names_a_broken_cad(cad, message):
+    with pytest.raises(ValueError, match=message):
+        surface.visible_surface(cad, torch.Generator(), "CAD 07")
+
+
+def test_nearest_faces_are_those_of_brute_force():
+    meshes = [ellipsoid(0.3, 0.4, 0.2, subdivisions=1), ellipsoid(0.5, 0.2, 0.2, subdivisions=2)]
+    points = 0.6 * torch.randn(2, 40, 3, generator=torch.Generator().manual_seed(1))
+    face, weights, foot = surface.NearestFaces(meshes, 1.0)(points)
+    for k, (vertices, faces) in enumerate(meshes):
+        cloud, triangles = torch.from_numpy(vertices), torch.from_numpy(faces.astype(np.int64))
+        again = surface.points_on_faces(cloud[None], triangles[face[k]][None], weights[k][None])[0]
+        torch.testing.assert_close(again, foot[k], atol=1e-5, rtol=0)
+        # No point of a fine sampling of any face is nearer than the foot.
+        a, b = torch.meshgrid(torch.linspace(0, 1, 21), torch.linspace(0, 1, 21), indexing="ij")
+        fine = torch.stack([1 - a - b, a, b], -1)[a + b <= 1.0001]
+        sampled = torch.einsum("sc,fcd->fsd", fine, cloud[triangles]).reshape(-1, 3)
+        distance, best = (points[k] - foot[k]).norm(dim=1), torch.cdist(points[k], sampled).min(1).values
+        assert (distance <= best + 1e-5).all()
+        assert (best - distance).max() < 0.02
+
+
+def test_the_loss_has_the_derivative_of_the_distances():
+    torch.manual_seed(0)
+    model = shape_fit.DeformableMesh(SMALL, 2)
+    loss_of = shape_fit.ShapeLoss(model, [seen(box(0.4, 0.3, 0.2)), seen(ellipsoid(0.3, 0.4, 0.2))], SMALL)
+    vertices = (model(model.one_hot()) * 0.8).detach().requires_grad_()
+    loss = lambda v: loss_of.distance(v, torch.Generator().manual_seed(3))  # noqa: E731
+    (gradient,) = torch.autograd.grad(loss(vertices), vertices)
+    direction = torch.nn.functional.normalize(torch.randn(vertices.shape), dim=-1)
+    step = 2e-3
+    with torch.no_grad():
+        numeric = (loss(vertices + step * direction) - loss(vertices - step * direction)) / (2 * step)
+    # float32 losses of about 0.01 differ by 1e-9 a rounding, over a step of 4e-3.
+    assert (gradient * direction).sum().item() == pytest.approx(numeric.item(), rel=0.01)
+
+
+def test_roughness_prefers_the_sphere():
+    model = shape_fit.DeformableMesh(SMALL, 1)
+    loss_of = shape_fit.ShapeLoss(model, [seen(box(0.4, 0.3, 0.2))], SMALL)
+    smooth = 0.4 * model.template.vertices[None]
+    rough = smooth * (1 + 0.1 * torch.randn(len(smooth[0]), 1, generator=torch.Generator().manual_seed(0)))
+    assert loss_of.roughness(rough) > 2 * loss_of.roughness(smooth)
+    assert len(loss_of.edges) == 480
+    assert set(loss_of.degree.flatten().tolist()) == {5, 6}
+
+
+def test_transport_keeps_an_ellipsoid_where_it_is():
+    sphere, radii = mesh.icosphere(2).vertices, torch.tensor([0.3, 0.5, 0.2])
+    targets = shape_fit.transport_targets(
+        seen(ellipsoid(0.3, 0.5, 0.2)), sphere, radii, torch.Generator().manual_seed(0)
+    )
+    assert (targets - sphere * radii).norm(dim=1).mean() < 0.15  # of a diagonal of 1.23
+
+
+def test_fit_copies_simple_cads_and_repeats_itself():
+    cads = [ellipsoid(0.25, 0.4, 0.15), box(0.2, 0.35, 0.12)]
+    surfaces = [seen(cad) for cad in cads]
+    model, history = shape_fit.fit(surfaces, SMALL, "test")
+    assert history[-1][1] < 0.1 * history[0][1]
+    with torch.no_grad():
+        shapes = model(model.one_hot())
+    for cad, found, vertices in zip(cads, surfaces, shapes, strict=True):
+        measured = shape_fit.quality(vertices, model.template_faces, cad, found, views=12)
+        assert measured["silhouette_iou"] > 0.93, measured
+        assert measured["chamfer_l1"] < 0.015, measured
+    short = dataclasses.replace(SMALL, steps=6)
+    first, second = (shape_fit.fit(surfaces, short, "test")[0].state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_quality_of_the_cad_itself_is_perfect():
+    cad = ellipsoid(0.25, 0.4, 0.15, centre=(0.1, 0.0, 0.0))
+    measured = shape_fit.quality(
+        torch.from_numpy(cad[0]), torch.from_numpy(cad[1]).long(), cad, seen(cad), views=6
+    )
+    assert measured["silhouette_iou"] == 1
+    assert measured["f_score"] == 1
+    assert measured["chamfer_l1"] < 1e-5
+
+
+def write_cache(path, cads, cad_index):
+    dataset, split, category = path.parts[-3], path.parts[-2], path.stem
+    mask = np.ones((16, 16), np.uint8)
+    with cache.CacheWriter(
+        path, dataset=dataset, split=split, category=category, image_size=(16, 16), config={}, cads=cads
+    ) as writer:
+        for i, k in enumerate(cad_index):
+            sample = {"name": f"a{i}", "source": f"a{i}.jpg", "images": np.zeros((16, 16, 3), np.uint8)}
+            camera = {
+                "viewpoint": np.array([0.0, 0, 0, 5]),
+                "focal": 60.0,
+                "bbox": np.array([0.0, 0, 16, 16]),
+            }
+            point = np.array([8.0, 8.0])
+            masks = {"amodal_mask": mask, "visible_mask": mask}
+            writer.add(cache.Sample(**sample, **camera, **masks, principal_point=point, cad_index=k))
+
+
+def test_run_fits_categories_writes_latents_and_goes_on_past_a_broken_cad(tmp_path):
+    good = {0: ellipsoid(0.2, 0.4, 0.2, subdivisions=2), 3: box(0.2, 0.3, 0.2)}
+    write_cache(tmp_path / "cache/pascal3d/train/car.h5", good, [3, 0, 3])
+    write_cache(tmp_path / "cache/pascal3d/val/car.h5", good, [0])
+    broken = {1: (np.zeros((4, 3), np.float32), np.zeros((0, 3), np.int32))}
+    write_cache(tmp_path / "cache/pascal3d/train/boat.h5", broken, [1])
+    write_cache(tmp_path / "cache/pascal3d/train/sofa.h5", {2: good[0]}, [2])
+    config = dataclasses.replace(SMALL, subdivisions=1, steps=8)
+    out = tmp_path / "shapes"
+    with pytest.raises(
+        ValueError, match="1 of 3 categories failed: boat: CAD 02 of boat has 4 vertices and 0"
+    ):
+        shape_fit.run(config, tmp_path / "cache", out)
+    assert sorted(p.name for p in out.iterdir()) == [
+        "car.json", "car.safetensors", "meshes", "sofa.json", "sofa.safetensors",
+    ]  # fmt: skip
+    assert sorted(p.name for p in (out / "meshes").iterdir()) == ["car_01.obj", "car_04.obj", "sofa_03.obj"]
+    with cache.CacheFile(tmp_path / "cache/pascal3d/train/car.h5") as file:
+        assert file["latent"].tolist() == [[0, 1], [1, 0], [0, 1]]
+    with cache.CacheFile(tmp_path / "cache/pascal3d/train/sofa.h5") as file:
+        assert file["latent"].tolist() == [[1]]
+    assert load_shape(out / "car.safetensors").num_latents == 2
+    meta = read_meta(out / "car.safetensors")
+    assert meta["cad_index"] == [0, 3]
+    assert set(meta["quality"]) == {"mean", "0", "3"}
+
+    before = (out / "car.safetensors").stat().st_mtime_ns
+    assert shape_fit.run(config, tmp_path / "cache", out, ["car"]) == out
+    assert (out / "car.safetensors").stat().st_mtime_ns == before
+    other = dataclasses.replace(config, steps=9)
+    with pytest.raises(ValueError, match=r"steps: 8 -> 9.*--overwrite"):
+        shape_fit.run(other, tmp_path / "cache", out, ["car"])
+    shape_fit.run(other, tmp_path / "cache", out, ["car"], overwrite=True)
+    assert json.loads((out / "car.json").read_text())["config"]["steps"] == 9
+
+
+def test_run_refuses_an_empty_cache_unknown_categories_and_different_cads(tmp_path):
+    with pytest.raises(ValueError, match="no cache file below"):
+        shape_fit.run(SMALL, tmp_path, tmp_path / "out")
+    write_cache(tmp_path / "pascal3d/train/car.h5", {0: box(0.2, 0.3, 0.2)}, [0])
+    write_cache(tmp_path / "ood_cv/iid/car.h5", {0: box(0.2, 0.3, 0.1)}, [0])
+    with pytest.raises(ValueError, match="no cache file of category boat"):
+        shape_fit.run(SMALL, tmp_path, tmp_path / "out", ["boat"])
+    with pytest.raises(ValueError, match="carry different CADs"):
+        shape_fit.run(SMALL, tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
