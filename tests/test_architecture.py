@@ -11,7 +11,7 @@ STAGES = {"ntdm.shape_fit", "ntdm.train", "ntdm.infer", "ntdm.evaluate"}
 FILES = {"ntdm.cache", "ntdm.predictions"}
 DOORS = {
     "kaolin": {"ntdm.rasterize", "ntdm.shape_fit"},
-    "open3d": {"ntdm.data_prep.cad", "ntdm.shape_fit"},
+    "open3d": {"ntdm.surface"},
     "h5py": {"ntdm.cache", "ntdm.predictions"},
     "matplotlib": {"ntdm.reports.figures"},
     "typer": {"ntdm.cli"},
