@@ -2,10 +2,10 @@
 // Python face: ntdm/rasterize.py. m = 1 - prod over faces (1 - exp(-d^2 / sigma^2)), d the distance in pixels
 // from the pixel's centre to the projected face, faces farther than the reach left out; 1 inside.
 //
-// A face touches the few pixels around it, and most of those are inside the outline, where nothing is to be
-// done: one bit a pixel says which are outside, and runs of pixels are computed in vectors from the first set
-// bit on. Lanes that fall on inside pixels are computed and thrown away. One thread does an item, in face
-// order, so results are the same to the last bit for any number of threads.
+// Only pixels outside the outline and near it cost anything. They are gathered into groups of up to eight
+// neighbours, one vector lane each, strip by strip (four rows); two passes over bounding boxes leave for each
+// group the faces that can reach it. One thread does an item, faces in order within a group, so results are
+// the same to the last bit for any number of threads.
 
 #include <algorithm>
 #include <cmath>
@@ -24,6 +24,9 @@ using ntdm::Vertex;
 // Vectors of the compiler (GCC, Clang): eight pixels of a row, whatever registers the CPU has. Left to itself
 // the compiler finds the loops below too long to turn into vectors.
 constexpr int kLanes = 8;
+// Rows of pixels from which groups are made, and the most columns a group spans.
+constexpr int kStrip = 4;
+
 template <typename T>
 struct Lanes;
 template <>
@@ -73,56 +76,182 @@ inline Lanes<double>::Value exp_minus(Lanes<double>::Value x) {
     return x;
 }
 
-// Which pixels matter, one bit each.
-class Bits {
- public:
-    Bits(int height, int width) : words_((width + 63) / 64), bits_(size_t(height) * words_) {}
-    void clear() { std::fill(bits_.begin(), bits_.end(), 0); }
-    void set(int row, int column) {
-        bits_[size_t(row) * words_ + column / 64] |= uint64_t(1) << (column % 64);
-    }
-    // The first set column in [from, to], or to + 1.
-    int next(int row, int from, int to) const {
-        if (from > to) return to + 1;
-        const uint64_t* words = &bits_[size_t(row) * words_];
-        int word = from / 64;
-        uint64_t rest = words[word] & (~uint64_t(0) << (from % 64));
-        while (!rest && ++word <= to / 64) rest = words[word];
-        return rest ? std::min(word * 64 + __builtin_ctzll(rest), to + 1) : to + 1;
-    }
-
- private:
-    int words_;
-    std::vector<uint64_t> bits_;
-};
-
 // A projected face as three segments from corner k to corner k + 1.
 template <typename T>
 struct Outline {
-    T x[3], y[3], dx[3], dy[3], inverse[3];  // inverse: 1 / length^2, 0 for a point
-    int left, right, top, bottom;            // pixels within the reach, an empty range where there are none
+    T x[3], y[3], dx[3], dy[3];
+    T along_x[3], along_y[3];  // (dx, dy) / length^2, 0 for a point
+};
 
-    Outline(const Vertex* const corner[3], double reach, int height, int width) {
-        double low_x = corner[0]->x, high_x = low_x, low_y = corner[0]->y, high_y = low_y;
-        for (int k = 1; k < 3; ++k) {
-            low_x = std::min(low_x, corner[k]->x), high_x = std::max(high_x, corner[k]->x);
-            low_y = std::min(low_y, corner[k]->y), high_y = std::max(high_y, corner[k]->y);
-        }
-        left = int(std::clamp(std::ceil(low_x - reach - 0.5), 0.0, double(width)));
-        right = int(std::clamp(std::floor(high_x + reach - 0.5), -1.0, width - 1.0));
-        top = int(std::clamp(std::ceil(low_y - reach - 0.5), 0.0, double(height)));
-        bottom = int(std::clamp(std::floor(high_y + reach - 0.5), -1.0, height - 1.0));
-    }
+// Bounding boxes as arrays, for the passes that look for a group's faces.
+template <typename T>
+struct Boxes {
+    std::vector<T> left, right, top, bottom;
+    std::vector<int32_t> face;
+    int64_t count = 0;
 
-    void measure(const Vertex* const corner[3]) {
-        for (int k = 0; k < 3; ++k) {
-            const Vertex &from = *corner[k], &to = *corner[(k + 1) % 3];
-            const double a = to.x - from.x, b = to.y - from.y, length = a * a + b * b;
-            x[k] = T(from.x), y[k] = T(from.y), dx[k] = T(a), dy[k] = T(b);
-            inverse[k] = length > 0 ? T(1 / length) : T(0);
+    explicit Boxes(int64_t capacity)
+        : left(capacity), right(capacity), top(capacity), bottom(capacity), face(capacity) {}
+};
+
+// Up to eight neighbouring pixels. Lanes beyond count repeat the first pixel; their results are not used.
+template <typename T>
+struct Group {
+    typename Lanes<T>::Value x, y;  // centres
+    int pixel[kLanes], count = 0;
+    T left, right, top, bottom;  // of the centres
+
+    void add(int row, int column, int width) {
+        const T cx = T(column + 0.5), cy = T(row + 0.5);
+        if (count == 0) {
+            x = typename Lanes<T>::Value{} + cx, y = typename Lanes<T>::Value{} + cy;
+            left = right = cx, top = bottom = cy;
         }
+        x[count] = cx, y[count] = cy;
+        right = cx;  // columns come in order
+        top = std::min(top, cy), bottom = std::max(bottom, cy);
+        pixel[count++] = row * width + column;
     }
 };
+
+// Calls take(i, flags[i]) for every i < count in words of flags that are not all 0. take must advance by the
+// flag instead of asking for it: which of eight boxes are near is not predictable.
+template <typename Take>
+inline void each_flag(const uint8_t* flags, int64_t count, Take take) {
+    for (int64_t i = 0; i < count; i += 8) {
+        uint64_t word;
+        std::memcpy(&word, flags + i, sizeof word);
+        if (!word) continue;
+        for (int64_t j = i; j < std::min(i + 8, count); ++j) take(j, flags[j]);
+    }
+}
+
+// What one thread needs again for every item.
+template <typename T>
+struct Scratch {
+    std::vector<Vertex> projected;
+    std::vector<Outline<T>> outlines;
+    Boxes<T> boxes, strip;
+    std::vector<int32_t> near_faces;
+    std::vector<uint8_t> flags, active;
+
+    Scratch(int64_t vertex_count, int64_t face_count, int64_t pixels)
+        : projected(vertex_count),
+          outlines(face_count),
+          boxes(face_count),
+          strip(face_count + 1),
+          near_faces(face_count + 1),
+          flags(face_count + 8),
+          active(pixels) {}
+};
+
+template <typename T>
+void prepare(const int64_t* faces, int64_t face_count, Scratch<T>& scratch) {
+    const Vertex* vertices = scratch.projected.data();
+    Boxes<T>& boxes = scratch.boxes;
+    boxes.count = 0;
+    for (int64_t f = 0; f < face_count; ++f) {
+        const Vertex* corner[3] = {&vertices[faces[3 * f]], &vertices[faces[3 * f + 1]],
+                                   &vertices[faces[3 * f + 2]]};
+        if (corner[0]->inverse * corner[1]->inverse * corner[2]->inverse == 0) continue;
+        Outline<T>& out = scratch.outlines[f];
+        for (int k = 0; k < 3; ++k) {
+            const Vertex &from = *corner[k], &to = *corner[(k + 1) % 3];
+            out.x[k] = T(from.x), out.y[k] = T(from.y);
+            out.dx[k] = T(to.x - from.x), out.dy[k] = T(to.y - from.y);
+            const T length = out.dx[k] * out.dx[k] + out.dy[k] * out.dy[k];
+            const T inverse = length > 0 ? 1 / length : T(0);
+            out.along_x[k] = out.dx[k] * inverse, out.along_y[k] = out.dy[k] * inverse;
+        }
+        const int64_t i = boxes.count++;
+        boxes.left[i] = std::min(out.x[0], std::min(out.x[1], out.x[2]));
+        boxes.right[i] = std::max(out.x[0], std::max(out.x[1], out.x[2]));
+        boxes.top[i] = std::min(out.y[0], std::min(out.y[1], out.y[2]));
+        boxes.bottom[i] = std::max(out.y[0], std::max(out.y[1], out.y[2]));
+        boxes.face[i] = int32_t(f);
+    }
+}
+
+// Which boxes overlap a range of rows. Bare pointers: bytes may alias anything, and then no loop becomes
+// vectors.
+template <typename T>
+void flag_rows(const Boxes<T>& boxes, T low, T high, uint8_t* __restrict flags) {
+    const T* __restrict top = boxes.top.data(), * __restrict bottom = boxes.bottom.data();
+    const int64_t count = boxes.count;
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) flags[i] = (bottom[i] >= low) & (top[i] <= high);
+}
+
+// Which boxes come nearer to the group's box than the square root of limit.
+template <typename T>
+void flag_near(const Boxes<T>& boxes, const Group<T>& group, T limit, uint8_t* __restrict flags) {
+    const T* __restrict left = boxes.left.data(), * __restrict right = boxes.right.data();
+    const T* __restrict top = boxes.top.data(), * __restrict bottom = boxes.bottom.data();
+    const T group_left = group.left, group_right = group.right, group_top = group.top,
+            group_bottom = group.bottom;
+    const int64_t count = boxes.count;
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) {
+        const T x0 = group_left - right[i], x1 = left[i] - group_right;
+        const T y0 = group_top - bottom[i], y1 = top[i] - group_bottom;
+        T x = x0 > x1 ? x0 : x1, y = y0 > y1 ? y0 : y1;
+        x = x > 0 ? x : T(0), y = y > 0 ? y : T(0);
+        flags[i] = x * x + y * y <= limit;
+    }
+}
+
+// Calls visit(group, faces, how many) for every group of active pixels that some face may reach.
+template <typename T, typename Visit>
+void visit_groups(Scratch<T>& scratch, int height, int width, T reach, Visit visit) {
+    const T far = reach * T(1.001);  // the exact test is made a pixel at a time; this one must not lose any
+    const T limit = far * far;
+    const Boxes<T>& boxes = scratch.boxes;
+    Boxes<T>& strip = scratch.strip;
+    uint8_t* flags = scratch.flags.data();
+    for (int top = 0; top < height; top += kStrip) {
+        const int bottom = std::min(top + kStrip, height);
+        const T low = T(top + 0.5) - far, high = T(bottom - 0.5) + far;
+        flag_rows(boxes, low, high, flags);
+        strip.count = 0;
+        each_flag(flags, boxes.count, [&](int64_t i, uint8_t flag) {
+            const int64_t to = strip.count;
+            strip.left[to] = boxes.left[i], strip.right[to] = boxes.right[i];
+            strip.top[to] = boxes.top[i], strip.bottom[to] = boxes.bottom[i];
+            strip.face[to] = boxes.face[i];
+            strip.count += flag;
+        });
+
+        T strip_left = std::numeric_limits<T>::infinity(), strip_right = -strip_left;
+        for (int64_t i = 0; i < strip.count; ++i) {
+            strip_left = std::min(strip_left, strip.left[i]);
+            strip_right = std::max(strip_right, strip.right[i]);
+        }
+
+        Group<T> group;
+        const auto finish = [&] {
+            flag_near(strip, group, limit, flags);
+            int32_t found = 0;
+            each_flag(flags, strip.count, [&](int64_t i, uint8_t flag) {
+                scratch.near_faces[found] = strip.face[i];
+                found += flag;
+            });
+            if (found) visit(group, scratch.near_faces.data(), found);
+            group.count = 0;
+        };
+        int first = 0;  // column of the group's first pixel
+        for (int c = 0; c < width; ++c) {
+            if (T(c + 0.5) < strip_left - far || T(c + 0.5) > strip_right + far) continue;
+            if (group.count && c - first >= kStrip) finish();
+            for (int r = top; r < bottom; ++r) {
+                if (!scratch.active[r * width + c]) continue;
+                if (group.count == 0) first = c;
+                group.add(r, c, width);
+                if (group.count == kLanes) finish();
+            }
+        }
+        if (group.count) finish();
+    }
+}
 
 // The nearest point of a face's outline: offset from it to the pixel, squared distance, weights of the
 // corners. V is a number or a vector of numbers.
@@ -137,7 +266,7 @@ inline Nearest<V> nearest(const Outline<T>& face, V px, V py) {
     V t[3], x[3], y[3], square[3];
     for (int k = 0; k < 3; ++k) {
         const V vx = px - face.x[k], vy = py - face.y[k];
-        V along = (vx * face.dx[k] + vy * face.dy[k]) * face.inverse[k];
+        V along = vx * face.along_x[k] + vy * face.along_y[k];
         along = along > zero ? along : zero;
         t[k] = along < one ? along : one;
         x[k] = vx - t[k] * face.dx[k];
@@ -166,75 +295,54 @@ void soft_silhouette(const T* vertices, const int64_t* faces, const T* focal, co
     typedef typename Lanes<T>::Value V;
     typedef typename Lanes<T>::Index I;
     typedef std::decay_t<decltype(I{}[0])> Int;
-    const V lane = {0, 1, 2, 3, 4, 5, 6, 7};
-    const int stride = width + kLanes;  // a run of lanes may stick out of its row
     const T scale = T(1 / (sigma * sigma)), limit = T(reach * reach);
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<Vertex> projected(vertex_count);
-        std::vector<T> product(size_t(height) * stride), square(size_t(height) * stride);
-        std::vector<Int> face_of(size_t(height) * stride);
-        Bits outside(height, width);
+        Scratch<T> scratch(vertex_count, face_count, int64_t(height) * width);
+        std::vector<Vertex>& projected = scratch.projected;
+        const std::vector<Outline<T>>& outlines = scratch.outlines;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t b = 0; b < batch; ++b) {
             const int64_t* index = face_index + b * height * width;
-            const double px = double(principal_point[2 * b]), py = double(principal_point[2 * b + 1]);
-            ntdm::project(vertices + 3 * b * vertex_count, vertex_count, double(focal[b]), px, py, near,
-                          projected.data());
-            std::fill(product.begin(), product.end(), T(1));
-            std::fill(square.begin(), square.end(), std::numeric_limits<T>::infinity());
-            std::fill(face_of.begin(), face_of.end(), -1);
-            outside.clear();
-            for (int r = 0; r < height; ++r)
-                for (int c = 0; c < width; ++c)
-                    if (index[r * width + c] < 0) outside.set(r, c);
-
-            for (int64_t f = 0; f < face_count; ++f) {
-                const Vertex* corner[3] = {&projected[faces[3 * f]], &projected[faces[3 * f + 1]],
-                                           &projected[faces[3 * f + 2]]};
-                if (corner[0]->inverse * corner[1]->inverse * corner[2]->inverse == 0) continue;
-                Outline<T> face(corner, reach, height, width);
-                bool measured = false;
-                for (int r = face.top; r <= face.bottom; ++r) {
-                    for (int c = outside.next(r, face.left, face.right); c <= face.right;
-                         c = outside.next(r, c + kLanes, face.right)) {
-                        if (!measured) face.measure(corner);
-                        measured = true;
-                        const size_t at = size_t(r) * stride + c;
-                        const V d = nearest(face, lane + T(c + 0.5), V{} + T(r + 0.5)).square;
-                        V factor = 1 - exp_minus(d * scale);
-                        factor = factor > T(kLeast) ? factor : V{} + T(kLeast);
-                        factor = d <= limit ? factor : V{} + T(1);
-                        store(&product[at], load<V>(&product[at]) * factor);
-                        const V least = load<V>(&square[at]);
-                        const auto nearer = (d <= limit) & (d < least);
-                        store(&square[at], nearer ? d : least);
-                        store(&face_of[at], nearer ? I{} + Int(f) : load<I>(&face_of[at]));
-                    }
-                }
+            T* soft_item = soft + b * height * width;
+            int64_t* nearest_item = nearest_face + b * height * width;
+            T* barycentric_item = nearest_barycentric + 3 * b * height * width;
+            for (int i = 0; i < height * width; ++i) {
+                scratch.active[i] = index[i] < 0;
+                soft_item[i] = T(index[i] >= 0);
             }
+            std::fill(nearest_item, nearest_item + height * width, -1);
+            std::fill(barycentric_item, barycentric_item + 3 * height * width, T(0));
+            ntdm::project(vertices + 3 * b * vertex_count, vertex_count, double(focal[b]),
+                          double(principal_point[2 * b]), double(principal_point[2 * b + 1]), near,
+                          projected.data());
+            prepare(faces, face_count, scratch);
 
-            for (int r = 0; r < height; ++r) {
-                for (int c = 0; c < width; ++c) {
-                    const int64_t pixel = (b * height + r) * width + c;
-                    const bool inside = index[r * width + c] >= 0;
-                    const int64_t f = inside ? -1 : face_of[size_t(r) * stride + c];
-                    soft[pixel] = inside ? T(1) : 1 - product[size_t(r) * stride + c];
-                    nearest_face[pixel] = f;
-                    T* out = nearest_barycentric + 3 * pixel;
-                    out[0] = out[1] = out[2] = 0;
-                    if (f < 0) continue;
-                    const Vertex* corner[3] = {&projected[faces[3 * f]], &projected[faces[3 * f + 1]],
-                                               &projected[faces[3 * f + 2]]};
-                    Outline<T> face(corner, reach, height, width);
-                    face.measure(corner);
-                    const Nearest<T> point = nearest(face, T(c + 0.5), T(r + 0.5));
+            const auto visit = [&](const Group<T>& group, const int32_t* near_faces, int32_t count) {
+                V product = V{} + T(1), least = V{} + std::numeric_limits<T>::infinity();
+                I face = I{} - 1;
+                for (int32_t i = 0; i < count; ++i) {
+                    const V d = nearest(outlines[near_faces[i]], group.x, group.y).square;
+                    V factor = 1 - exp_minus(d * scale);
+                    factor = factor > T(kLeast) ? factor : V{} + T(kLeast);
+                    product *= d <= limit ? factor : V{} + T(1);
+                    face = d < least ? I{} + Int(near_faces[i]) : face;
+                    least = d < least ? d : least;
+                }
+                for (int l = 0; l < group.count; ++l) {
+                    const int pixel = group.pixel[l];
+                    if (!(least[l] <= limit)) continue;
+                    soft_item[pixel] = 1 - product[l];
+                    nearest_item[pixel] = face[l];
+                    const Nearest<T> point = nearest(outlines[face[l]], T(group.x[l]), T(group.y[l]));
                     double weight[3], sum = 0;
                     for (int k = 0; k < 3; ++k)
-                        sum += weight[k] = double(point.weight[k]) * corner[k]->inverse;
-                    for (int k = 0; k < 3; ++k) out[k] = T(weight[k] / sum);
+                        sum += weight[k] =
+                            double(point.weight[k]) * projected[faces[3 * face[l] + k]].inverse;
+                    for (int k = 0; k < 3; ++k) barycentric_item[3 * pixel + k] = T(weight[k] / sum);
                 }
-            }
+            };
+            visit_groups(scratch, height, width, T(reach), visit);
         }
     }
 }
@@ -248,62 +356,55 @@ void soft_silhouette_backward(const T* vertices, const int64_t* faces, const T* 
                               int height, int width, double near, double sigma, double reach, int threads,
                               T* grad_vertices, T* grad_focal, T* grad_principal_point) {
     typedef typename Lanes<T>::Value V;
-    const V lane = {0, 1, 2, 3, 4, 5, 6, 7};
-    const int stride = width + kLanes;
     const T scale = T(1 / (sigma * sigma)), limit = T(reach * reach);
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<Vertex> projected(vertex_count);
-        std::vector<T> coefficient(size_t(height) * stride);
+        Scratch<T> scratch(vertex_count, face_count, int64_t(height) * width);
+        std::vector<Vertex>& projected = scratch.projected;
+        const std::vector<Outline<T>>& outlines = scratch.outlines;
+        // One sum a lane, so that adding up across lanes is done once a face: x, y of its three corners.
+        std::vector<T> totals(size_t(face_count) * 6 * kLanes);
         std::vector<double> sums(2 * vertex_count);
-        Bits active(height, width);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t b = 0; b < batch; ++b) {
             const double f = double(focal[b]), px = double(principal_point[2 * b]),
                          py = double(principal_point[2 * b + 1]);
             const T* item = vertices + 3 * b * vertex_count;
+            const int64_t* index = face_index + b * height * width;
+            const T *grad_item = grad + b * height * width, *soft_item = soft + b * height * width;
+            // A pixel beyond the reach has soft = 0: no face near it, no gradient.
+            for (int i = 0; i < height * width; ++i)
+                scratch.active[i] = (index[i] < 0) & (grad_item[i] != 0) & (soft_item[i] != 0);
             ntdm::project(item, vertex_count, f, px, py, near, projected.data());
+            prepare(faces, face_count, scratch);
+            std::fill(totals.begin(), totals.end(), T(0));
             std::fill(sums.begin(), sums.end(), 0.0);
-            std::fill(coefficient.begin(), coefficient.end(), T(0));
-            active.clear();
-            for (int r = 0; r < height; ++r)
-                for (int c = 0; c < width; ++c) {
-                    const int64_t pixel = (b * height + r) * width + c;
-                    // A pixel beyond the reach has soft = 0: no face near it, no gradient.
-                    if (face_index[pixel] >= 0 || grad[pixel] == 0 || soft[pixel] == 0) continue;
-                    coefficient[size_t(r) * stride + c] = grad[pixel] * (1 - soft[pixel]) * 2 * scale;
-                    active.set(r, c);
-                }
 
-            for (int64_t i = 0; i < face_count; ++i) {
-                const int64_t* id = faces + 3 * i;
-                const Vertex* corner[3] = {&projected[id[0]], &projected[id[1]], &projected[id[2]]};
-                if (corner[0]->inverse * corner[1]->inverse * corner[2]->inverse == 0) continue;
-                Outline<T> face(corner, reach, height, width);
-                bool measured = false;
-                V total[6] = {};
-                for (int r = face.top; r <= face.bottom; ++r) {
-                    for (int c = active.next(r, face.left, face.right); c <= face.right;
-                         c = active.next(r, c + kLanes, face.right)) {
-                        if (!measured) face.measure(corner);
-                        measured = true;
-                        const Nearest<V> point = nearest(face, lane + T(c + 0.5), V{} + T(r + 0.5));
-                        const V e = exp_minus(point.square * scale);
-                        V factor = 1 - e;
-                        factor = factor > T(kLeast) ? factor : V{} + T(kLeast);
-                        V g = load<V>(&coefficient[size_t(r) * stride + c]) * e / factor;
-                        g = point.square <= limit ? g : V{};
-                        for (int k = 0; k < 3; ++k) {
-                            total[2 * k] += g * point.x * point.weight[k];
-                            total[2 * k + 1] += g * point.y * point.weight[k];
-                        }
+            const auto visit = [&](const Group<T>& group, const int32_t* near_faces, int32_t count) {
+                V coefficient = V{};
+                for (int l = 0; l < group.count; ++l)
+                    coefficient[l] = 2 * scale * grad_item[group.pixel[l]] * (1 - soft_item[group.pixel[l]]);
+                for (int32_t i = 0; i < count; ++i) {
+                    const Nearest<V> point = nearest(outlines[near_faces[i]], group.x, group.y);
+                    const V e = exp_minus(point.square * scale);
+                    V factor = 1 - e;
+                    factor = factor > T(kLeast) ? factor : V{} + T(kLeast);
+                    const V g = point.square <= limit ? coefficient * e / factor : V{};
+                    T* total = &totals[size_t(near_faces[i]) * 6 * kLanes];
+                    for (int k = 0; k < 3; ++k, total += 2 * kLanes) {
+                        store(total, load<V>(total) + g * point.x * point.weight[k]);
+                        store(total + kLanes, load<V>(total + kLanes) + g * point.y * point.weight[k]);
                     }
                 }
-                if (!measured) continue;
-                for (int k = 0; k < 6; ++k) {
-                    double sum = 0;
-                    for (int l = 0; l < kLanes; ++l) sum += double(total[k][l]);
-                    sums[2 * id[k / 2] + k % 2] += sum;
+            };
+            visit_groups(scratch, height, width, T(reach), visit);
+            for (int64_t i = 0; i < scratch.boxes.count; ++i) {
+                const T* total = &totals[size_t(scratch.boxes.face[i]) * 6 * kLanes];
+                const int64_t* corner = faces + 3 * scratch.boxes.face[i];
+                for (int k = 0; k < 6; ++k, total += kLanes) {
+                    const V t = load<V>(total);
+                    sums[2 * corner[k / 2] + k % 2] +=
+                        double(((t[0] + t[1]) + (t[2] + t[3])) + ((t[4] + t[5]) + (t[6] + t[7])));
                 }
             }
 

@@ -137,8 +137,8 @@ def soft_silhouette(
 ) -> Silhouette:
     """The mask that has a gradient outside the outline (DIB-R's, with distances in pixels).
 
-    soft = 1 inside; outside 1 - prod_f (1 - exp(-d_f^2 / sigma^2)), d_f the distance in pixels from the pixel's
-    centre to face f, over the faces with d_f <= 3 sigma.
+    soft = 1 inside; outside 1 - prod_f (1 - exp(-d_f^2 / sigma^2)), d_f the distance in pixels from the
+    pixel's centre to face f, over the faces with d_f <= 3 sigma.
 
     Args:
         vertices_cam: [B, V, 3] camera frame, float32 or float64.
