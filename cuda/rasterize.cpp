@@ -140,7 +140,7 @@ int64_t fill(const Vertex* vertices, const int64_t* faces, int64_t face_count, i
 template <typename T>
 void rasterize(const T* vertices, const int64_t* faces, const T* focal, const T* principal_point,
                int64_t batch, int64_t vertex_count, int64_t face_count, int height, int width, double near,
-               int threads, int64_t* face_index, T* barycentric, T* depth, int64_t* dropped) {
+               int threads, T* barycentric, T* depth, int64_t* face_index, int64_t* dropped) {
     // Small batches are cut into bands of rows; every band sees every face, so the result is the same.
     const int bands = batch > 0 ? int(std::clamp<int64_t>(threads / batch, 1, std::max(height, 1))) : 1;
 #pragma omp parallel num_threads(threads)
@@ -304,9 +304,9 @@ void interpolate_backward(const T* grad, const T* attributes, const int64_t* fac
     void ntdm_rasterize_##SUFFIX(                                                                          \
         const T* vertices, const int64_t* faces, const T* focal, const T* principal_point, int64_t batch,  \
         int64_t vertex_count, int64_t face_count, int64_t height, int64_t width, double near, int threads, \
-        int64_t* face_index, T* barycentric, T* depth, int64_t* dropped) {                                 \
+        T* barycentric, T* depth, int64_t* face_index, int64_t* dropped) {                                 \
         rasterize(vertices, faces, focal, principal_point, batch, vertex_count, face_count, int(height),   \
-                  int(width), near, threads, face_index, barycentric, depth, dropped);                     \
+                  int(width), near, threads, barycentric, depth, face_index, dropped);                     \
     }                                                                                                      \
     void ntdm_rasterize_backward_##SUFFIX(                                                                 \
         const T* vertices, const int64_t* faces, const T* focal, const T* principal_point,                 \

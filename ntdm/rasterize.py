@@ -75,7 +75,10 @@ def rasterize(
     height, width = size
     if height < 0 or width < 0:
         raise ValueError(f"rasterize: size must be (H, W) >= 0, got {tuple(size)}")
-    return Fragments(*operators.rasterize(vertices_cam, faces, focal, principal_point, height, width))
+    barycentric, depth, face_index, dropped = operators.rasterize(
+        vertices_cam, faces, focal, principal_point, height, width
+    )
+    return Fragments(face_index, barycentric, depth, dropped)
 
 
 def coverage(

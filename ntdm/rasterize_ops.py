@@ -84,14 +84,15 @@ def _rasterize_cpu(
     return outputs
 
 
+# Real outputs first: torch.library.opcheck adds up all outputs in the first one's type.
 def _rasterize_fake(
     vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     shape = (vertices_cam.shape[0], height, width)
     return (
-        faces.new_empty(shape),
         vertices_cam.new_empty((*shape, 3)),
         vertices_cam.new_empty(shape),
+        faces.new_empty(shape),
         faces.new_empty(shape[:1]),
     )
 
@@ -119,11 +120,12 @@ def _gradients_fake(
 
 
 def _rasterize_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.mark_non_differentiable(output[0], output[3])
-    ctx.save_for_backward(*inputs[:4], *output[:3])
+    barycentric, depth, face_index, dropped = output
+    ctx.mark_non_differentiable(face_index, dropped)
+    ctx.save_for_backward(*inputs[:4], face_index, barycentric, depth)
 
 
-def _rasterize_gradient(ctx, _index, grad_barycentric, grad_depth, _dropped):  # type: ignore[no-untyped-def]
+def _rasterize_gradient(ctx, grad_barycentric, grad_depth, _index, _dropped):  # type: ignore[no-untyped-def]
     gradients = operators.rasterize_backward(*ctx.saved_tensors, grad_barycentric, grad_depth)
     return gradients[0], None, gradients[1], gradients[2], None, None
 
