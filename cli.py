@@ -355,13 +355,28 @@ def demo(
         config = dataclasses.replace(settled(TrainConfig), method=run.name)
         train.run(config, cache, shapes, run, overwrite=overwrite)
         evaluate.run(run, cache, DEMO_SPLITS, settled(InferConfig), overwrite=overwrite)
+    meshes = _infer_examples(pascal3d, runs[0], out / "inferred", settled(InferConfig))
     say("demo 5/5: tables")
     written = [tables.report(table, runs, out / "report", False) for table in (1, 2)]
     for path in written:
         print(path.with_suffix(".md").read_text(encoding="utf-8"))
-    for path in (*written, runs[0] / "sheet.png", *sorted(runs[0].glob("**/*.obj"))[:4]):
+    for path in (*written, runs[0] / "sheets" / "pascal3d" / "val.png", *meshes):
         print(path)
     print(out)
+
+
+def _infer_examples(pascal3d: Path, run: Path, out: Path, config: InferConfig) -> list[Path]:
+    """Infer the first test photo of every category, its annotated box given; returns the coloured meshes."""
+    from ntdm import infer
+    from ntdm.data_prep.annotation import object_pose, read_objects
+
+    for listing in sorted((pascal3d / "Image_sets").glob("*_imagenet_val.txt")):
+        folder, name = listing.stem.removesuffix("_val"), listing.read_text(encoding="utf-8").split()[0]
+        annotation = pascal3d / "Annotations" / folder / f"{name}.mat"
+        x0, y0, x1, y1 = object_pose(read_objects(annotation)[0], str(annotation)).bbox.tolist()
+        photo = pascal3d / "Images" / folder / f"{name}.JPEG"
+        infer.run([photo], run, out, (x0, y0, x1, y1), config, overwrite=True)
+    return sorted(out.glob("*/mesh.obj"))
 
 
 def _prepare(
