@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -20,9 +21,19 @@ using ntdm::Vertex;
 
 // Projected area (twice, square pixels) under which a triangle counts as a line and covers nothing.
 constexpr double kDegenerate = 1e-12;
-// From this width on, a row of a triangle's bounding box is cut to the span between the edges and done in
-// vectors.
-constexpr int kWide = 8;
+
+// Vectors of the compiler (GCC, Clang), whatever registers the CPU has: eight pixels of a row.
+constexpr int kLanes = 8;
+typedef double Doubles __attribute__((vector_size(64)));
+typedef float Floats __attribute__((vector_size(32)));
+typedef int32_t Ints __attribute__((vector_size(32)));
+
+template <typename V, typename T>
+inline V load(const T* from) {
+    V value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+}
 
 struct Edge {
     double a, b, c;
@@ -55,83 +66,85 @@ inline Triangle triangle(const Vertex& v0, const Vertex& v1, const Vertex& v2) {
     return t;
 }
 
-// First and last pixel whose centre lies in [low, high], cut to [first, last].
-inline int first_centre(double low, int first) {
-    return int(std::max(double(first), std::ceil(low - 0.5)));
+// Pixels whose centres a box contains: first column, first row, minus the last column, minus the last row.
+// The box of a face is then the least of its corners' in every entry. kDropped marks a vertex that is not
+// usable.
+typedef int32_t Box __attribute__((vector_size(16)));
+constexpr int32_t kDropped = std::numeric_limits<int32_t>::min();
+
+inline Box least(Box a, Box b) {
+    return a < b ? a : b;
 }
-inline int last_centre(double high, int last) {
-    return int(std::min(double(last), std::floor(high - 0.5)));
+inline Box greatest(Box a, Box b) {
+    return a > b ? a : b;
 }
 
-// Narrow rows, pixel by pixel.
-inline void fill_narrow(const Triangle& t, const double row[3], int face, int low, int high, float* depth,
-                        int* index) {
-    for (int c = low; c <= high; ++c) {
-        const double x = c + 0.5;
-        const double e0 = t.e[0].at(x, row[0]), e1 = t.e[1].at(x, row[1]), e2 = t.e[2].at(x, row[2]);
-        if (!(e0 >= 0 && e1 >= 0 && e2 >= 0)) continue;
-        const float z = float((e0 + e1 + e2) / (e0 * t.inverse[0] + e1 * t.inverse[1] + e2 * t.inverse[2]));
-        if (z < depth[c]) {  // strict: faces come in order, so the lower index keeps a tie
-            depth[c] = z;
-            index[c] = face;
+inline Box box(const Vertex& vertex) {
+    if (vertex.inverse == 0) return Box{} + kDropped;
+    const auto whole = [](double value) { return int32_t(std::clamp(value, -1e9, 1e9)); };
+    return Box{whole(std::ceil(vertex.x - 0.5)), whole(std::ceil(vertex.y - 0.5)),
+               -whole(std::floor(vertex.x - 0.5)), -whole(std::floor(vertex.y - 0.5))};
+}
+
+// The columns first to last of one row of a triangle.
+inline void fill_row(const Triangle& t, double y, int face, int first, int last, float* depth,
+                     int32_t* index) {
+    const double row[3] = {t.e[0].row(y), t.e[1].row(y), t.e[2].row(y)};
+    if (last - first >= 2 * kLanes) {
+        // Long rows are cut to the span between the edges, with a pixel of slack: the test below decides.
+        double from = first, to = last;
+        for (int k = 0; k < 3; ++k) {
+            const double cross = -row[k] / t.e[k].a - 0.5;
+            if (t.e[k].a > 0) from = std::max(from, cross - 1.0);
+            if (t.e[k].a < 0) to = std::min(to, cross + 1.0);
         }
+        // An edge that is almost a row sends its crossing to infinity: cut before the conversion.
+        const int start = first;
+        first = int(std::clamp(from, double(start), last + 1.0));
+        last = int(std::clamp(to, start - 1.0, double(last)));
+    }
+    const Doubles steps = {0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5};
+    const Ints lanes = {0, 1, 2, 3, 4, 5, 6, 7};
+    for (int c = first; c <= last; c += kLanes) {
+        const Doubles x = steps + double(c);
+        const Doubles e0 = t.e[0].a * x + row[0], e1 = t.e[1].a * x + row[1], e2 = t.e[2].a * x + row[2];
+        const Doubles low = e0 < e1 ? e0 : e1, lowest = low < e2 ? low : e2;
+        const Doubles sum = e0 * t.inverse[0] + e1 * t.inverse[1] + e2 * t.inverse[2];
+        const Floats z = __builtin_convertvector((e0 + e1 + e2) / sum, Floats);
+        const Ints inside = __builtin_convertvector(lowest >= 0.0, Ints) & (lanes <= last - c);
+        const Floats old = load<Floats>(depth + c);
+        // Strictly nearer: faces come in order, so the lower index keeps a tie.
+        const Ints nearer = inside & (z < old);
+        const Floats new_depth = nearer ? z : old;
+        const Ints new_index = nearer ? Ints{} + face : load<Ints>(index + c);
+        std::memcpy(depth + c, &new_depth, sizeof new_depth);
+        std::memcpy(index + c, &new_index, sizeof new_index);
     }
 }
 
-// Wide rows: the same arithmetic without branches, so that the compiler makes vectors of it.
-inline void fill_wide(const Triangle& t, const double row[3], int face, int low, int high, float* depth,
-                      int* index) {
-    double from = low, to = high;
-    for (int k = 0; k < 3; ++k) {
-        // One pixel of slack: the span only saves work, the edge test below decides.
-        const double cross = -row[k] / t.e[k].a - 0.5;
-        if (t.e[k].a > 0) from = std::max(from, cross - 1.0);
-        if (t.e[k].a < 0) to = std::min(to, cross + 1.0);
-    }
-    // An edge that is almost a row sends its crossing to infinity: cut before the conversion.
-    const int start = int(std::clamp(from, double(low), high + 1.0)),
-              stop = int(std::clamp(to, low - 1.0, double(high)));
-#pragma omp simd
-    for (int c = start; c <= stop; ++c) {
-        const double x = c + 0.5;
-        const double e0 = t.e[0].at(x, row[0]), e1 = t.e[1].at(x, row[1]), e2 = t.e[2].at(x, row[2]);
-        const float z = float((e0 + e1 + e2) / (e0 * t.inverse[0] + e1 * t.inverse[1] + e2 * t.inverse[2]));
-        const bool nearer = (std::min(e0, std::min(e1, e2)) >= 0) & (z < depth[c]);
-        depth[c] = nearer ? z : depth[c];
-        index[c] = nearer ? face : index[c];
-    }
-}
-
-// Rows [top, bottom) of one map into depth and index [(bottom - top), width]; returns the number of dropped
+// Rows [top, bottom) of one map into depth and index [(bottom - top), stride]; returns the number of dropped
 // faces.
-int64_t fill(const Vertex* vertices, const int64_t* faces, int64_t face_count, int width, int top, int bottom,
-             float* depth, int* index) {
-    std::fill(depth, depth + int64_t(bottom - top) * width, std::numeric_limits<float>::infinity());
-    std::fill(index, index + int64_t(bottom - top) * width, -1);
+int64_t fill(const Vertex* vertices, const Box* boxes, const int64_t* faces, int64_t face_count, int width,
+             int top, int bottom, int stride, float* depth, int32_t* index) {
+    std::fill(depth, depth + int64_t(bottom - top) * stride, std::numeric_limits<float>::infinity());
+    std::fill(index, index + int64_t(bottom - top) * stride, -1);
+    const Box map = {0, top, 1 - width, 1 - bottom};
     int64_t dropped = 0;
     for (int64_t f = 0; f < face_count; ++f) {
-        const Vertex &v0 = vertices[faces[3 * f]], &v1 = vertices[faces[3 * f + 1]],
-                     &v2 = vertices[faces[3 * f + 2]];
-        if (v0.inverse * v1.inverse * v2.inverse == 0) {
+        const int64_t* corner = faces + 3 * f;
+        Box range = least(least(boxes[corner[0]], boxes[corner[1]]), boxes[corner[2]]);
+        if (range[0] == kDropped) {
             ++dropped;
             continue;
         }
-        const int left = first_centre(std::min(v0.x, std::min(v1.x, v2.x)), 0);
-        const int right = last_centre(std::max(v0.x, std::max(v1.x, v2.x)), width - 1);
-        if (left > right) continue;
-        const int low = first_centre(std::min(v0.y, std::min(v1.y, v2.y)), top);
-        const int high = last_centre(std::max(v0.y, std::max(v1.y, v2.y)), bottom - 1);
-        if (low > high) continue;
-        const Triangle t = triangle(v0, v1, v2);
+        range = greatest(range, map);
+        const int left = range[0], low = range[1], right = -range[2], high = -range[3];
+        if ((left > right) | (low > high)) continue;
+        const Triangle t = triangle(vertices[corner[0]], vertices[corner[1]], vertices[corner[2]]);
         if (!(t.area > kDegenerate)) continue;
         for (int r = low; r <= high; ++r) {
-            const double y = r + 0.5;
-            const double row[3] = {t.e[0].row(y), t.e[1].row(y), t.e[2].row(y)};
-            const int64_t offset = int64_t(r - top) * width;
-            if (right - left < kWide)
-                fill_narrow(t, row, int(f), left, right, depth + offset, index + offset);
-            else
-                fill_wide(t, row, int(f), left, right, depth + offset, index + offset);
+            const int64_t offset = int64_t(r - top) * stride;
+            fill_row(t, r + 0.5, int(f), left, right, depth + offset, index + offset);
         }
     }
     return dropped;
@@ -142,28 +155,31 @@ void rasterize(const T* vertices, const int64_t* faces, const T* focal, const T*
                int64_t batch, int64_t vertex_count, int64_t face_count, int height, int width, double near,
                int threads, T* barycentric, T* depth, int64_t* face_index, int64_t* dropped) {
     // Small batches are cut into bands of rows; every band sees every face, so the result is the same.
+    const int stride = width + kLanes;  // a vector may stick out of its row
     const int bands = batch > 0 ? int(std::clamp<int64_t>(threads / batch, 1, std::max(height, 1))) : 1;
 #pragma omp parallel num_threads(threads)
     {
         std::vector<Vertex> projected(vertex_count);
+        std::vector<Box> boxes(vertex_count);
         std::vector<float> near_depth;
-        std::vector<int> near_index;
+        std::vector<int32_t> near_index;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t task = 0; task < batch * bands; ++task) {
             const int64_t b = task / bands, band = task % bands;
             const int top = int(band * height / bands), bottom = int((band + 1) * height / bands);
-            near_depth.resize(int64_t(bottom - top) * width);
-            near_index.resize(int64_t(bottom - top) * width);
+            near_depth.resize(size_t(bottom - top) * stride);
+            near_index.resize(size_t(bottom - top) * stride);
             ntdm::project(vertices + b * vertex_count * 3, vertex_count, double(focal[b]),
                           double(principal_point[2 * b]), double(principal_point[2 * b + 1]), near,
                           projected.data());
-            const int64_t lost = fill(projected.data(), faces, face_count, width, top, bottom,
-                                      near_depth.data(), near_index.data());
+            for (int64_t i = 0; i < vertex_count; ++i) boxes[i] = box(projected[i]);
+            const int64_t lost = fill(projected.data(), boxes.data(), faces, face_count, width, top, bottom,
+                                      stride, near_depth.data(), near_index.data());
             if (band == 0) dropped[b] = lost;
             for (int r = top; r < bottom; ++r) {
                 for (int c = 0; c < width; ++c) {
                     const int64_t pixel = (b * height + r) * width + c;
-                    const int64_t f = near_index[int64_t(r - top) * width + c];
+                    const int64_t f = near_index[size_t(r - top) * stride + c];
                     T* out = barycentric + 3 * pixel;
                     face_index[pixel] = f;
                     if (f < 0) {
