@@ -309,9 +309,9 @@ DEMO_SPLITS = (
     *(f"ood_cv/{nuisance}" for nuisance in configs.NUISANCES),
 )
 QUICK: dict[type, tuple[str, ...]] = {
-    SyntheticConfig: ("train_per_category=32", "val_per_category=6", "ood_per_category=3"),
+    SyntheticConfig: ("train_per_category=48", "val_per_category=6", "ood_per_category=3"),
     ShapeConfig: ("steps=60",),
-    TrainConfig: ("epochs=2",),
+    TrainConfig: ("epochs=4", "batch_size=8"),
     InferConfig: ("steps=5",),
 }
 
