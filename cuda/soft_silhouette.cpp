@@ -2,54 +2,29 @@
 // Python face: ntdm/rasterize.py. m = 1 - prod over faces (1 - exp(-d^2 / sigma^2)), d the distance in pixels
 // from the pixel's centre to the projected face, faces farther than the reach left out; 1 inside.
 //
-// Only pixels outside the outline and near it cost anything. They are gathered into groups of up to eight
-// neighbours, one vector lane each, strip by strip (four rows); two passes over bounding boxes leave for each
-// group the faces that can reach it. One thread does an item, faces in order within a group, so results are
-// the same to the last bit for any number of threads.
+// nearby_faces.h makes groups of eight outside pixels and finds the faces near each; here a group meets its
+// faces. One thread does an item, faces in order within a group, so results are the same to the last bit for
+// any number of threads.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <type_traits>
 #include <vector>
 
-#include "projection.h"
+#include "nearby_faces.h"
 
 namespace {
 
+using ntdm::Group;
+using ntdm::kLanes;
+using ntdm::Lanes;
+using ntdm::load;
+using ntdm::Outline;
+using ntdm::Scratch;
+using ntdm::store;
 using ntdm::Vertex;
-
-// Vectors of the compiler (GCC, Clang): eight pixels of a row, whatever registers the CPU has. Left to itself
-// the compiler finds the loops below too long to turn into vectors.
-constexpr int kLanes = 8;
-// Rows of pixels from which groups are made, and the most columns a group spans.
-constexpr int kStrip = 4;
-
-template <typename T>
-struct Lanes;
-template <>
-struct Lanes<float> {
-    typedef float Value __attribute__((vector_size(32)));
-    typedef int32_t Index __attribute__((vector_size(32)));
-};
-template <>
-struct Lanes<double> {
-    typedef double Value __attribute__((vector_size(64)));
-    typedef int64_t Index __attribute__((vector_size(64)));
-};
-
-template <typename V, typename T>
-inline V load(const T* from) {
-    V value;
-    std::memcpy(&value, from, sizeof value);
-    return value;
-}
-template <typename V, typename T>
-inline void store(T* to, V value) {
-    std::memcpy(to, &value, sizeof value);
-}
 
 // 1 - exp(-d^2 / sigma^2) is kept above this, so that the product can be divided by one factor in the
 // derivative.
@@ -74,183 +49,6 @@ inline Lanes<float>::Value exp_minus(Lanes<float>::Value x) {
 inline Lanes<double>::Value exp_minus(Lanes<double>::Value x) {
     for (int i = 0; i < kLanes; ++i) x[i] = std::exp(-x[i]);
     return x;
-}
-
-// A projected face as three segments from corner k to corner k + 1.
-template <typename T>
-struct Outline {
-    T x[3], y[3], dx[3], dy[3];
-    T along_x[3], along_y[3];  // (dx, dy) / length^2, 0 for a point
-};
-
-// Bounding boxes as arrays, for the passes that look for a group's faces.
-template <typename T>
-struct Boxes {
-    std::vector<T> left, right, top, bottom;
-    std::vector<int32_t> face;
-    int64_t count = 0;
-
-    explicit Boxes(int64_t capacity)
-        : left(capacity), right(capacity), top(capacity), bottom(capacity), face(capacity) {}
-};
-
-// Up to eight neighbouring pixels. Lanes beyond count repeat the first pixel; their results are not used.
-template <typename T>
-struct Group {
-    typename Lanes<T>::Value x, y;  // centres
-    int pixel[kLanes], count = 0;
-    T left, right, top, bottom;  // of the centres
-
-    void add(int row, int column, int width) {
-        const T cx = T(column + 0.5), cy = T(row + 0.5);
-        if (count == 0) {
-            x = typename Lanes<T>::Value{} + cx, y = typename Lanes<T>::Value{} + cy;
-            left = right = cx, top = bottom = cy;
-        }
-        x[count] = cx, y[count] = cy;
-        right = cx;  // columns come in order
-        top = std::min(top, cy), bottom = std::max(bottom, cy);
-        pixel[count++] = row * width + column;
-    }
-};
-
-// Calls take(i, flags[i]) for every i < count in words of flags that are not all 0. take must advance by the
-// flag instead of asking for it: which of eight boxes are near is not predictable.
-template <typename Take>
-inline void each_flag(const uint8_t* flags, int64_t count, Take take) {
-    for (int64_t i = 0; i < count; i += 8) {
-        uint64_t word;
-        std::memcpy(&word, flags + i, sizeof word);
-        if (!word) continue;
-        for (int64_t j = i; j < std::min(i + 8, count); ++j) take(j, flags[j]);
-    }
-}
-
-// What one thread needs again for every item.
-template <typename T>
-struct Scratch {
-    std::vector<Vertex> projected;
-    std::vector<Outline<T>> outlines;
-    Boxes<T> boxes, strip;
-    std::vector<int32_t> near_faces;
-    std::vector<uint8_t> flags, active;
-
-    Scratch(int64_t vertex_count, int64_t face_count, int64_t pixels)
-        : projected(vertex_count),
-          outlines(face_count),
-          boxes(face_count),
-          strip(face_count + 1),
-          near_faces(face_count + 1),
-          flags(face_count + 8),
-          active(pixels) {}
-};
-
-template <typename T>
-void prepare(const int64_t* faces, int64_t face_count, Scratch<T>& scratch) {
-    const Vertex* vertices = scratch.projected.data();
-    Boxes<T>& boxes = scratch.boxes;
-    boxes.count = 0;
-    for (int64_t f = 0; f < face_count; ++f) {
-        const Vertex* corner[3] = {&vertices[faces[3 * f]], &vertices[faces[3 * f + 1]],
-                                   &vertices[faces[3 * f + 2]]};
-        if (corner[0]->inverse * corner[1]->inverse * corner[2]->inverse == 0) continue;
-        Outline<T>& out = scratch.outlines[f];
-        for (int k = 0; k < 3; ++k) {
-            const Vertex &from = *corner[k], &to = *corner[(k + 1) % 3];
-            out.x[k] = T(from.x), out.y[k] = T(from.y);
-            out.dx[k] = T(to.x - from.x), out.dy[k] = T(to.y - from.y);
-            const T length = out.dx[k] * out.dx[k] + out.dy[k] * out.dy[k];
-            const T inverse = length > 0 ? 1 / length : T(0);
-            out.along_x[k] = out.dx[k] * inverse, out.along_y[k] = out.dy[k] * inverse;
-        }
-        const int64_t i = boxes.count++;
-        boxes.left[i] = std::min(out.x[0], std::min(out.x[1], out.x[2]));
-        boxes.right[i] = std::max(out.x[0], std::max(out.x[1], out.x[2]));
-        boxes.top[i] = std::min(out.y[0], std::min(out.y[1], out.y[2]));
-        boxes.bottom[i] = std::max(out.y[0], std::max(out.y[1], out.y[2]));
-        boxes.face[i] = int32_t(f);
-    }
-}
-
-// Which boxes overlap a range of rows. Bare pointers: bytes may alias anything, and then no loop becomes
-// vectors.
-template <typename T>
-void flag_rows(const Boxes<T>& boxes, T low, T high, uint8_t* __restrict flags) {
-    const T* __restrict top = boxes.top.data(), * __restrict bottom = boxes.bottom.data();
-    const int64_t count = boxes.count;
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) flags[i] = (bottom[i] >= low) & (top[i] <= high);
-}
-
-// Which boxes come nearer to the group's box than the square root of limit.
-template <typename T>
-void flag_near(const Boxes<T>& boxes, const Group<T>& group, T limit, uint8_t* __restrict flags) {
-    const T* __restrict left = boxes.left.data(), * __restrict right = boxes.right.data();
-    const T* __restrict top = boxes.top.data(), * __restrict bottom = boxes.bottom.data();
-    const T group_left = group.left, group_right = group.right, group_top = group.top,
-            group_bottom = group.bottom;
-    const int64_t count = boxes.count;
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) {
-        const T x0 = group_left - right[i], x1 = left[i] - group_right;
-        const T y0 = group_top - bottom[i], y1 = top[i] - group_bottom;
-        T x = x0 > x1 ? x0 : x1, y = y0 > y1 ? y0 : y1;
-        x = x > 0 ? x : T(0), y = y > 0 ? y : T(0);
-        flags[i] = x * x + y * y <= limit;
-    }
-}
-
-// Calls visit(group, faces, how many) for every group of active pixels that some face may reach.
-template <typename T, typename Visit>
-void visit_groups(Scratch<T>& scratch, int height, int width, T reach, Visit visit) {
-    const T far = reach * T(1.001);  // the exact test is made a pixel at a time; this one must not lose any
-    const T limit = far * far;
-    const Boxes<T>& boxes = scratch.boxes;
-    Boxes<T>& strip = scratch.strip;
-    uint8_t* flags = scratch.flags.data();
-    for (int top = 0; top < height; top += kStrip) {
-        const int bottom = std::min(top + kStrip, height);
-        const T low = T(top + 0.5) - far, high = T(bottom - 0.5) + far;
-        flag_rows(boxes, low, high, flags);
-        strip.count = 0;
-        each_flag(flags, boxes.count, [&](int64_t i, uint8_t flag) {
-            const int64_t to = strip.count;
-            strip.left[to] = boxes.left[i], strip.right[to] = boxes.right[i];
-            strip.top[to] = boxes.top[i], strip.bottom[to] = boxes.bottom[i];
-            strip.face[to] = boxes.face[i];
-            strip.count += flag;
-        });
-
-        T strip_left = std::numeric_limits<T>::infinity(), strip_right = -strip_left;
-        for (int64_t i = 0; i < strip.count; ++i) {
-            strip_left = std::min(strip_left, strip.left[i]);
-            strip_right = std::max(strip_right, strip.right[i]);
-        }
-
-        Group<T> group;
-        const auto finish = [&] {
-            flag_near(strip, group, limit, flags);
-            int32_t found = 0;
-            each_flag(flags, strip.count, [&](int64_t i, uint8_t flag) {
-                scratch.near_faces[found] = strip.face[i];
-                found += flag;
-            });
-            if (found) visit(group, scratch.near_faces.data(), found);
-            group.count = 0;
-        };
-        int first = 0;  // column of the group's first pixel
-        for (int c = 0; c < width; ++c) {
-            if (T(c + 0.5) < strip_left - far || T(c + 0.5) > strip_right + far) continue;
-            if (group.count && c - first >= kStrip) finish();
-            for (int r = top; r < bottom; ++r) {
-                if (!scratch.active[r * width + c]) continue;
-                if (group.count == 0) first = c;
-                group.add(r, c, width);
-                if (group.count == kLanes) finish();
-            }
-        }
-        if (group.count) finish();
-    }
 }
 
 // The nearest point of a face's outline: offset from it to the pixel, squared distance, weights of the
@@ -316,7 +114,7 @@ void soft_silhouette(const T* vertices, const int64_t* faces, const T* focal, co
             ntdm::project(vertices + 3 * b * vertex_count, vertex_count, double(focal[b]),
                           double(principal_point[2 * b]), double(principal_point[2 * b + 1]), near,
                           projected.data());
-            prepare(faces, face_count, scratch);
+            ntdm::prepare(faces, face_count, scratch);
 
             const auto visit = [&](const Group<T>& group, const int32_t* near_faces, int32_t count) {
                 V product = V{} + T(1), least = V{} + std::numeric_limits<T>::infinity();
@@ -342,7 +140,7 @@ void soft_silhouette(const T* vertices, const int64_t* faces, const T* focal, co
                     for (int k = 0; k < 3; ++k) barycentric_item[3 * pixel + k] = T(weight[k] / sum);
                 }
             };
-            visit_groups(scratch, height, width, T(reach), visit);
+            ntdm::visit_groups(scratch, height, width, T(reach), visit);
         }
     }
 }
@@ -376,7 +174,7 @@ void soft_silhouette_backward(const T* vertices, const int64_t* faces, const T* 
             for (int i = 0; i < height * width; ++i)
                 scratch.active[i] = (index[i] < 0) & (grad_item[i] != 0) & (soft_item[i] != 0);
             ntdm::project(item, vertex_count, f, px, py, near, projected.data());
-            prepare(faces, face_count, scratch);
+            ntdm::prepare(faces, face_count, scratch);
             std::fill(totals.begin(), totals.end(), T(0));
             std::fill(sums.begin(), sums.end(), 0.0);
 
@@ -397,7 +195,7 @@ void soft_silhouette_backward(const T* vertices, const int64_t* faces, const T* 
                     }
                 }
             };
-            visit_groups(scratch, height, width, T(reach), visit);
+            ntdm::visit_groups(scratch, height, width, T(reach), visit);
             for (int64_t i = 0; i < scratch.boxes.count; ++i) {
                 const T* total = &totals[size_t(scratch.boxes.face[i]) * 6 * kLanes];
                 const int64_t* corner = faces + 3 * scratch.boxes.face[i];

@@ -152,7 +152,8 @@ def soft_silhouette(
         sigma: pixels.
 
     Returns:
-        Silhouette; soft is differentiable with respect to vertices_cam, focal and principal_point.
+        Silhouette; soft is differentiable with respect to vertices_cam, focal and principal_point. In float32
+        distances err by about 1e-7 of the face's size in pixels.
 
     Raises:
         ValueError: as :func:`rasterize`; sigma not positive; fragments of another batch.
@@ -214,7 +215,8 @@ def soft_silhouette_reference(
     sigma: float = 1.0,
 ) -> Silhouette:
     """:func:`soft_silhouette` in plain torch: every face at every pixel, memory F x H x W."""
-    size = fragments.face_index.shape[1:]
+    _, height, width = fragments.face_index.shape
+    size = (height, width)
     pixel = _pixel_centres(size, vertices_cam)
     items = []
     for b in range(vertices_cam.shape[0]):

@@ -77,7 +77,7 @@ def _rasterize_cpu(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     _check_range("rasterize", faces, vertices_cam.shape[1])
     inputs = [t.contiguous() for t in (vertices_cam, faces, focal, principal_point)]
-    outputs = _rasterize_fake(*inputs, height, width)
+    outputs = _rasterize_fake(vertices_cam, faces, focal, principal_point, height, width)
     sizes = (vertices_cam.shape[0], vertices_cam.shape[1], faces.shape[0], height, width)
     kernel = _kernel("rasterize", vertices_cam.dtype, "ppppiiiiidtpppp")
     kernel(*_pointers(*inputs), *sizes, NEAR, torch.get_num_threads(), *_pointers(*outputs))
@@ -209,7 +209,7 @@ def _soft_silhouette_cpu(
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check_range("soft_silhouette", faces, vertices_cam.shape[1])
     inputs = [t.contiguous() for t in (vertices_cam, faces, focal, principal_point, face_index)]
-    outputs = _soft_silhouette_fake(*inputs, sigma)
+    outputs = _soft_silhouette_fake(vertices_cam, faces, focal, principal_point, face_index, sigma)
     sizes = (*vertices_cam.shape[:2], faces.shape[0], *face_index.shape[1:])
     kernel = _kernel("soft_silhouette", vertices_cam.dtype, "pppppiiiiidddtppp")
     numbers = (NEAR, sigma, REACH * sigma, torch.get_num_threads())
