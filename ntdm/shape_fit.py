@@ -26,7 +26,7 @@ from ntdm.progress import say, track
 from ntdm.rasterize import coverage
 from ntdm.surface import Cad, NearestFaces, Surface, directions, points_on_faces, visible_surface
 
-PLANS = 4  # transport plans that are averaged: one alone is as rough as its random points
+PLANS = 2  # transport plans that are averaged: one alone is as rough as its random points
 NORMAL_COST = 0.1  # opposite normals cost as much as 0.2 of the diagonal, so that a wing keeps two sides
 
 
@@ -69,19 +69,20 @@ class ShapeLoss:
     def distance(self, vertices: Tensor, generator: torch.Generator) -> Tensor:
         """Eq. 2 as means: squared distance of the CADs' points to Γ, plus that of Γ's to the CADs.
 
-        vertices [K, V, 3]. Points of a CAD: visible area samples and vertices. Points of Γ: its vertices, and
-        as many random points of its faces, which alone notice a face that spans the air from wing to tail.
+        vertices [K, V, 3]. Each step draws afresh. Points of a CAD: by area on its visible surface, and its
+        visible vertices. Points of Γ: half vertices, half random points of its faces, which alone notice a
+        face that spans the air from wing to tail.
         """
-        count = self.config.surface_samples
+        count, (K, V, _) = self.config.surface_samples, vertices.shape
         wanted = torch.stack([_draw(s, count, generator) for s in self.surfaces])
         gamma = NearestFaces([(v, self.faces.numpy()) for v in vertices.detach().numpy()], self.unit)
         face, weights, _ = gamma(wanted)
         to_gamma = (points_on_faces(vertices, self.faces[face], weights) - wanted) / self.diagonal
-        K, V, _ = vertices.shape
-        face = torch.randint(len(self.faces), (K, V), generator=generator)
-        weights = -torch.rand(K, V, 3, generator=generator).log()
+        face = torch.randint(len(self.faces), (K, count // 2), generator=generator)
+        weights = -torch.rand(K, count // 2, 3, generator=generator).clamp_min(1e-9).log()
         inner = points_on_faces(vertices, self.faces[face], weights / weights.sum(-1, keepdim=True))
-        points = torch.cat([vertices, inner], 1)
+        pick = torch.randint(V, (count // 2,), generator=generator)
+        points = torch.cat([vertices.index_select(1, pick), inner], 1)
         to_cad = (points - self.cads(points)[2]) / self.diagonal
         return to_gamma.square().sum(-1).mean() + to_cad.square().sum(-1).mean()
 
