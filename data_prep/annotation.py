@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import scipy.io
 
-from ntdm.data_prep.crop import pixels_from_matlab
-
 _VIEW = ("azimuth", "elevation", "theta", "distance", "focal", "viewport", "px", "py")
 
 
@@ -23,6 +21,15 @@ class SampleError(Exception):
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(reason, text)
         self.reason, self.text = reason, text
+
+
+def pixels_from_matlab(values: np.ndarray) -> np.ndarray:
+    """Annotated pixel positions (bbox, px, py) in the corner-origin frame of camera.py.
+
+    MATLAB's imshow frame puts the centre of the first pixel at (1, 1); ours at (0.5, 0.5). This is the only
+    place where the two meet.
+    """
+    return np.asarray(values, np.float64) - 0.5
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from PIL import Image
 from ntdm import camera
 from ntdm.cache import Sample
 from ntdm.config import PrepConfig
+from ntdm.crop import CropMap, crop_map
 from ntdm.data_prep.annotation import ObjectPose, SampleError, object_class, object_pose, read_objects
 from ntdm.data_prep.cad import Cad
-from ntdm.data_prep.crop import CropMap, crop_map
 from ntdm.rasterize import coverage
 
 _LARGEST_PHOTO = 40_000_000  # pixels: half a gigabyte as float32 RGB

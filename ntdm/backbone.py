@@ -177,23 +177,34 @@ def build(name: str, feature_dim: int, weights: str = "") -> ResNet50Features | 
     model = BACKBONES[name](feature_dim)
     if weights:
         if name != "resnet50":
-            raise ValueError(f"backbone_weights is set, but backbone {name!r} has no ImageNet weights; use resnet50")
+            raise ValueError(
+                f"backbone_weights is set, but backbone {name!r} has no ImageNet weights; use resnet50"
+            )
         load_imagenet(model, Path(weights))
-    return model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
 
 
 def load_imagenet(model: nn.Module, path: Path) -> None:
     """Load a torchvision ResNet-50 state dict by name; its classifier `fc` is ignored."""
     if not path.is_file():
-        raise ValueError(f"backbone weights {path}: no such file; give a torchvision ResNet-50 state dict (.pth)")
+        raise ValueError(
+            f"backbone weights {path}: no such file; give a torchvision ResNet-50 state dict (.pth)"
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(f"backbone weights {path} cannot be read as a state dict: {error}") from None
-    trunk = {k for k in model.state_dict() if k.split(".")[0] in {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"}}
+    trunk = {
+        k
+        for k in model.state_dict()
+        if k.split(".")[0] in {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"}
+    }
     missing = sorted(trunk - set(state))
     if missing:
-        raise ValueError(f"backbone weights {path}: {missing[0]} and {len(missing) - 1} more tensors are missing")
+        raise ValueError(
+            f"backbone weights {path}: {missing[0]} and {len(missing) - 1} more tensors are missing"
+        )
     try:
         model.load_state_dict({k: state[k] for k in trunk}, strict=False)
     except RuntimeError as error:

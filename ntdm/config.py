@@ -28,7 +28,7 @@ OCCLUSION_LEVELS = ("L1", "L2", "L3")
 class SyntheticConfig:
     """`ntdm make-data`."""
 
-    categories: tuple[str, ...] = ("aeroplane", "car", "chair")
+    categories: tuple[str, ...] = ("aeroplane", "car", "sofa")
     train_per_category: int = 400
     val_per_category: int = 60
     ood_per_category: int = 30  # each nuisance
@@ -166,7 +166,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[Config], values: Mapping[str, Any], source: str = "config") -> Config:
-    """A config from plain values; unknown keys and wrong types raise ValueError naming `source` and the key."""
+    """A config from plain values; ValueError names `source` and a key that is unknown or mistyped."""
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:

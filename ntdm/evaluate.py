@@ -41,8 +41,8 @@ def run(
         the error files, `<run>/errors/<dataset>/<split>.csv`.
 
     Raises:
-        ValueError: not a run; a cache of another image size or with a category the run does not know; a sample
-            that the run was trained on; predictions made with another config.
+        ValueError: not a run; a cache of another image size or with a category the run does not know; a
+            sample that the run was trained on; predictions made with another config.
     """
     model, description = train.load(run_folder)
     weights = hashlib.sha256((run_folder / "model.safetensors").read_bytes()).hexdigest()[:16]
@@ -64,12 +64,15 @@ def run(
         scored = predictions.score(table, paths, run_folder / "errors" / f"{split}.csv")
         say(f"{split}: {scored.samples} samples, {scored.failed} failed predictions")
         if isinstance(model, NTDM):
-            say(f"{split}: pictures in {_sheet(model, description['nominal_focal'], run_folder, split, paths)}")
+            sheet = _sheet(model, description["nominal_focal"], run_folder, split, paths)
+            say(f"{split}: pictures in {sheet}")
         written.append(scored.path)
     return written
 
 
-def _check(paths: Sequence[Path], description: dict[str, Any], trained_on: set[str], run_folder: Path) -> None:
+def _check(
+    paths: Sequence[Path], description: dict[str, Any], trained_on: set[str], run_folder: Path
+) -> None:
     for path in paths:
         with caches.CacheFile(path) as file:
             if file.category not in description["categories"]:
@@ -84,7 +87,9 @@ def _check(paths: Sequence[Path], description: dict[str, Any], trained_on: set[s
                 )
     seen = sorted(train.sample_names(paths) & trained_on)
     if seen:
-        raise ValueError(f"{run_folder} was trained on {len(seen)} samples of {paths[0].parent}, such as {seen[0]}")
+        raise ValueError(
+            f"{run_folder} was trained on {len(seen)} samples of {paths[0].parent}, such as {seen[0]}"
+        )
 
 
 def _predict(
@@ -111,7 +116,9 @@ def _predict(
     writer.finish()
 
 
-def _classify(model: PoseClassifier, photo: torch.Tensor, items: Sequence[dict[str, Any]]) -> list[Prediction]:
+def _classify(
+    model: PoseClassifier, photo: torch.Tensor, items: Sequence[dict[str, Any]]
+) -> list[Prediction]:
     angles, probability = model.predict(photo)
     rows = []
     for item, (azimuth, elevation, theta), p in zip(items, angles.tolist(), probability, strict=True):
@@ -163,9 +170,7 @@ def _fit(
     )
 
 
-def _row(
-    item: dict[str, Any], predicted: str, pose: tuple[float | None, ...], score: float
-) -> Prediction:
+def _row(item: dict[str, Any], predicted: str, pose: tuple[float | None, ...], score: float) -> Prediction:
     azimuth, elevation, theta, distance = pose
     return Prediction(
         dataset=item["dataset"],
@@ -209,7 +214,9 @@ def _sheet(model: NTDM, focal: float, run_folder: Path, split: str, paths: Seque
         captions.append(picture.describe(key[1], key[0], guess, float(errors["rotation_error"][i]), iou))
     out = run_folder / "sheets" / f"{split}.png"
     with atomic_path(out) as part:
-        sheet = picture.contact_sheet(rows, captions, ("photo", "predicted mesh", "amodal and visible"), across=2)
+        sheet = picture.contact_sheet(
+            rows, captions, ("photo", "predicted mesh", "amodal and visible"), across=2
+        )
         Image.fromarray(sheet).save(part)
     return out
 

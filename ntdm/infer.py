@@ -58,11 +58,15 @@ def run(
     """
     model, description = train.load(run_folder)
     if not isinstance(model, NTDM):
-        raise ValueError(f"{run_folder} holds method {description['method']!r}, which fits no mesh; give an ntdm run")
+        raise ValueError(
+            f"{run_folder} holds method {description['method']!r}, which fits no mesh; give an ntdm run"
+        )
     stems = [path.stem for path in images]
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
-        raise ValueError(f"two photos are called {twice[0]}: their results would share a folder; infer them apart")
+        raise ValueError(
+            f"two photos are called {twice[0]}: their results would share a folder; infer them apart"
+        )
     size = (description["image_size"][0], description["image_size"][1])
     todo = []
     for path in images:
@@ -71,13 +75,17 @@ def run(
         if (out / path.stem / "result.json").exists() and not overwrite:
             raise ValueError(f"{out / path.stem} holds a result already; pass --overwrite to replace it")
         todo.append((path, box))
-    solvers = [Solver(model, c, config, size, description["nominal_focal"]) for c in range(len(model.categories))]
+    solvers = [
+        Solver(model, c, config, size, description["nominal_focal"]) for c in range(len(model.categories))
+    ]
     for path, box in track(todo, "infer"):
         photo = read_photo(path)
         width, height = box[2] - box[0], box[3] - box[1]
         zoom = description["typical_box"] / math.hypot(width, height)
         crop_map = CropMap(size, zoom, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
-        crop = torch.from_numpy(crop_map.resample(photo).round().clip(0, 255).astype(np.uint8)).permute(2, 0, 1)
+        crop = torch.from_numpy(crop_map.resample(photo).round().clip(0, 255).astype(np.uint8)).permute(
+            2, 0, 1
+        )
         photos = encode(model, crop[None], config.clutter)
         solutions = [solver.solve(photos) for solver in solvers]
         losses = [float(s.loss[0]) for s in solutions]
@@ -97,7 +105,7 @@ def read_photo(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             if image.width * image.height > LARGEST_PHOTO:
                 raise ValueError(
-                    f"photo {path} has {image.width} x {image.height} pixels, more than {LARGEST_PHOTO}: shrink it first"
+                    f"photo {path} has {image.width} x {image.height} pixels; shrink it below {LARGEST_PHOTO}"
                 )
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except FileNotFoundError:
@@ -112,7 +120,9 @@ def surface_labels(model: NTDM, solver: Solver, solution: Solution, visible: tor
     The visible mask [1, H, W] is carried onto the surface by the UV scatter.
     """
     cam = cam_from_obj(solution.vertices, solution.viewpoint)
-    surface = model.surface_map(cam, torch.full((1,), solver.focal), solution.principal_point, solver.image_size)
+    surface = model.surface_map(
+        cam, torch.full((1,), solver.focal), solution.principal_point, solver.image_size
+    )
     covered = surface.fragments.face_index >= 0
     uv = mesh.sphere_uv(torch.where(covered[..., None], surface.sphere, model.sphere[0]))
     mean, weight = uv_scatter(visible[..., None].float(), uv, covered, TEXTURE_SIZE)
@@ -157,7 +167,9 @@ def _write(
     _, crop_visible = solver.masks(solution, photos)
     colours = surface_labels(model, solver, solution, crop_visible)
     mesh.write_obj(folder / "mesh.obj", solution.vertices[0], model.faces, model.sphere, colours)
-    (folder / "result.json").write_text(json.dumps(_result(path, box, crop_map, model, solver, solution, losses), indent=1))
+    (folder / "result.json").write_text(
+        json.dumps(_result(path, box, crop_map, model, solver, solution, losses), indent=1)
+    )
 
 
 def _result(
@@ -166,7 +178,9 @@ def _result(
 ) -> dict[str, Any]:  # fmt: skip
     azimuth, elevation, theta, distance = solution.viewpoint[0].tolist()
     middle = crop_map.principal_point
-    point = (solution.principal_point[0].double().numpy() - middle) / crop_map.zoom + np.array(crop_map.centre)
+    point = (solution.principal_point[0].double().numpy() - middle) / crop_map.zoom + np.array(
+        crop_map.centre
+    )
     return {
         "schema": "ntdm-result",
         "schema_version": 1,

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 
 def texel_cross_entropy(
-    features: Tensor, positives: Tensor, negatives: Tensor, log_weight: Tensor, far: Tensor, temperature: float
+    features: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    log_weight: Tensor,
+    far: Tensor,
+    temperature: float,
 ) -> Tensor:
     """Mean cross entropy of N texels, each among its positive and M shared negatives.
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntdm import backbone
+from ntdm.batch import Batch
 from ntdm.camera import cam_from_obj
 from ntdm.config import TrainConfig
 from ntdm.deform import DeformableMesh
@@ -23,18 +24,6 @@ from ntdm.mesh import sphere_uv
 from ntdm.rasterize import Fragments, interpolate, rasterize
 from ntdm.texture import LocalView, NeuralTexture, texel_points
 from ntdm.uv_scatter import uv_scatter
-
-
-class Batch(NamedTuple):
-    """Training samples on one device."""
-
-    photo: Tensor  # uint8 [B, 3, H, W]
-    amodal_mask: Tensor  # bool [B, H, W]
-    viewpoint: Tensor  # float [B, 4]
-    focal: Tensor  # float [B], crop pixels
-    principal_point: Tensor  # float [B, 2], crop pixels
-    category: list[int]  # [B] index into the model's categories
-    latent: list[Tensor]  # [B] of [K_category]
 
 
 class SurfaceMap(NamedTuple):
@@ -64,7 +53,9 @@ class NTDM(nn.Module):
         template = shapes[self.categories[0]].template
         sizes = {c: len(shapes[c].template.vertices) for c in self.categories}
         if len(set(sizes.values())) > 1:
-            raise ValueError(f"model: the shapes' templates differ in vertices {sizes}; fit them with one config")
+            raise ValueError(
+                f"model: the shapes' templates differ in vertices {sizes}; fit them with one config"
+            )
         self.backbone = backbone.build(config.backbone, config.feature_dim, config.backbone_weights)
         self.texture = NeuralTexture(
             len(shapes), config.texture_size, config.view_bins, config.feature_dim, config.view_temperature
@@ -82,6 +73,17 @@ class NTDM(nn.Module):
     @property
     def stride(self) -> int:
         return self.backbone.stride
+
+    def shape(self, category: int) -> DeformableMesh:
+        """Γ of a category by its index."""
+        shape = self.shapes[self.categories[category]]
+        assert isinstance(shape, DeformableMesh)
+        return shape
+
+    @property
+    def num_latents(self) -> list[int]:
+        """K of each category."""
+        return [self.shape(c).num_latents for c in range(len(self.categories))]
 
     def features(self, photo: Tensor) -> Tensor:
         """Unit features [B, h, w, d] (float32) of uint8 photos [B, 3, H, W]."""
@@ -136,18 +138,19 @@ class NTDM(nn.Module):
                 count += len(anchor)
         self._update(batch, visible_texels, scattered.detach(), local_view, background.detach())
         total = torch.stack(losses).sum() / count if losses else features.sum() * 0.0
-        return total, {"loss": float(total.detach()), "positive_cosine": correct / max(count, 1), "texels": count}
+        return total, {
+            "loss": float(total.detach()),
+            "positive_cosine": correct / max(count, 1),
+            "texels": count,
+        }
 
     def _scatter(
         self, features: Tensor, batch: Batch, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Photo features, local view directions and weights at the texels: [B, q*q, d], [B, q*q, 3], [B, q*q]."""
+        """At the texels: photo features [B, q*q, d], local view directions [B, q*q, 3], weights [B, q*q]."""
         with torch.no_grad():
             vertices = torch.cat(
-                [
-                    self.shapes[self.categories[c]](z[None])
-                    for c, z in zip(batch.category, batch.latent, strict=True)
-                ]
+                [self.shape(c)(z[None]) for c, z in zip(batch.category, batch.latent, strict=True)]
             )
             surface = self.surface_map(
                 cam_from_obj(vertices, batch.viewpoint),

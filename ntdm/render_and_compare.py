@@ -24,11 +24,11 @@ from ntdm.camera import cam_from_obj
 from ntdm.config import InferConfig
 from ntdm.mesh import sphere_uv
 from ntdm.model import NTDM, SurfaceMap
-from ntdm.rasterize import coverage, rasterize, soft_silhouette
+from ntdm.rasterize import rasterize, soft_silhouette
 from ntdm.texture_lookup import texture_similarity
 
-# Columns of a solution: azimuth, elevation, theta, log(distance), principal-point offset x and y (in tenths of
-# the crop's longer side), log(s'), then the K entries of the latent.
+# Columns of a parameter row: azimuth, elevation, theta, log(distance), principal-point offset x and y (in
+# tenths of the crop's longer side), log(s'), then the K entries of the latent.
 POSE_COLUMNS = 7
 _OFFSET_UNIT = 0.1
 # A texel of which training saw less than this says nothing: neither for the object nor for the background.
@@ -82,7 +82,7 @@ class Solver:
         self, model: NTDM, category: int, config: InferConfig, image_size: tuple[int, int], focal: float
     ) -> None:
         self.model, self.config, self.image_size, self.focal = model, config, image_size, focal
-        self.shape = model.shapes[model.categories[category]]
+        self.shape = model.shape(category)
         self.size = (image_size[0] // model.stride, image_size[1] // model.stride)
         self.category = category
         self.texture = model.texture.theta[category : category + 1]
@@ -294,7 +294,7 @@ class Solver:
 
     @torch.no_grad()
     def foreground_logit(self, solution: Solution, photos: Photos) -> Tensor:
-        """min(f . f' - f . beta, f . f') on the feature grid [N, h, w]: positive is foreground, 0 outside O."""
+        """min(f . f' - f . beta, f . f') on the feature grid [N, h, w]: positive is foreground, 0 beyond O."""
         cam = cam_from_obj(solution.vertices, solution.viewpoint)
         focal = torch.full((len(cam),), self.focal / self.model.stride)
         surface = self.model.surface_map(cam, focal, solution.principal_point / self.model.stride, self.size)

@@ -29,7 +29,12 @@ def bin_directions(view_bins: int) -> Tensor:
     """
     around = torch.arange(view_bins - 1, dtype=torch.float64) * (2 * math.pi / max(view_bins - 1, 1))
     tilted = torch.stack(
-        [math.sin(TILT) * around.cos(), math.sin(TILT) * around.sin(), torch.full_like(around, math.cos(TILT))], -1
+        [
+            math.sin(TILT) * around.cos(),
+            math.sin(TILT) * around.sin(),
+            torch.full_like(around, math.cos(TILT)),
+        ],
+        -1,
     )
     return torch.cat([torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64), tilted]).float()
 
@@ -83,10 +88,14 @@ class NeuralTexture(nn.Module):
     seen: Tensor
     directions: Tensor
 
-    def __init__(self, categories: int, size: int, view_bins: int, feature_dim: int, temperature: float) -> None:
+    def __init__(
+        self, categories: int, size: int, view_bins: int, feature_dim: int, temperature: float
+    ) -> None:
         super().__init__()
         if view_bins < 1 or size < 2:
-            raise ValueError(f"neural texture: view_bins {view_bins} and texture_size {size}; want >= 1 and >= 2")
+            raise ValueError(
+                f"neural texture: view_bins {view_bins} and texture_size {size}; want >= 1 and >= 2"
+            )
         self.size, self.temperature = size, temperature
         self.register_buffer("theta", torch.zeros(categories, size, size, view_bins, feature_dim))
         self.register_buffer("seen", torch.zeros(categories, size, size, view_bins))
@@ -108,9 +117,15 @@ class NeuralTexture(nn.Module):
 
     @torch.no_grad()
     def update(
-        self, category: int, texels: Tensor, features: Tensor, alpha: Tensor, momentum: float, first_visit: float
+        self,
+        category: int,
+        texels: Tensor,
+        features: Tensor,
+        alpha: Tensor,
+        momentum: float,
+        first_visit: float,
     ) -> None:
-        """theta_b <- normalise(theta_b + (1 - m) alpha_b (f - theta_b)); a bin's first visit sets theta_b = f.
+        """theta_b <- normalise(theta_b + (1 - m) alpha_b (f - theta_b)); the first visit sets theta_b = f.
 
         Args:
             texels: distinct flat indices [N] of visible texels.

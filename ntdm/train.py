@@ -11,33 +11,27 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor, nn
 
 import ntdm
 from ntdm import cache as caches
 from ntdm.baselines.pose_classifier import PoseClassifier
-from ntdm.camera import mirror_viewpoint
+from ntdm.batch import make_batch
 from ntdm.config import TrainConfig, atomic_path, finished, from_dict, to_dict
 from ntdm.deform import DeformableMesh, load_shape
-from ntdm.model import NTDM, Batch
+from ntdm.model import NTDM
 from ntdm.progress import say, track
 
 METHODS = ("ntdm", "pose-classifier")
 
 
-class Trainable(Protocol):
-    """What a method brings to the training loop."""
-
-    categories: tuple[str, ...]
-
-    def training_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]: ...
+Model = NTDM | PoseClassifier
 
 
 def run(
@@ -55,7 +49,7 @@ def run(
     Args:
         cache: cache root; `train_on` names its splits, as "pascal3d/train".
         shapes: folder written by `ntdm fit-shapes` (unused by "pose-classifier").
-        resume: demand that there is something to resume; an interrupted run of the same config goes on anyway.
+        resume: demand that there is something to resume; an interrupted run goes on anyway.
 
     Returns:
         `out`, holding config.json, run.json, model.safetensors and train.csv.
@@ -86,7 +80,11 @@ def run(
         "data_fingerprint": caches.fingerprint(paths),
     }
     described, weights, checkpoint = out / "config.json", out / "model.safetensors", out / "checkpoint.pt"
-    if described.exists() and finished(out, _read_json(described), description, overwrite) and weights.exists():
+    if (
+        described.exists()
+        and finished(out, _read_json(described), description, overwrite)
+        and weights.exists()
+    ):
         say(f"{out}: finished already, with the same config")
         return out
     if overwrite:
@@ -111,28 +109,36 @@ def run(
     return out
 
 
-def build(config: TrainConfig, categories: Sequence[str], shapes: dict[str, DeformableMesh]) -> nn.Module:
+def build(config: TrainConfig, categories: Sequence[str], shapes: dict[str, DeformableMesh]) -> Model:
     """The model of `config.method`, untrained."""
     if config.method == "ntdm":
         return NTDM(config, shapes)
     return PoseClassifier(config, categories)
 
 
-def load(run_folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """A trained model, in eval mode, and the description in its config.json; ValueError names what is wrong."""
+def load(run_folder: Path) -> tuple[Model, dict[str, Any]]:
+    """A trained model in eval mode and the description in its config.json; ValueError says what is wrong."""
     described, weights = run_folder / "config.json", run_folder / "model.safetensors"
     if not described.exists():
-        raise ValueError(f"{run_folder} is not a run folder: {described.name} is missing; `ntdm train` writes it")
+        raise ValueError(
+            f"{run_folder} is not a run folder: {described.name} is missing; `ntdm train` writes it"
+        )
     if not weights.exists():
-        raise ValueError(f"{weights} is missing: the training did not finish; run the same `ntdm train` again")
+        raise ValueError(
+            f"{weights} is missing: the training did not finish; run the same `ntdm train` again"
+        )
     description = _read_json(described)
     try:
         config = from_dict(TrainConfig, description["train"], str(described))
         shapes = {
-            c: DeformableMesh(from_dict(ntdm.config.ShapeConfig, s["config"], str(described)), s["num_latents"])
+            c: DeformableMesh(
+                from_dict(ntdm.config.ShapeConfig, s["config"], str(described)), s["num_latents"]
+            )
             for c, s in description["shapes"].items()
         }
-        model = build(TrainConfig(**(to_dict(config) | {"backbone_weights": ""})), description["categories"], shapes)
+        model = build(
+            TrainConfig(**(to_dict(config) | {"backbone_weights": ""})), description["categories"], shapes
+        )
         model.load_state_dict(safetensors.torch.load_file(weights))
     except (KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
         raise ValueError(f"{weights} does not fit {described}: {error}; train again") from None
@@ -143,7 +149,7 @@ def load(run_folder: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def sample_names(paths: Sequence[Path]) -> set[str]:
-    """"category/name" of every sample of the cache files."""
+    """ "category/name" of every sample of the cache files."""
     names = set()
     for path in paths:
         with caches.CacheFile(path) as file:
@@ -151,72 +157,30 @@ def sample_names(paths: Sequence[Path]) -> set[str]:
     return names
 
 
-def make_batch(
-    items: Sequence[dict[str, Any]],
-    categories: Sequence[str],
-    num_latents: dict[str, int],
-    config: TrainConfig,
-    generator: torch.Generator,
-) -> Batch:
-    """Stack samples; mirror half of them and jitter their colours where the config says so."""
-    photos, masks, viewpoints, points = [], [], [], []
-    for item in items:
-        photo, mask, viewpoint = item["image"], item["amodal_mask"], item["viewpoint"]
-        point = item["principal_point"]
-        if config.mirror and torch.rand((), generator=generator) < 0.5:
-            photo, mask, viewpoint = photo.flip(-1), mask.flip(-1), mirror_viewpoint(viewpoint)
-            point = torch.stack([photo.shape[-1] - point[0], point[1]])
-        if config.augment > 0:
-            photo = jitter_colours(photo, config.augment, generator)
-        photos.append(photo)
-        masks.append(mask)
-        viewpoints.append(viewpoint)
-        points.append(point)
-    latents = [item["latent"][: num_latents[item["category"]]] if num_latents else None for item in items]
-    return Batch(
-        photo=torch.stack(photos),
-        amodal_mask=torch.stack(masks),
-        viewpoint=torch.stack(viewpoints),
-        focal=torch.stack([item["focal"] for item in items]),
-        principal_point=torch.stack(points),
-        category=[categories.index(item["category"]) for item in items],
-        latent=[z for z in latents if z is not None],
-    )
-
-
-def jitter_colours(photo: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Random gain, offset and channel mixing of a uint8 photo [3, H, W]; strength 1 is strong."""
-    gain = torch.exp(0.4 * strength * torch.randn(1, generator=generator))
-    tint = torch.exp(0.2 * strength * torch.randn(3, generator=generator))
-    offset = 40 * strength * torch.randn(1, generator=generator)
-    mix = torch.eye(3) + 0.25 * strength * torch.randn(3, 3, generator=generator)
-    mix = mix / mix.sum(1, keepdim=True).clamp_min(0.3)
-    pixels = photo.float()
-    pixels = torch.einsum("ij,jhw->ihw", mix, pixels) * tint[:, None, None]
-    mean = pixels.mean()
-    return ((pixels - mean) * gain + mean + offset).round().clamp(0, 255).to(torch.uint8)
-
-
-def _fit(model: nn.Module, data: caches.SampleDataset, config: TrainConfig, out: Path) -> float:
+def _fit(model: Model, data: caches.SampleDataset, config: TrainConfig, out: Path) -> float:
     batch_size = min(config.batch_size, len(data))
     per_epoch = len(data) // batch_size
     total = per_epoch * config.epochs
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
-    num_latents = {c: s.num_latents for c, s in model.shapes.items()} if isinstance(model, NTDM) else {}
+    num_latents = model.num_latents if isinstance(model, NTDM) else ()
     history, first = _restore(out / "checkpoint.pt", model, optimiser)
     model.train()
-    start, sums, count = time.monotonic() - (history[-1]["seconds"] if history else 0.0), {}, 0
+    start = time.monotonic() - (history[-1]["seconds"] if history else 0.0)
+    sums: dict[str, float] = {}
+    count = 0
     for step in track(range(first, total), f"train {config.method}", total - first):
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        indices = _order(len(data), config.seed, step // per_epoch)[step % per_epoch * batch_size :][:batch_size]
+        indices = _order(len(data), config.seed, step // per_epoch)[step % per_epoch * batch_size :][
+            :batch_size
+        ]
         batch = make_batch([data[i] for i in indices], model.categories, num_latents, config, generator)
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * config.final_learning_rate ** (step / total)
         loss, figures = model.training_loss(batch, generator)
         if not math.isfinite(figures["loss"]):
             raise ValueError(
-                f"the training loss is {figures['loss']} at step {step}; lower learning_rate or switch bf16 off"
+                f"the loss is {figures['loss']} at step {step}: lower learning_rate or set bf16 to false"
             )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -237,10 +201,12 @@ def _order(count: int, seed: int, epoch: int) -> list[int]:
 
 
 def _save_checkpoint(
-    out: Path, model: nn.Module, optimiser: torch.optim.Optimizer, history: list[dict[str, Any]]
+    out: Path, model: Model, optimiser: torch.optim.Optimizer, history: list[dict[str, Any]]
 ) -> None:
     with atomic_path(out / "checkpoint.pt") as part:
-        torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "history": history}, part)
+        torch.save(
+            {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "history": history}, part
+        )
     with atomic_path(out / "train.csv") as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, list(history[-1]))
         writer.writeheader()
@@ -248,7 +214,7 @@ def _save_checkpoint(
 
 
 def _restore(
-    checkpoint: Path, model: nn.Module, optimiser: torch.optim.Optimizer
+    checkpoint: Path, model: Model, optimiser: torch.optim.Optimizer
 ) -> tuple[list[dict[str, Any]], int]:
     if not checkpoint.exists():
         return [], 0
@@ -257,16 +223,18 @@ def _restore(
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
     except (RuntimeError, KeyError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"checkpoint {checkpoint} cannot be read ({error}); pass --overwrite to start anew") from None
+        raise ValueError(
+            f"checkpoint {checkpoint} cannot be read ({error}); pass --overwrite to start anew"
+        ) from None
     say(f"resuming {checkpoint.parent} after epoch {state['history'][-1]['epoch']}")
     return state["history"], state["history"][-1]["step"]
 
 
-def _check_image_size(image_size: tuple[int, int], model: nn.Module) -> None:
-    coarsest = 16 if model.config.backbone == "tiny" else 32  # type: ignore[union-attr]
+def _check_image_size(image_size: tuple[int, int], model: Model) -> None:
+    coarsest = 16 if model.config.backbone == "tiny" else 32
     if any(s % coarsest for s in image_size):
         raise ValueError(
-            f"the caches' image size is {image_size}: the {model.config.backbone} backbone wants multiples of "  # type: ignore[union-attr]
+            f"the caches have images of {image_size}: the {model.config.backbone} backbone wants multiples of "
             f"{coarsest}; prepare them again with such an --image-size"
         )
 
@@ -278,12 +246,14 @@ def _nominal_focal(paths: Sequence[Path]) -> float:
         with caches.CacheFile(path) as file:
             scales.add(round(float(file.config["scale"]), 9))
     if len(scales) > 1:
-        raise ValueError(f"the caches were prepared at different scales {sorted(scales)}; prepare them at one")
+        raise ValueError(
+            f"the caches were prepared at different scales {sorted(scales)}; prepare them at one"
+        )
     return 3000.0 * scales.pop()
 
 
 def _typical_box(paths: Sequence[Path]) -> float:
-    """Median diagonal of the training boxes, crop pixels: how large `ntdm infer` makes the box it is given."""
+    """Median diagonal of the training boxes, crop pixels: `ntdm infer` scales its box to it."""
     diagonals = []
     for path in paths:
         with caches.CacheFile(path) as file:
@@ -315,11 +285,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); delete the folder and run again") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {type(content).__name__}, want an object; delete the folder and run again")
+        raise ValueError(
+            f"{path} holds {type(content).__name__}, want an object; delete the folder and run again"
+        )
     return content
-
-
-def batches(data: caches.SampleDataset, size: int) -> Iterator[list[int]]:
-    """Consecutive index lists of at most `size`."""
-    for start in range(0, len(data), size):
-        yield list(range(start, min(start + size, len(data))))

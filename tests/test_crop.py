@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from ntdm import camera
-from ntdm.data_prep.crop import CropMap, crop_map, pixels_from_matlab
+from ntdm.crop import CropMap, crop_map
+from ntdm.data_prep.annotation import pixels_from_matlab
 
 
 def ramp(height: int, width: int) -> np.ndarray:

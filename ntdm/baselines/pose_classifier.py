@@ -1,7 +1,7 @@
 """The pose classifier: 41 bins for each of azimuth, elevation and in-plane rotation, and a class head.
 
-The paper's Res50-Pose and Res50-Class in one net: a ResNet trunk, globally pooled, and linear heads trained by
-cross entropy. It predicts no mask and no shape.
+The paper's Res50-Pose and Res50-Class in one net: a ResNet trunk, globally pooled, and linear heads
+trained by cross entropy. It predicts no mask and no shape.
 """
 
 import math
@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntdm import backbone
+from ntdm.batch import Batch
 from ntdm.config import TrainConfig
-from ntdm.model import Batch
 
 # lowest angle and extent of the range that the bins divide: azimuth, elevation, theta
 RANGES = ((0.0, 2 * math.pi), (-math.pi / 2, math.pi), (-math.pi, 2 * math.pi))

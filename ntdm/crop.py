@@ -20,15 +20,6 @@ from ntdm.camera import NOMINAL_DISTANCE, PASCAL3D_FOCAL_PX
 SMALLEST_RATIO = 1e-3
 
 
-def pixels_from_matlab(values: np.ndarray) -> np.ndarray:
-    """Annotated pixel positions (bbox, px, py) in the corner-origin frame of camera.py.
-
-    MATLAB's imshow frame puts the centre of the first pixel at (1, 1); ours at (0.5, 0.5). This is the only
-    place where the two meet.
-    """
-    return np.asarray(values, np.float64) - 0.5
-
-
 @dataclass(frozen=True)
 class CropMap:
     """The affine map of one crop: crop_xy = (photo_xy - centre) * zoom + (W/2, H/2), corner-origin frames.
