@@ -1,0 +1,203 @@
+"""Training on the tiny world: the run folder, resuming bit for bit, and what is refused."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import safetensors.torch
+import torch
+
+from ntdm import cache, train
+from ntdm.baselines.pose_classifier import PoseClassifier
+from ntdm.model import NTDM
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(run / "model.safetensors")
+
+
+def start(tiny_folder, out, config, **options):
+    return train.run(config, tiny_folder / "cache", tiny_folder / "shapes", out, **options)
+
+
+def test_run_folder(tiny, tiny_folder):
+    run = tiny_folder / "ntdm"
+    assert {p.name for p in run.iterdir()} == {
+        "config.json", "run.json", "model.safetensors", "train.csv", "train_names.txt",
+    }  # fmt: skip
+    described, ran = (json.loads((run / name).read_text()) for name in ("config.json", "run.json"))
+    assert described["method"] == "ntdm"
+    assert described["categories"] == ["car", "sofa"]
+    assert described["image_size"] == list(tiny.SIZE)
+    assert described["nominal_focal"] == pytest.approx(tiny.FOCAL)
+    assert ran["samples"] == 12
+    assert ran["data_fingerprint"] == cache.fingerprint(cache.find(tiny_folder / "cache", "pascal3d/train"))
+    with open(run / "train.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [row["step"] for row in rows] == ["3", "6"]
+    assert all(float(row["loss"]) >= 0 for row in rows)
+    names = (run / "train_names.txt").read_text().split()
+    assert len(names) == 12
+    assert "car/photo_0" in names
+
+
+def test_trained_model_is_loaded(tiny, tiny_folder):
+    model, description = train.load(tiny_folder / "ntdm")
+    assert isinstance(model, NTDM)
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    assert description["categories"] == list(model.categories)
+    assert len(model.bank.valid()) > 0
+    assert float(model.texture.seen.sum()) > 0
+    stored = weights(tiny_folder / "ntdm")
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, stored[name], rtol=0, atol=0)
+
+
+def test_pose_classifier_is_trained_without_shapes(tiny_folder):
+    model, description = train.load(tiny_folder / "classifier")
+    assert isinstance(model, PoseClassifier)
+    assert description["shapes"] == {}
+    angles, probability = model.predict(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
+    assert angles.shape == (2, 3)
+    torch.testing.assert_close(probability.sum(1), torch.ones(2))
+
+
+def interrupt_after(monkeypatch, epochs: int) -> None:
+    """Ctrl-C just after that epoch's checkpoint."""
+    whole, count = train._save_checkpoint, 0
+
+    def save(*args):
+        nonlocal count
+        whole(*args)
+        count += 1
+        if count == epochs:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_save_checkpoint", save)
+
+
+@pytest.mark.parametrize("method", ["ntdm", "classifier"])
+def test_interrupted_run_ends_as_if_it_had_not_been(tiny, tiny_folder, tmp_path, monkeypatch, method):
+    config = replace(tiny.TRAIN if method == "ntdm" else tiny.CLASSIFIER, epochs=2, augment=0.5)
+    whole = start(tiny_folder, tmp_path / "whole", config)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            start(tiny_folder, tmp_path / "cut", config)
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    with pytest.raises(ValueError, match="the training did not finish"):
+        train.load(tmp_path / "cut")
+    torch.rand(7)  # whatever else draws in between
+    cut = start(tiny_folder, tmp_path / "cut", config, resume=True)
+    assert not (cut / "checkpoint.pt").exists()
+    a, b = weights(whole), weights(cut)
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+    with open(cut / "train.csv", newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+
+
+def test_interrupted_run_of_another_config_is_refused(tiny, tiny_folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            start(tiny_folder, tmp_path / "run", tiny.TRAIN)
+    with pytest.raises(ValueError, match=r"texture_momentum.*--overwrite"):
+        start(tiny_folder, tmp_path / "run", replace(tiny.TRAIN, texture_momentum=0.8))
+
+
+def test_finished_run_is_kept(tiny, tiny_folder, tmp_path):
+    run = shutil.copytree(tiny_folder / "ntdm", tmp_path / "run")
+    before = (run / "model.safetensors").stat().st_mtime_ns
+    assert start(tiny_folder, run, tiny.TRAIN) == run
+    assert (run / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_finished_run_of_another_config_is_refused_and_the_key_named(tiny, tiny_folder, tmp_path):
+    run = shutil.copytree(tiny_folder / "ntdm", tmp_path / "run")
+    before = (run / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"learning_rate: 0\.001 -> 0\.002") as refused:
+        start(tiny_folder, run, replace(tiny.TRAIN, learning_rate=0.002))
+    assert "texture_size" not in str(refused.value)  # only what differs is named
+    assert (run / "model.safetensors").read_bytes() == before
+    start(tiny_folder, run, replace(tiny.TRAIN, learning_rate=0.002, epochs=1), overwrite=True)
+    assert (run / "model.safetensors").read_bytes() != before
+    assert json.loads((run / "config.json").read_text())["train"]["learning_rate"] == 0.002
+
+
+def test_nothing_to_resume_is_refused(tiny, tiny_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"--resume: .*checkpoint\.pt does not exist"):
+        start(tiny_folder, tmp_path / "run", tiny.TRAIN, resume=True)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text"])
+def test_broken_checkpoint_is_refused(tiny, tiny_folder, tmp_path, monkeypatch, damage):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            start(tiny_folder, tmp_path / "run", tiny.TRAIN)
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000] if damage == "cut" else b"not a checkpoint")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read.*--overwrite"):
+        start(tiny_folder, tmp_path / "run", tiny.TRAIN)
+    start(tiny_folder, tmp_path / "run", replace(tiny.TRAIN, epochs=1), overwrite=True)
+
+
+def test_cache_without_latents(tiny, tiny_folder, tmp_path):
+    tiny.write_cache(tmp_path / "cache", "pascal3d/train", latents=False)
+    with pytest.raises(ValueError, match=r"car\.h5 holds no latents; run `ntdm fit-shapes`"):
+        train.run(tiny.TRAIN, tmp_path / "cache", tiny_folder / "shapes", tmp_path / "run")
+
+
+def test_missing_caches_and_shapes(tiny, tiny_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"no cache file in .*nowhere"):
+        start(tiny_folder, tmp_path / "run", tiny.TRAIN, train_on=["pascal3d/nowhere"])
+    with pytest.raises(ValueError, match=r"no cache file .*boat\.h5; the categories there are car, sofa"):
+        start(tiny_folder, tmp_path / "run", tiny.TRAIN, categories=["car", "boat"])
+    with pytest.raises(ValueError, match="run `ntdm fit-shapes`"):
+        train.run(tiny.TRAIN, tiny_folder / "cache", tmp_path / "no_shapes", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_image_size_that_is_no_multiple(tiny, tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(tiny.write_cache.__globals__, "SIZE", (64, 72))
+    tiny.write_cache(tmp_path / "cache", "pascal3d/train")
+    with pytest.raises(ValueError, match=r"\(64, 72\).*multiples of 16.*--image-size"):
+        train.run(tiny.TRAIN, tmp_path / "cache", tiny_folder / "shapes", tmp_path / "run")
+
+
+def test_loss_that_is_not_a_number(tiny, tiny_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"loss is nan at step \d+.*lower learning_rate"):
+        start(tiny_folder, tmp_path / "run", replace(tiny.TRAIN, learning_rate=1e30, epochs=4))
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_unknown_method(tiny, tiny_folder, tmp_path):
+    with pytest.raises(ValueError, match="method is 'nerf': want one of ntdm, pose-classifier"):
+        start(tiny_folder, tmp_path / "run", replace(tiny.TRAIN, method="nerf"))
+
+
+def test_what_is_no_run_or_a_broken_one_is_not_loaded(tiny_folder, tmp_path):
+    with pytest.raises(ValueError, match="is not a run folder"):
+        train.load(tmp_path)
+    run = shutil.copytree(tiny_folder / "ntdm", tmp_path / "run")
+    state = weights(run)
+    state["texture.theta"][0, 0, 0, 0, 0] = float("nan")
+    safetensors.torch.save_file(state, run / "model.safetensors")
+    with pytest.raises(ValueError, match=r"texture\.theta holds values that are not finite"):
+        train.load(run)
+    del state["texture.theta"]
+    safetensors.torch.save_file(state, run / "model.safetensors")
+    with pytest.raises(ValueError, match=r"(?s)does not fit.*texture\.theta"):
+        train.load(run)
+    (run / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="train again"):
+        train.load(run)
+    (run / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+        train.load(run)
