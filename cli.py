@@ -253,7 +253,7 @@ def infer(
 @app.command()
 def evaluate(
     run: RunOption,
-    cache: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of the cache files.")],
+    cache: Annotated[Path, typer.Option(exists=True, help="Folder of the cache files, or one of them.")],
     splits: Annotated[
         list[str] | None, typer.Option(help="DATASET/SPLIT, repeat or use commas. Default: all but train.")
     ] = None,
@@ -271,7 +271,7 @@ def evaluate(
     from ntdm import evaluate
 
     settled = _config(InferConfig, config, settings, seed)
-    wanted = _split(splits) or _test_splits(cache)
+    wanted = _split(splits) or ([] if cache.is_file() else _test_splits(cache))
     for path in evaluate.run(run, cache, wanted, settled, overwrite=overwrite):
         print(path)
 

@@ -193,19 +193,21 @@ def load_imagenet(model: nn.Module, path: Path) -> None:
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError:
+        raise ValueError(f"backbone weights {path} hold more than tensors, and are not executed") from None
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise ValueError(f"backbone weights {path} cannot be read as a state dict: {error}") from None
-    trunk = {
-        k
-        for k in model.state_dict()
-        if k.split(".")[0] in {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"}
-    }
-    missing = sorted(trunk - set(state))
+    if not isinstance(state, dict):
+        raise ValueError(f"backbone weights {path} hold {type(state).__name__}, want a state dict")
+    rooms = {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"}
+    trunk = {k for k in model.state_dict() if k.split(".")[0] in rooms}
+    # Files from before torch 0.4.1 lack the batch norms' counters, which inference does not use.
+    missing = sorted(k for k in trunk - set(state) if not k.endswith("num_batches_tracked"))
     if missing:
         raise ValueError(
             f"backbone weights {path}: {missing[0]} and {len(missing) - 1} more tensors are missing"
         )
     try:
-        model.load_state_dict({k: state[k] for k in trunk}, strict=False)
+        model.load_state_dict({k: state[k] for k in trunk & set(state)}, strict=False)
     except RuntimeError as error:
         raise ValueError(f"backbone weights {path} do not fit ResNet-50: {error}") from None

@@ -28,10 +28,10 @@ OCCLUSION_LEVELS = ("L1", "L2", "L3")
 class SyntheticConfig:
     """`ntdm make-data`."""
 
-    categories: tuple[str, ...] = ("aeroplane", "car", "sofa")
-    train_per_category: int = 400
-    val_per_category: int = 60
-    ood_per_category: int = 30  # each nuisance
+    categories: tuple[str, ...] = ("car", "motorbike", "sofa")
+    train_per_category: int = 800
+    val_per_category: int = 50
+    ood_per_category: int = 20  # each nuisance
     iid_per_category: int = 10
     image_size: int = 160  # pixels, the longer side of a photo
     seed: int = 0
@@ -147,6 +147,7 @@ class InferConfig:
     shape_every: int = 4  # the latent moves on every so many steps
     refine_distance: bool = True
     refine_scale: bool = True
+    size_prior: float = 0.2  # weight of log(distance / nominal)^2 + log(s')^2: crops are distance-normalised
     refine_principal_point: bool = False  # fixed under the NeMo protocol, whose crops are centred
     batch_size: int = 32
     seed: int = 0
@@ -200,9 +201,15 @@ def apply_overrides(config: Config, settings: Sequence[str]) -> Config:
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """'key: old -> new' for every key that differs; empty when equal."""
-    keys = sorted(k for k in set(old) | set(new) if old.get(k) != new.get(k))
-    return ", ".join(f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in keys)
+    """'key: old -> new' for every key that differs, nested ones as outer.inner; empty when equal."""
+    texts = []
+    for key in sorted(set(old) | set(new)):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            texts += [f"{key}.{part}" for part in filter(None, [difference(before, after)])]
+        elif before != after:
+            texts.append(f"{key}: {before!r} -> {after!r}")
+    return ", ".join(texts)
 
 
 def finished(path: Path, made_with: Mapping[str, Any], wanted: Mapping[str, Any], overwrite: bool) -> bool:

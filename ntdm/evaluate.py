@@ -35,7 +35,10 @@ SHEET_ROWS = 12
 def run(
     run_folder: Path, cache: Path, splits: Sequence[str], config: InferConfig, overwrite: bool = False
 ) -> list[Path]:
-    """Predict and score splits ("pascal3d/val", ...) of a cache root.
+    """Predict and score splits ("pascal3d/val", ...).
+
+    Args:
+        cache: cache root, or one cache file, which is then all there is of its split (`splits` is not used).
 
     Returns:
         the error files, `<run>/errors/<dataset>/<split>.csv`.
@@ -49,18 +52,22 @@ def run(
     trained_on = set((run_folder / "train_names.txt").read_text().split("\n"))
     solvers: list[Solver] = []
     written = []
-    for split in splits:
-        paths = caches.find(cache, split)
+    if cache.is_file():
+        with caches.CacheFile(cache) as file:
+            todo = [(f"{file.dataset}/{file.split}", [cache])]
+    else:
+        todo = [(split, caches.find(cache, split)) for split in splits]
+    for split, paths in todo:
         _check(paths, description, trained_on, run_folder)
         table = run_folder / "predictions" / f"{split}.csv"
         made_with = {"infer": to_dict(config), "weights": weights, "data": caches.fingerprint(paths)}
         if not (table.exists() and finished(table, predictions.made_with(table), made_with, overwrite)):
             table.unlink(missing_ok=True)
-            data = caches.SampleDataset(paths)
+            data, writer = caches.SampleDataset(paths), PredictionWriter(table, made_with, overwrite)
             if isinstance(model, NTDM) and not solvers:
                 size, focal = data.image_size, description["nominal_focal"]
                 solvers = [Solver(model, c, config, size, focal) for c in range(len(model.categories))]
-            _predict(model, solvers, data, config, PredictionWriter(table, made_with), split)
+            _predict(model, solvers, data, config, writer, split)
         scored = predictions.score(table, paths, run_folder / "errors" / f"{split}.csv")
         say(f"{split}: {scored.samples} samples, {scored.failed} failed predictions")
         if isinstance(model, NTDM):

@@ -108,12 +108,15 @@ class PredictionWriter:
     Args:
         path: the final ``.csv``; the ``.h5`` stands beside it.
         made_with: the config, JSON-ready; stored in the ``.h5``. Batches made with another one are refused.
+        overwrite: begin anew, whatever batches are there.
     """
 
-    def __init__(self, path: Path, made_with: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, made_with: Mapping[str, Any], overwrite: bool = False) -> None:
         self.path = path
         self.made_with = dict(made_with)
         self.folder = path.with_name(f".{path.stem}.parts")
+        if overwrite and self.folder.exists():
+            shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         note = self.folder / "config.json"
         if note.exists():

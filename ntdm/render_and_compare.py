@@ -9,7 +9,8 @@ loss is the clutter-relative mean over all cells i of the feature map (method: E
 with m the soft silhouette, f' the rendered feature, beta the background feature nearest to f. Inside the
 outline m is 1 and the gradient flows through f'; outside, f' is the texture at the nearest outline point,
 held fixed, and the gradient flows through m: it grows the silhouette over cells that look like the object
-and, as a cell that looks like background costs kappa, shrinks it from cells that do not.
+and, as a cell that looks like background costs kappa, shrinks it from cells that do not. A weak prior keeps
+distance and s' near what the crop's normalisation says.
 """
 
 import itertools
@@ -143,7 +144,7 @@ class Solver:
             rendered = torch.zeros(*hit.shape, feature.shape[-1])
             rendered[hit] = feature
             mask = torch.zeros(hit.shape)
-            mask[hit] = (evidence > _LEAST_EVIDENCE).float()
+            mask[hit] = (evidence > _LEAST_EVIDENCE).to(mask.dtype)
             maps.append(rendered.flatten(1, 2))
             masks.append(mask.flatten(1, 2))
         features = torch.cat(maps).permute(1, 2, 0).contiguous()
@@ -197,7 +198,9 @@ class Solver:
         total = self._per_row(gain.clamp_min(floor), inside)
         if self.config.silhouette == "soft":
             total = total + self._outside_gain(rows, vertices_cam, focal, point, surface, flat, photos)
-        return 1 - total / cells
+        # Without it a texture that explains little would make the object vanish: an empty picture costs 1.
+        size = (rows[:, 3] - math.log(self.config.distance)).square() + rows[:, 6].square()
+        return 1 - total / cells + self.config.size_prior * size
 
     def _outside_gain(
         self, rows: Tensor, vertices_cam: Tensor, focal: Tensor, point: Tensor, surface: SurfaceMap,
@@ -294,7 +297,7 @@ class Solver:
 
     @torch.no_grad()
     def foreground_logit(self, solution: Solution, photos: Photos) -> Tensor:
-        """min(f . f' - f . beta, f . f') on the feature grid [N, h, w]: positive is foreground, 0 beyond O."""
+        """min(f . f' - f . beta, f . f') on the grid [N, h, w]: positive is foreground, 0 beyond O."""
         cam = cam_from_obj(solution.vertices, solution.viewpoint)
         focal = torch.full((len(cam),), self.focal / self.model.stride)
         surface = self.model.surface_map(cam, focal, solution.principal_point / self.model.stride, self.size)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ntdm.mesh import Mesh, sphere_tangents
 from ntdm.texture_lookup import texture_lookup
+from ntdm.texture_update import texture_update
 
 TILT = math.radians(60.0)
 
@@ -43,7 +44,8 @@ class LocalView(nn.Module):
     """From where each vertex is seen, in its own frame (du, dv, n) of the deformed surface.
 
     The derivatives along the template's u and v are least-squares fits over the one-ring, constant weights.
-    n is their cross product, du the first made orthogonal to n, dv = n x du.
+    n is their cross product, du the first made orthogonal to n, dv = n x du (towards the upper pole; the
+    tilted bins are mirror symmetric, so its sense does not matter).
     """
 
     ring: Tensor  # [V * 7] vertex indices: up to six neighbours, then the vertex itself
@@ -133,13 +135,10 @@ class NeuralTexture(nn.Module):
             alpha: [N, b].
             first_visit: a bin counts as visited for the first time when its alpha exceeds this.
         """
-        theta = self.theta[category].flatten(0, 1)
-        seen = self.seen[category].flatten(0, 1)
-        old, was_seen = theta[texels], seen[texels][..., None]
-        moved = F.normalize(old + ((1 - momentum) * alpha)[..., None] * (features[:, None] - old), dim=-1)
-        first = (alpha > first_visit)[..., None] & (was_seen == 0)
-        theta[texels] = torch.where(first, features[:, None], torch.where(was_seen > 0, moved, old))
-        seen[texels] = torch.maximum(seen[texels], first[..., 0].float())
+        texture_update(
+            self.theta[category].flatten(0, 1), self.seen[category].flatten(0, 1), texels, features, alpha,
+            momentum, first_visit,
+        )  # fmt: skip
 
     def sample(self, category: int, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """`count` seen (texel, bin) features [<=count, d], drawn with replacement, and their texels."""

@@ -9,7 +9,9 @@ import csv
 import json
 import math
 import os
+import pickle
 import platform
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +25,7 @@ import ntdm
 from ntdm import cache as caches
 from ntdm.baselines.pose_classifier import PoseClassifier
 from ntdm.batch import make_batch
-from ntdm.config import TrainConfig, atomic_path, finished, from_dict, to_dict
+from ntdm.config import PrepConfig, ShapeConfig, TrainConfig, atomic_path, finished, from_dict, to_dict
 from ntdm.deform import DeformableMesh, load_shape
 from ntdm.model import NTDM
 from ntdm.progress import say, track
@@ -90,6 +92,8 @@ def run(
     if overwrite:
         for stale in (described, weights, checkpoint, out / "run.json", out / "train.csv"):
             stale.unlink(missing_ok=True)
+        for folder in ("predictions", "errors", "sheets"):  # of the model that goes
+            shutil.rmtree(out / folder, ignore_errors=True)
     if resume and not checkpoint.exists():
         raise ValueError(f"--resume: {checkpoint} does not exist; there is nothing to go on from")
     torch.manual_seed(config.seed)
@@ -131,9 +135,7 @@ def load(run_folder: Path) -> tuple[Model, dict[str, Any]]:
     try:
         config = from_dict(TrainConfig, description["train"], str(described))
         shapes = {
-            c: DeformableMesh(
-                from_dict(ntdm.config.ShapeConfig, s["config"], str(described)), s["num_latents"]
-            )
+            c: DeformableMesh(from_dict(ShapeConfig, s["config"], str(described)), s["num_latents"])
             for c, s in description["shapes"].items()
         }
         model = build(
@@ -222,7 +224,7 @@ def _restore(
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
-    except (RuntimeError, KeyError, EOFError, OSError, ValueError) as error:
+    except (RuntimeError, KeyError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"checkpoint {checkpoint} cannot be read ({error}); pass --overwrite to start anew"
         ) from None
@@ -234,7 +236,7 @@ def _check_image_size(image_size: tuple[int, int], model: Model) -> None:
     coarsest = 16 if model.config.backbone == "tiny" else 32
     if any(s % coarsest for s in image_size):
         raise ValueError(
-            f"the caches have images of {image_size}: the {model.config.backbone} backbone wants multiples of "
+            f"the caches have images of {image_size}: backbone {model.config.backbone} wants multiples of "
             f"{coarsest}; prepare them again with such an --image-size"
         )
 
@@ -244,7 +246,7 @@ def _nominal_focal(paths: Sequence[Path]) -> float:
     scales = set()
     for path in paths:
         with caches.CacheFile(path) as file:
-            scales.add(round(float(file.config["scale"]), 9))
+            scales.add(from_dict(PrepConfig, file.config, str(path)).resolved_scale)
     if len(scales) > 1:
         raise ValueError(
             f"the caches were prepared at different scales {sorted(scales)}; prepare them at one"

@@ -22,6 +22,7 @@ DOORS = {
         "ntdm.rasterize_ops",
         "ntdm.uv_scatter",
         "ntdm.texture_lookup",
+        "ntdm.texture_update",
     },
 }
 FORBIDDEN = {"torchvision", "timm", "joblib", "marshal", "shelve", "dill"}
