@@ -8,6 +8,7 @@ Both end in a 1 x 1 convolution without bias and an L2 norm over channels.
 
 import pickle
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+Net = TypeVar("Net", bound=Any)
 
 
 def normalise_photo(photo: Tensor) -> Tensor:
@@ -83,23 +85,19 @@ def _upsample_concat(coarse: Tensor, fine: Tensor) -> Tensor:
     return torch.cat([up, fine], 1)
 
 
-class ResNet50Features(nn.Module):
-    """ResNet-50 with two up-sampling layers: [B, 3, H, W] -> unit features [B, d, H/8, W/8]."""
+class ResNet50Trunk(nn.Module):
+    """torchvision's ResNet-50 without its classifier: [B, 3, H, W] -> globally pooled [B, 2048]."""
 
-    stride = 8
-    pooled_dim = 2048
+    dim = 2048
+    multiple = 32  # of pixels, that image sides must be
 
-    def __init__(self, feature_dim: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.conv1, self.bn1 = _conv(3, 64, 7, 2), nn.BatchNorm2d(64)
         self.layer1 = self._layer(64, 64, 3, 1)
         self.layer2 = self._layer(256, 128, 4, 2)
         self.layer3 = self._layer(512, 256, 6, 2)
         self.layer4 = self._layer(1024, 512, 3, 2)
-        self.reduce = DoubleConv(2048, 1024)
-        self.up1 = DoubleConv(1024 + 1024, 512)
-        self.up2 = DoubleConv(512 + 512, 256)
-        self.head = nn.Conv2d(256, feature_dim, 1, bias=False)
 
     @staticmethod
     def _layer(inputs: int, width: int, blocks: int, stride: int) -> nn.Sequential:
@@ -107,15 +105,27 @@ class ResNet50Features(nn.Module):
         return nn.Sequential(Bottleneck(inputs, width, stride), *rest)
 
     def pyramid(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Strides 8, 16, 32."""
+        """Maps of strides 8, 16, 32."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
         c2 = self.layer2(self.layer1(x))
         c3 = self.layer3(c2)
         return c2, c3, self.layer4(c3)
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """Globally pooled trunk features [B, 2048], for classifiers."""
+    def forward(self, x: Tensor) -> Tensor:
         return self.pyramid(x)[2].mean((-2, -1))
+
+
+class ResNet50Features(ResNet50Trunk):
+    """ResNet-50 with two up-sampling layers: [B, 3, H, W] -> unit features [B, d, H/8, W/8]."""
+
+    stride = 8
+
+    def __init__(self, feature_dim: int) -> None:
+        super().__init__()
+        self.reduce = DoubleConv(2048, 1024)
+        self.up1 = DoubleConv(1024 + 1024, 512)
+        self.up2 = DoubleConv(512 + 512, 256)
+        self.head = nn.Conv2d(256, feature_dim, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         c2, c3, c4 = self.pyramid(x)
@@ -124,47 +134,59 @@ class ResNet50Features(nn.Module):
         return F.normalize(self.head(y), dim=1)
 
 
-class TinyFeatures(nn.Module):
-    """A small residual net for CPUs: [B, 3, H, W] -> unit features [B, d, H/4, W/4]."""
+def _tiny_stem() -> nn.Sequential:
+    return nn.Sequential(_conv(3, 32, 5, 2), nn.BatchNorm2d(32), nn.ReLU(inplace=True))
 
-    stride = 4
-    pooled_dim = 256
 
-    def __init__(self, feature_dim: int) -> None:
+class TinyTrunk(nn.Module):
+    """A small residual classifier trunk for CPUs: [B, 3, H, W] -> globally pooled [B, 256]."""
+
+    dim = 256
+    multiple = 16
+
+    def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(_conv(3, 32, 5, 2), nn.BatchNorm2d(32), nn.ReLU(inplace=True))
+        self.stem = _tiny_stem()
         self.layer1 = nn.Sequential(BasicBlock(32, 48, 2), BasicBlock(48, 48))
         self.layer2 = nn.Sequential(BasicBlock(48, 128, 2), BasicBlock(128, 128))
         self.layer3 = nn.Sequential(BasicBlock(128, 256, 2), BasicBlock(256, 256))
-        self.up1 = BasicBlock(256 + 128, 128)
-        self.up2 = BasicBlock(128 + 48, 64)
-        self.head = nn.Conv2d(64, feature_dim, 1, bias=False)
-
-    def pyramid(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Strides 4, 8, 16."""
-        c1 = self.layer1(self.stem(x))
-        c2 = self.layer2(c1)
-        return c1, c2, self.layer3(c2)
-
-    def pooled(self, x: Tensor) -> Tensor:
-        """Globally pooled trunk features [B, 256], for classifiers."""
-        return self.pyramid(x)[2].mean((-2, -1))
 
     def forward(self, x: Tensor) -> Tensor:
-        c1, c2, c3 = self.pyramid(x)
-        y = self.up1(_upsample_concat(c3, c2))
-        y = self.up2(_upsample_concat(y, c1))
+        return self.layer3(self.layer2(self.layer1(self.stem(x)))).mean((-2, -1))
+
+
+class TinyFeatures(nn.Module):
+    """A small residual net for CPUs: [B, 3, H, W] -> unit features [B, d, H/4, W/4].
+
+    It goes no deeper than stride 8, on purpose: a feature that sees the whole object is spoilt by an occluder
+    anywhere on it, one that sees a part only by an occluder on that part.
+    """
+
+    stride = 4
+    multiple = 16  # two levels, and starts are compared at half the resolution
+
+    def __init__(self, feature_dim: int) -> None:
+        super().__init__()
+        self.stem = _tiny_stem()
+        self.layer1 = nn.Sequential(BasicBlock(32, 48, 2), BasicBlock(48, 48))
+        self.layer2 = nn.Sequential(BasicBlock(48, 128, 2), BasicBlock(128, 128))
+        self.up = BasicBlock(128 + 48, 64)
+        self.head = nn.Conv2d(64, feature_dim, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.layer1(self.stem(x))
+        y = self.up(_upsample_concat(self.layer2(fine), fine))
         return F.normalize(self.head(y), dim=1)
 
 
-BACKBONES: dict[str, type[ResNet50Features] | type[TinyFeatures]] = {
-    "tiny": TinyFeatures,
-    "resnet50": ResNet50Features,
-}
+FeatureNet = ResNet50Features | TinyFeatures
+Trunk = ResNet50Trunk | TinyTrunk
+FEATURES: dict[str, type[FeatureNet]] = {"tiny": TinyFeatures, "resnet50": ResNet50Features}
+TRUNKS: dict[str, type[Trunk]] = {"tiny": TinyTrunk, "resnet50": ResNet50Trunk}
 
 
-def build(name: str, feature_dim: int, weights: str = "") -> ResNet50Features | TinyFeatures:
-    """A backbone by name ("tiny" or "resnet50"), channels-last.
+def feature_net(name: str, feature_dim: int, weights: str = "") -> FeatureNet:
+    """A feature extractor by name ("tiny" or "resnet50"), channels-last.
 
     Args:
         weights: path of a local torchvision ResNet-50 state dict (only for "resnet50"); "" is from scratch.
@@ -172,16 +194,26 @@ def build(name: str, feature_dim: int, weights: str = "") -> ResNet50Features | 
     Raises:
         ValueError: unknown name; a weights file that is missing, unreadable or lacks the trunk's tensors.
     """
-    if name not in BACKBONES:
-        raise ValueError(f"backbone is {name!r}: want one of {', '.join(BACKBONES)}")
-    model = BACKBONES[name](feature_dim)
+    return _prepared(_named(FEATURES, name)(feature_dim), name, weights)
+
+
+def trunk(name: str, weights: str = "") -> Trunk:
+    """A classifier trunk by name; arguments and errors as :func:`feature_net`."""
+    return _prepared(_named(TRUNKS, name)(), name, weights)
+
+
+def _named(table: dict[str, Net], name: str) -> Net:
+    if name not in table:
+        raise ValueError(f"backbone is {name!r}: want one of {', '.join(table)}")
+    return table[name]
+
+
+def _prepared(model: Net, name: str, weights: str) -> Net:
     if weights:
         if name != "resnet50":
-            raise ValueError(
-                f"backbone_weights is set, but backbone {name!r} has no ImageNet weights; use resnet50"
-            )
+            raise ValueError(f"backbone_weights is set, but {name!r} has no ImageNet weights; use resnet50")
         load_imagenet(model, Path(weights))
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     return model
 
 

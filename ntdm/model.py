@@ -56,7 +56,7 @@ class NTDM(nn.Module):
             raise ValueError(
                 f"model: the shapes' templates differ in vertices {sizes}; fit them with one config"
             )
-        self.backbone = backbone.build(config.backbone, config.feature_dim, config.backbone_weights)
+        self.backbone = backbone.feature_net(config.backbone, config.feature_dim, config.backbone_weights)
         self.texture = NeuralTexture(
             len(shapes), config.texture_size, config.view_bins, config.feature_dim, config.view_temperature
         )

@@ -233,11 +233,11 @@ def _restore(
 
 
 def _check_image_size(image_size: tuple[int, int], model: Model) -> None:
-    coarsest = 16 if model.config.backbone == "tiny" else 32
-    if any(s % coarsest for s in image_size):
+    multiple = model.backbone.multiple
+    if any(side % multiple for side in image_size):
         raise ValueError(
             f"the caches have images of {image_size}: backbone {model.config.backbone} wants multiples of "
-            f"{coarsest}; prepare them again with such an --image-size"
+            f"{multiple}; prepare them again with such an --image-size"
         )
 
 

@@ -26,15 +26,15 @@ class PoseClassifier(nn.Module):
         super().__init__()
         self.config = config
         self.categories = tuple(categories)
-        self.backbone = backbone.build(config.backbone, config.feature_dim, config.backbone_weights)
-        self.pose = nn.Linear(self.backbone.pooled_dim, 3 * config.pose_bins)
-        self.category = nn.Linear(self.backbone.pooled_dim, len(self.categories))
+        self.backbone = backbone.trunk(config.backbone, config.backbone_weights)
+        self.pose = nn.Linear(self.backbone.dim, 3 * config.pose_bins)
+        self.category = nn.Linear(self.backbone.dim, len(self.categories))
 
     def forward(self, photo: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 photos [B, 3, H, W] -> pose logits [B, 3, bins] and class logits [B, M]."""
         x = backbone.normalise_photo(photo).contiguous(memory_format=torch.channels_last)
         with torch.autocast(photo.device.type, torch.bfloat16, enabled=self.config.bf16):
-            pooled = self.backbone.pooled(x)
+            pooled = self.backbone(x)
         pooled = pooled.float()
         return self.pose(pooled).unflatten(1, (3, -1)), self.category(pooled)
 
