@@ -113,7 +113,7 @@ class TrainConfig:
     background_per_image: int = 20
     far_angle: float = 0.245  # radians on the template sphere
     temperature: float = 0.07
-    epochs: int = 15
+    epochs: int = 16
     batch_size: int = 16
     learning_rate: float = 1e-3
     final_learning_rate: float = 0.05  # of the first, reached by exponential decay

@@ -35,9 +35,9 @@ def texel_cross_entropy(
     if len(features) == 0:
         return features.sum()
     own = (features * positives).sum(-1) / temperature
-    others = features @ negatives.T / temperature + log_weight
-    others = others.masked_fill(~far, -math.inf)
-    return (torch.logsumexp(torch.cat([own[:, None], others], 1), 1) - own).mean()
+    bias = torch.where(far, log_weight, -math.inf)
+    others = torch.addmm(bias, features, negatives.T, alpha=1 / temperature).logsumexp(1)
+    return (torch.logaddexp(own, others) - own).mean()
 
 
 class BackgroundBank(nn.Module):

@@ -25,6 +25,9 @@ from ntdm.rasterize import Fragments, interpolate, rasterize
 from ntdm.texture import LocalView, NeuralTexture, texel_points
 from ntdm.uv_scatter import uv_scatter
 
+# A texel of which less than this share of the blend was ever seen says nothing.
+LEAST_EVIDENCE = 0.1
+
 
 class SurfaceMap(NamedTuple):
     """What a mesh shows on a feature grid."""
@@ -108,46 +111,62 @@ class NTDM(nn.Module):
         Returns:
             mean over the texels of the batch, and figures for the log.
         """
+        config, texels = self.config, self.config.texture_size**2
         features = self.features(batch.photo)
-        size = (features.shape[1], features.shape[2])
-        scattered, local_view, weight = self._scatter(features, batch, size)
+        scattered, weight = self._scatter(features, batch)
         background = self._background_samples(features, batch.amodal_mask, generator)
-        losses, correct, count = [], 0.0, 0
-        visible_texels: dict[int, Tensor] = {}
+        image, texel = (weight > 0).nonzero(as_tuple=True)  # P visible texels, image by image
+        place = image * texels + texel
+        with torch.no_grad():
+            visible, view = scattered.index_select(0, place).split([config.feature_dim, 3], 1)
+            visible, alpha = F.normalize(visible, dim=1), self.texture.alpha(F.normalize(view, dim=1))
+        ends = torch.bincount(image, minlength=len(batch.photo)).cumsum(0).tolist()
+        parts = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        groups = []
         for category in sorted(set(batch.category)):
-            members = [i for i, c in enumerate(batch.category) if c == category]
-            chosen, positives, points = [], [], []
-            for i in members:
-                visible = (weight[i] > 0).nonzero()[:, 0]
-                visible_texels[i] = visible
-                pick = visible[torch.randperm(len(visible), generator=generator)[: self.config.positives]]
-                alpha = self.texture.alpha(local_view[i, pick])
-                own, evidence = self.texture.at_texels(category, pick, alpha)
-                known = evidence > 0.1
-                chosen.append(scattered[i, pick[known]])
-                positives.append(own[known])
-                points.append(self.texels[pick[known]])
-            anchor, positive = torch.cat(chosen), torch.cat(positives)
-            negatives, log_weight, far = self._negatives(category, torch.cat(points), background, generator)
-            if len(anchor):
-                loss = texel_cross_entropy(
-                    anchor, positive, negatives, log_weight, far, self.config.temperature
-                )
-                losses.append(loss * len(anchor))
-                correct += float((anchor.detach() * positive).sum())
-                count += len(anchor)
-        self._update(batch, visible_texels, scattered.detach(), local_view, background.detach())
-        total = torch.stack(losses).sum() / count if losses else features.sum() * 0.0
-        return total, {
-            "loss": float(total.detach()),
-            "positive_cosine": correct / max(count, 1),
-            "texels": count,
+            rows = torch.cat(
+                [
+                    part.start
+                    + torch.randperm(part.stop - part.start, generator=generator)[: config.positives]
+                    for part, c in zip(parts, batch.category, strict=True)
+                    if c == category
+                ]
+            )
+            own, evidence = self.texture.at_texels(category, texel[rows], alpha[rows])
+            known = evidence > LEAST_EVIDENCE
+            groups.append((category, rows[known], own[known]))
+        # One gather, so that its derivative is one scatter and not one full map an image.
+        chosen = torch.cat([rows for _, rows, _ in groups])
+        anchors = F.normalize(scattered.index_select(0, place[chosen])[:, : config.feature_dim], dim=1)
+        loss, cosine = features.sum() * 0.0, 0.0
+        for (category, rows, own), anchor in zip(
+            groups, anchors.split([len(g[1]) for g in groups]), strict=True
+        ):
+            negatives = self._negatives(category, self.texels[texel[rows]], background, generator)
+            loss = loss + len(rows) * texel_cross_entropy(anchor, own, *negatives, config.temperature)
+            cosine += float((anchor.detach() * own).sum())
+        loss = loss / max(len(chosen), 1)
+        for part, category in zip(parts, batch.category, strict=True):
+            self.texture.update(
+                category,
+                texel[part],
+                visible[part],
+                alpha[part],
+                config.texture_momentum,
+                config.first_visit_alpha,
+            )
+        self.bank.push(background.detach())
+        return loss, {
+            "loss": float(loss.detach()),
+            "positive_cosine": cosine / max(len(chosen), 1),
+            "texels": len(chosen),
         }
 
-    def _scatter(
-        self, features: Tensor, batch: Batch, size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """At the texels: photo features [B, q*q, d], local view directions [B, q*q, 3], weights [B, q*q]."""
+    def _scatter(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features and view directions at the texels [B * q * q, d + 3], and the weights [B, q * q].
+
+        Means of unit vectors, not yet normalised: few of the texels are needed with a gradient.
+        """
         with torch.no_grad():
             vertices = torch.cat(
                 [self.shape(c)(z[None]) for c, z in zip(batch.category, batch.latent, strict=True)]
@@ -156,7 +175,7 @@ class NTDM(nn.Module):
                 cam_from_obj(vertices, batch.viewpoint),
                 batch.focal / self.stride,
                 batch.principal_point / self.stride,
-                size,
+                (features.shape[1], features.shape[2]),
             )
             covered = surface.fragments.face_index >= 0
             uv = sphere_uv(torch.where(covered[..., None], surface.sphere, self.sphere[0]))
@@ -167,9 +186,7 @@ class NTDM(nn.Module):
             self.config.texture_size,
             max_extent=self.config.quad_extent,
         )
-        mean, weight = mean.flatten(1, 2), weight.flatten(1, 2)
-        scattered = F.normalize(mean[..., : features.shape[-1]], dim=-1)
-        return scattered, F.normalize(mean[..., features.shape[-1] :].detach(), dim=-1), weight
+        return mean.flatten(0, 2), weight.flatten(1, 2)
 
     def _background_samples(self, features: Tensor, amodal: Tensor, generator: torch.Generator) -> Tensor:
         """A few features an image from cells that hold none of the amodal object [n, d]."""
@@ -204,23 +221,3 @@ class NTDM(nn.Module):
         far = points @ self.texels[texels].T < near_cosine
         far = torch.cat([far, far.new_ones(len(points), len(rest))], 1)
         return torch.cat([same, rest]), log_weight, far
-
-    @torch.no_grad()
-    def _update(
-        self,
-        batch: Batch,
-        visible_texels: dict[int, Tensor],
-        scattered: Tensor,
-        local_view: Tensor,
-        background: Tensor,
-    ) -> None:
-        for i, texels in visible_texels.items():
-            self.texture.update(
-                batch.category[i],
-                texels,
-                scattered[i, texels],
-                self.texture.alpha(local_view[i, texels]),
-                self.config.texture_momentum,
-                self.config.first_visit_alpha,
-            )
-        self.bank.push(background)
