@@ -1,4 +1,4 @@
-"""Training batches: stacked samples, mirrored and colour-jittered.
+"""Training batches: stacked samples, mirrored, colour-jittered and, where the config says so, patched.
 
 A mirrored photo of a left-right symmetric object is a photo of it from the mirrored viewpoint: exact for a
 symmetric CAD, and so for PASCAL3D+'s.
@@ -24,6 +24,7 @@ class Batch(NamedTuple):
     principal_point: Tensor  # float [B, 2], crop pixels
     category: list[int]  # [B] index into the model's categories
     latent: list[Tensor]  # [B] of [K_category]
+    hidden: Tensor | None = None  # bool [B, H, W]: pixels that show a patch of another photo
 
 
 def make_batch(
@@ -33,7 +34,7 @@ def make_batch(
     config: TrainConfig,
     generator: torch.Generator,
 ) -> Batch:
-    """Stack samples; mirror half of them and jitter their colours where the config says so.
+    """Stack samples; mirror half of them, jitter their colours and patch them where the config says so.
 
     Args:
         items: as ntdm.cache.SampleDataset gives them.
@@ -54,8 +55,11 @@ def make_batch(
         masks.append(mask)
         viewpoints.append(viewpoint)
         points.append(point)
+    photo, hidden = torch.stack(photos), None
+    if config.patches > 0:
+        photo, hidden = patch_photos(photo, config.patches, generator)
     return Batch(
-        photo=torch.stack(photos),
+        photo=photo,
         amodal_mask=torch.stack(masks),
         viewpoint=torch.stack(viewpoints),
         focal=torch.stack([item["focal"] for item in items]),
@@ -64,7 +68,31 @@ def make_batch(
         latent=[item["latent"][: num_latents[c]] for item, c in zip(items, index, strict=True)]
         if num_latents
         else [],
+        hidden=hidden,
     )
+
+
+def patch_photos(photo: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rectangles of the next photo of the batch laid over a share of the photos [B, 3, H, W], as CutMix.
+
+    Up to four rectangles a photo, each side 0.15 to 0.45 of the photo's. What is covered is not learned from:
+    the features around it learn not to depend on it.
+
+    Returns:
+        the photos, and the covered pixels [B, H, W] bool.
+    """
+    count, _, height, width = photo.shape
+    patched, hidden = photo.clone(), torch.zeros(count, height, width, dtype=torch.bool)
+    for i in range(count):
+        if torch.rand((), generator=generator) >= share:
+            continue
+        for _ in range(int(torch.randint(1, 5, (), generator=generator))):
+            side, place = torch.rand(2, generator=generator), torch.rand(2, generator=generator)
+            h, w = (int((0.15 + 0.3 * s) * n) for s, n in zip(side.tolist(), (height, width), strict=True))
+            y, x = (int(p * (n - m)) for p, n, m in zip(place.tolist(), (height, width), (h, w), strict=True))
+            patched[i, :, y : y + h, x : x + w] = photo[(i + 1) % count, :, y : y + h, x : x + w]
+            hidden[i, y : y + h, x : x + w] = True
+    return patched, hidden
 
 
 def jitter_colours(photo: Tensor, strength: float, generator: torch.Generator) -> Tensor:

@@ -31,7 +31,7 @@ class SyntheticConfig:
     categories: tuple[str, ...] = ("car", "motorbike", "sofa")
     train_per_category: int = 800
     val_per_category: int = 50
-    ood_per_category: int = 20  # each nuisance
+    ood_per_category: int = 15  # each nuisance
     iid_per_category: int = 10
     image_size: int = 160  # pixels, the longer side of a photo
     seed: int = 0
@@ -81,7 +81,7 @@ class ShapeConfig:
     width: int = 64
     layers: int = 4
     frequencies: int = 6  # the paper's 10 alias on 642 vertices and crumple thin parts
-    steps: int = 600
+    steps: int = 400
     learning_rate: float = 1e-2
     transport_share: float = 0.2  # of the steps, spent on the transport plan before Eq. 2
     surface_samples: int = 600  # points drawn from a CAD, and from its Γ, each step
@@ -113,13 +113,14 @@ class TrainConfig:
     background_per_image: int = 20
     far_angle: float = 0.245  # radians on the template sphere
     temperature: float = 0.07
-    epochs: int = 16
+    epochs: int = 12
     batch_size: int = 16
     learning_rate: float = 1e-3
     final_learning_rate: float = 0.05  # of the first, reached by exponential decay
     weight_decay: float = 0.0
     mirror: bool = True
     augment: float = 0.4  # strength of photometric jitter, 0 is none (the paper's choice)
+    patches: float = 0.7  # share of photos with rectangles of other photos laid over; 0 is the paper's choice
     bf16: bool = True
     pose_bins: int = 41  # pose-classifier
     seed: int = 0
@@ -139,10 +140,10 @@ class InferConfig:
     sigma: float = 1.0  # pixels of the feature map
     refined_starts: int = 2  # best starts that are refined; the better one after `screening_steps` goes on
     screening_steps: int = 10
-    steps: int = 40
+    steps: int = 30
     learning_rate: float = 0.05
     learning_rate_decay: float = 0.2
-    decay_every: int = 15
+    decay_every: int = 12
     refine_shape: bool = True
     shape_every: int = 4  # the latent moves on every so many steps
     refine_distance: bool = True

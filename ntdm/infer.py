@@ -10,6 +10,7 @@ The photo is cropped about the box, scaled so that the box is as large as the tr
 object's distance, and a small shift of the principal point, are refined along with everything else.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -68,6 +69,7 @@ def run(
             f"two photos are called {twice[0]}: their results would share a folder; infer them apart"
         )
     size = (description["image_size"][0], description["image_size"][1])
+    config = dataclasses.replace(config, refine_principal_point=True)  # a box's centre is not the object's
     todo = []
     for path in images:
         photo = read_photo(path)

@@ -114,7 +114,7 @@ class NTDM(nn.Module):
         config, texels = self.config, self.config.texture_size**2
         features = self.features(batch.photo)
         scattered, weight = self._scatter(features, batch)
-        background = self._background_samples(features, batch.amodal_mask, generator)
+        background = self._background_samples(features, batch, generator)
         image, texel = (weight > 0).nonzero(as_tuple=True)  # P visible texels, image by image
         place = image * texels + texel
         with torch.no_grad():
@@ -178,6 +178,8 @@ class NTDM(nn.Module):
                 (features.shape[1], features.shape[2]),
             )
             covered = surface.fragments.face_index >= 0
+            if batch.hidden is not None:
+                covered &= ~self._touched(batch.hidden)
             uv = sphere_uv(torch.where(covered[..., None], surface.sphere, self.sphere[0]))
         mean, weight = uv_scatter(
             torch.cat([features, surface.local_view], -1),
@@ -188,9 +190,14 @@ class NTDM(nn.Module):
         )
         return mean.flatten(0, 2), weight.flatten(1, 2)
 
-    def _background_samples(self, features: Tensor, amodal: Tensor, generator: torch.Generator) -> Tensor:
-        """A few features an image from cells that hold none of the amodal object [n, d]."""
-        empty = F.max_pool2d(amodal[:, None].float(), self.stride)[:, 0] == 0
+    def _touched(self, mask: Tensor) -> Tensor:
+        """Cells [B, h, w] of which some pixel of mask [B, H, W] is set."""
+        return F.max_pool2d(mask[:, None].float(), self.stride)[:, 0] > 0
+
+    def _background_samples(self, features: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+        """A few features an image from cells that hold none of the amodal object, nor a patch [n, d]."""
+        taken = batch.amodal_mask if batch.hidden is None else batch.amodal_mask | batch.hidden
+        empty = ~self._touched(taken)
         drawn = []
         for image, free in zip(features, empty, strict=True):
             cells = free.flatten().nonzero()[:, 0]

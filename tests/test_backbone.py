@@ -27,15 +27,23 @@ def weights(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "stride", "pooled"), [("tiny", 4, 256), ("resnet50", 8, 2048)])
-def test_stride_and_unit_features(name, stride, pooled):
+@pytest.mark.parametrize(("name", "dim"), [("tiny", 256), ("resnet50", 2048)])
+def test_trunks_pool_the_whole_photo(name, dim):
     torch.manual_seed(0)
-    model = backbone.build(name, 12).eval()
+    model = backbone.trunk(name).eval()
+    with torch.no_grad():
+        pooled = model(torch.randn(2, 3, 64, 96))
+    assert model.dim == dim and pooled.shape == (2, dim)
+
+
+@pytest.mark.parametrize(("name", "stride"), [("tiny", 4), ("resnet50", 8)])
+def test_stride_and_unit_features(name, stride):
+    torch.manual_seed(0)
+    model = backbone.feature_net(name, 12).eval()
     photo = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
     with torch.no_grad():
         x = backbone.normalise_photo(photo)
         features = model(x)
-        assert model.pooled(x).shape == (2, model.pooled_dim) == (2, pooled)
     assert model.stride == stride and features.shape == (2, 12, 64 // stride, 96 // stride)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(2, 64 // stride, 96 // stride))
 
@@ -57,7 +65,7 @@ def test_resnet50_has_torchvisions_tensors():
 
 def test_imagenet_weights_are_loaded_by_name(weights):
     torch.manual_seed(0)
-    model = backbone.build("resnet50", 8, str(weights))
+    model = backbone.feature_net("resnet50", 8, str(weights))
     loaded, want = model.state_dict(), torchvision_state()
     for name in (k for k in want if not k.startswith("fc")):
         torch.testing.assert_close(loaded[name], want[name], rtol=0, atol=0, msg=name)
@@ -67,20 +75,20 @@ def test_imagenet_weights_without_batch_counters(tmp_path):
     # Files saved before torch 0.4.1 (resnet50-19c8e357.pth) have no num_batches_tracked.
     state = {k: v for k, v in torchvision_state().items() if not k.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "old.pth")
-    model = backbone.build("resnet50", 8, str(tmp_path / "old.pth"))
+    model = backbone.feature_net("resnet50", 8, str(tmp_path / "old.pth"))
     torch.testing.assert_close(model.state_dict()["layer4.2.bn3.weight"], state["layer4.2.bn3.weight"])
 
 
 def test_missing_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere\.pth: no such file"):
-        backbone.build("resnet50", 8, str(tmp_path / "nowhere.pth"))
+        backbone.feature_net("resnet50", 8, str(tmp_path / "nowhere.pth"))
 
 
 @pytest.mark.parametrize("kept", [0, 100, 5_000_000])
 def test_truncated_file_is_refused(weights, tmp_path, kept):
     (tmp_path / "cut.pth").write_bytes(weights.read_bytes()[:kept])
     with pytest.raises(ValueError, match=r"cut\.pth cannot be read"):
-        backbone.build("resnet50", 8, str(tmp_path / "cut.pth"))
+        backbone.feature_net("resnet50", 8, str(tmp_path / "cut.pth"))
 
 
 def test_missing_tensor_is_refused_and_named(tmp_path):
@@ -88,20 +96,20 @@ def test_missing_tensor_is_refused_and_named(tmp_path):
     del state["layer3.2.conv2.weight"]
     torch.save(state, tmp_path / "hole.pth")
     with pytest.raises(ValueError, match=r"hole\.pth: layer3\.2\.conv2\.weight"):
-        backbone.build("resnet50", 8, str(tmp_path / "hole.pth"))
+        backbone.feature_net("resnet50", 8, str(tmp_path / "hole.pth"))
 
 
 def test_tensor_of_another_shape_is_refused(tmp_path):
     torch.save(torchvision_state() | {"conv1.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"(?s)other\.pth do not fit ResNet-50.*conv1\.weight"):
-        backbone.build("resnet50", 8, str(tmp_path / "other.pth"))
+        backbone.feature_net("resnet50", 8, str(tmp_path / "other.pth"))
 
 
 @pytest.mark.parametrize("content", [[1, 2], 3, torch.zeros(4)], ids=["list", "number", "tensor"])
 def test_something_else_than_a_state_dict_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "odd.pth")
     with pytest.raises(ValueError, match=r"odd\.pth"):
-        backbone.build("resnet50", 8, str(tmp_path / "odd.pth"))
+        backbone.feature_net("resnet50", 8, str(tmp_path / "odd.pth"))
 
 
 class Trap:
@@ -122,12 +130,12 @@ def test_file_that_would_run_code_is_refused(tmp_path, plain):
     else:
         torch.save({"conv1.weight": Trap(sprung)}, path)
     with pytest.raises(ValueError, match=r"trap\.pth cannot be read"):
-        backbone.build("resnet50", 8, str(path))
+        backbone.feature_net("resnet50", 8, str(path))
     assert not sprung.exists()
 
 
 def test_unknown_name_and_weights_for_tiny_are_refused(weights):
     with pytest.raises(ValueError, match="backbone is 'vgg': want one of tiny, resnet50"):
-        backbone.build("vgg", 8)
+        backbone.feature_net("vgg", 8)
     with pytest.raises(ValueError, match="'tiny' has no ImageNet weights"):
-        backbone.build("tiny", 8, str(weights))
+        backbone.feature_net("tiny", 8, str(weights))
