@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ntdm.batch import jitter_colours, make_batch
+from ntdm.batch import jitter_colours, make_batch, patch_photos
 from ntdm.cache import SampleDataset, find
 from ntdm.camera import cam_from_obj
 from ntdm.mesh import icosphere
@@ -74,3 +74,18 @@ def test_colour_jitter():
     assert strong.dtype == torch.uint8
     assert torch.equal(strong, again)
     assert not torch.equal(strong, photo)
+
+
+def test_patches_show_the_next_photo_and_are_marked():
+    photo = torch.arange(6, dtype=torch.uint8)[:, None, None, None].expand(6, 3, 40, 64)
+    patched, hidden = patch_photos(photo, 1.0, torch.Generator().manual_seed(0))
+    assert hidden.any((1, 2)).all() and not hidden.all((1, 2)).any()
+    for i in range(6):
+        assert (patched[i][:, hidden[i]] == (i + 1) % 6).all()
+        assert (patched[i][:, ~hidden[i]] == i).all()
+
+
+def test_no_photo_is_patched_at_share_zero(tiny, items):
+    photo = torch.zeros(3, 3, 16, 16, dtype=torch.uint8)
+    assert not patch_photos(photo, 0.0, torch.Generator().manual_seed(0))[1].any()
+    assert make(items, replace(tiny.TRAIN, patches=0.0)).hidden is None

@@ -143,6 +143,21 @@ def test_no_free_cell_gives_no_background(model, batch):
     assert len(model.bank.valid()) == 0
 
 
+def test_what_a_patch_hides_is_not_learned_from(model, batch):
+    left = torch.zeros_like(batch.amodal_mask)
+    left[..., :32] = True
+    model.training_loss(batch, generator())
+    everything = model.texture.seen.sum().item()
+    model.texture.seen.zero_()
+    model.training_loss(batch._replace(hidden=left), generator())
+    assert 0 < model.texture.seen.sum().item() < 0.8 * everything
+    model.texture.seen.zero_()
+    pushed = int(model.bank.cursor)
+    model.training_loss(batch._replace(hidden=torch.ones_like(left)), generator())
+    assert model.texture.seen.sum() == 0
+    assert int(model.bank.cursor) == pushed
+
+
 def test_a_step_trains_the_backbone(model, batch):
     first, figures = model.training_loss(batch, generator())
     # Nothing was seen yet: nothing to compare with, a loss of 0 that has a gradient all the same.
