@@ -73,6 +73,7 @@ def occlude(
     extent = max(np.ptp(rows), np.ptp(columns)) + 1
     for _ in range(LAYOUTS):
         picture, masks, union = photo.copy(), [], np.zeros_like(amodal)
+        shrink = 1.0
         for _ in range(PLACEMENTS):
             fg, bg = _ratios(union, amodal)
             if fg_low < fg < fg_high and bg_low < bg < bg_high:
@@ -82,13 +83,18 @@ def occlude(
                 centre = np.array([rows[pick], columns[pick]], float)
             else:  # beside it
                 centre = rng.uniform([0, 0], amodal.shape)
-            side = extent * rng.uniform(0.2, 0.65)
+            # Few and large, as in Occluded PASCAL3D+ (a level-1 bottle has one occluder, 0.8 of its own
+            # size); smaller ones only where large ones overshoot the level.
+            side = extent * rng.uniform(0.5, 1.1) * shrink
             colour, mask = _occluder(amodal.shape, centre, side, things, rng)
             new_fg, new_bg = _ratios(union | mask, amodal)
             if mask.any() and new_fg < fg_high and new_bg < bg_high:
                 picture[mask] = colour[mask]
                 masks.append(mask)
                 union |= mask
+                shrink = min(1.0, 1.2 * shrink)
+            else:
+                shrink *= 0.85
     return None
 
 
