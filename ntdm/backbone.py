@@ -2,7 +2,7 @@
 
 ``ResNet50Features`` is NeMo's extractor (method: torchvision's ResNet-50 up to layer4, two up-sampling
 layers back to stride 8); its parameter names are torchvision's, so that a torchvision state dict loads by
-name. ``TinyFeatures`` is the same idea at a size that trains on a CPU: stride 4, up-sampled from stride 16.
+name. ``TinyFeatures`` is the same idea at a size that trains on a CPU: stride 4, up-sampled from stride 8.
 Both end in a 1 x 1 convolution without bias and an L2 norm over channels.
 """
 

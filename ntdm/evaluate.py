@@ -6,7 +6,6 @@ class; pose and masks of the table are those fitted under the true category, as 
 under the predicted one is written beside it.
 """
 
-import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +47,7 @@ def run(
             sample that the run was trained on; predictions made with another config.
     """
     model, description = train.load(run_folder)
-    weights = hashlib.sha256((run_folder / "model.safetensors").read_bytes()).hexdigest()[:16]
+    weights = train.weights_digest(run_folder)
     trained_on = set((run_folder / "train_names.txt").read_text().split("\n"))
     solvers: list[Solver] = []
     written = []
@@ -57,11 +56,16 @@ def run(
             todo = [(f"{file.dataset}/{file.split}", [cache])]
     else:
         todo = [(split, caches.find(cache, split)) for split in splits]
-    for split, paths in todo:
+    for _, paths in todo:
         _check(paths, description, trained_on, run_folder)
+    for split, paths in todo:
         table = run_folder / "predictions" / f"{split}.csv"
         made_with = {"infer": to_dict(config), "weights": weights, "data": caches.fingerprint(paths)}
-        if not (table.exists() and finished(table, predictions.made_with(table), made_with, overwrite)):
+        if not (
+            table.exists()
+            and not overwrite
+            and finished(table, predictions.made_with(table), made_with, overwrite)
+        ):
             table.unlink(missing_ok=True)
             data, writer = caches.SampleDataset(paths), PredictionWriter(table, made_with, overwrite)
             if isinstance(model, NTDM) and not solvers:

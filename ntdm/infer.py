@@ -11,6 +11,7 @@ object's distance, and a small shift of the principal point, are refined along w
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from PIL import Image, ImageOps
 
 from ntdm import mesh, picture, train
 from ntdm.camera import cam_from_obj, rotation
-from ntdm.config import InferConfig, atomic_path
+from ntdm.config import InferConfig, atomic_path, finished, to_dict
 from ntdm.crop import CropMap
 from ntdm.model import NTDM
 from ntdm.progress import track
@@ -32,6 +33,7 @@ from ntdm.rasterize import interpolate, rasterize
 from ntdm.render_and_compare import Photos, Solution, Solver, encode
 from ntdm.uv_scatter import uv_scatter
 
+FILES = ("result.json", "amodal.png", "visible.png", "overlay.png", "mesh.obj", "mesh.mtl", "mesh.png")
 TEXTURE_SIZE = 256
 UNSEEN, OCCLUDED, VISIBLE = (150, 150, 150), (214, 69, 65), (63, 163, 77)
 LARGEST_PHOTO = 100_000_000  # pixels
@@ -51,11 +53,11 @@ def run(
         bbox: x0, y0, x1, y1 in photo pixels (corner-origin) of the object; None is the whole photo.
 
     Returns:
-        `out`.
+        `out`. A photo whose result is there, made with the same config, weights and box, is skipped.
 
     Raises:
-        ValueError: an unreadable photo, a box that misses the photo, a run of a method without meshes, an
-            existing result without `overwrite`.
+        ValueError: an unreadable photo, a box that misses the photo, a run of a method without meshes, a
+            result made otherwise without `overwrite`, a folder of that name that holds other files.
     """
     model, description = train.load(run_folder)
     if not isinstance(model, NTDM):
@@ -70,17 +72,19 @@ def run(
         )
     size = (description["image_size"][0], description["image_size"][1])
     config = dataclasses.replace(config, refine_principal_point=True)  # a box's centre is not the object's
+    weights = train.weights_digest(run_folder)
     todo = []
     for path in images:
         photo = read_photo(path)
         box = _checked_box(bbox, photo, path)
-        if (out / path.stem / "result.json").exists() and not overwrite:
-            raise ValueError(f"{out / path.stem} holds a result already; pass --overwrite to replace it")
-        todo.append((path, box))
+        digest = hashlib.sha256(photo.tobytes()).hexdigest()[:16]
+        made_with = {"infer": to_dict(config), "weights": weights, "bbox": list(box), "photo": digest}
+        if not _finished(out / path.stem, made_with, overwrite):
+            todo.append((path, box, made_with))
     solvers = [
         Solver(model, c, config, size, description["nominal_focal"]) for c in range(len(model.categories))
     ]
-    for path, box in track(todo, "infer"):
+    for path, box, made_with in track(todo, "infer"):
         photo = read_photo(path)
         width, height = box[2] - box[0], box[3] - box[1]
         zoom = description["typical_box"] / math.hypot(width, height)
@@ -92,13 +96,33 @@ def run(
         solutions = [solver.solve(photos) for solver in solvers]
         losses = [float(s.loss[0]) for s in solutions]
         best = int(np.argmin(losses))
+        result = _result(path, box, crop_map, model, solvers[best], solutions[best], losses)
         # The whole folder is written under a temporary name, so that a result is never half there.
         with atomic_path(out / path.stem) as part:
             part.mkdir()
-            _write(part, path, photo, box, crop_map, model, solvers[best], solutions[best], photos, losses)
+            _write(part, photo, crop_map, model, solvers[best], solutions[best], photos)
+            text = json.dumps(result | {"made_with": made_with}, indent=1, allow_nan=False)
+            (part / "result.json").write_text(text + "\n", encoding="utf-8")
             if (out / path.stem).exists():
                 _remove_result(out / path.stem)
     return out
+
+
+def _finished(folder: Path, made_with: dict[str, Any], overwrite: bool) -> bool:
+    """Whether `folder` holds this very result; ValueError when it holds what must not be replaced."""
+    if not folder.exists():
+        return False
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} - set(FILES):
+        raise ValueError(
+            f"{folder} is there and holds more than a result of `ntdm infer`: choose another --out"
+        )
+    if overwrite or not (folder / "result.json").exists():
+        return False
+    try:
+        before = json.loads((folder / "result.json").read_text(encoding="utf-8"))["made_with"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{folder / 'result.json'} is damaged: pass --overwrite to make it again") from None
+    return finished(folder, before, made_with, overwrite)
 
 
 def read_photo(path: Path) -> np.ndarray:
@@ -159,9 +183,14 @@ def photo_masks(
 
 
 def _write(
-    folder: Path, path: Path, photo: np.ndarray, box: tuple[float, ...], crop_map: CropMap, model: NTDM,
-    solver: Solver, solution: Solution, photos: Photos, losses: Sequence[float],
-) -> None:  # fmt: skip
+    folder: Path,
+    photo: np.ndarray,
+    crop_map: CropMap,
+    model: NTDM,
+    solver: Solver,
+    solution: Solution,
+    photos: Photos,
+) -> None:
     amodal, visible, shading = photo_masks(model, solver, solution, photos, crop_map, photo.shape[:2])
     for name, mask in (("amodal", amodal), ("visible", visible)):
         Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{name}.png")
@@ -169,9 +198,6 @@ def _write(
     _, crop_visible = solver.masks(solution, photos)
     colours = surface_labels(model, solver, solution, crop_visible)
     mesh.write_obj(folder / "mesh.obj", solution.vertices[0], model.faces, model.sphere, colours)
-    (folder / "result.json").write_text(
-        json.dumps(_result(path, box, crop_map, model, solver, solution, losses), indent=1)
-    )
 
 
 def _result(
@@ -218,6 +244,6 @@ def _checked_box(
 
 
 def _remove_result(folder: Path) -> None:
-    for file in folder.iterdir():
-        file.unlink()
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
     folder.rmdir()

@@ -25,8 +25,8 @@ from ntdm.rasterize import Fragments, interpolate, rasterize
 from ntdm.texture import LocalView, NeuralTexture, texel_points
 from ntdm.uv_scatter import uv_scatter
 
-# A texel of which less than this share of the blend was ever seen says nothing.
-LEAST_EVIDENCE = 0.1
+# A texel is a positive once this share of its blend was seen.
+KNOWN_SHARE = 0.1
 
 
 class SurfaceMap(NamedTuple):
@@ -133,7 +133,7 @@ class NTDM(nn.Module):
                 ]
             )
             own, evidence = self.texture.at_texels(category, texel[rows], alpha[rows])
-            known = evidence > LEAST_EVIDENCE
+            known = evidence > KNOWN_SHARE
             groups.append((category, rows[known], own[known]))
         # One gather, so that its derivative is one scatter and not one full map an image.
         chosen = torch.cat([rows for _, rows, _ in groups])
@@ -223,7 +223,9 @@ class NTDM(nn.Module):
         clutter = torch.cat([background, self.bank.sample(config.background_negatives, generator)])
         rest = torch.cat([*others, clutter])
         log_weight = torch.zeros(len(same) + len(rest), device=points.device)
-        log_weight[len(log_weight) - len(clutter) :] = math.log(config.background_weight)
+        log_weight[len(log_weight) - len(clutter) :] = (
+            math.log(config.background_weight) if config.background_weight else -math.inf
+        )
         near_cosine = math.cos(config.far_angle)
         far = points @ self.texels[texels].T < near_cosine
         far = torch.cat([far, far.new_ones(len(points), len(rest))], 1)

@@ -9,7 +9,6 @@ import csv
 import json
 import math
 import os
-import pickle
 import platform
 import shutil
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 
@@ -31,6 +31,7 @@ from ntdm.model import NTDM
 from ntdm.progress import say, track
 
 METHODS = ("ntdm", "pose-classifier")
+CHECKPOINT = Path("checkpoints", "last.safetensors")
 
 
 Model = NTDM | PoseClassifier
@@ -81,12 +82,9 @@ def run(
         "shapes": {c: {"config": to_dict(s.config), "num_latents": s.num_latents} for c, s in fitted.items()},
         "data_fingerprint": caches.fingerprint(paths),
     }
-    described, weights, checkpoint = out / "config.json", out / "model.safetensors", out / "checkpoint.pt"
-    if (
-        described.exists()
-        and finished(out, _read_json(described), description, overwrite)
-        and weights.exists()
-    ):
+    described, weights, checkpoint = out / "config.json", out / "model.safetensors", out / CHECKPOINT
+    same = not overwrite and described.exists() and finished(out, _read_json(described), description, False)
+    if same and weights.exists():
         say(f"{out}: finished already, with the same config")
         return out
     if overwrite:
@@ -106,10 +104,10 @@ def run(
     seconds = _fit(model, data, config, out)
     with atomic_path(weights) as part:
         state = {k: v.contiguous() for k, v in model.state_dict().items()}
-        safetensors.torch.save_file(state, part)
+        part.write_bytes(safetensors.torch.save(state))
     with atomic_path(out / "run.json") as part:
         part.write_text(json.dumps(_provenance(config, description, data, seconds), indent=1) + "\n")
-    checkpoint.unlink(missing_ok=True)
+    shutil.rmtree(checkpoint.parent, ignore_errors=True)
     return out
 
 
@@ -166,7 +164,7 @@ def _fit(model: Model, data: caches.SampleDataset, config: TrainConfig, out: Pat
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
     num_latents = model.num_latents if isinstance(model, NTDM) else ()
-    history, first = _restore(out / "checkpoint.pt", model, optimiser)
+    history, first = _restore(out / CHECKPOINT, model, optimiser)
     model.train()
     start = time.monotonic() - (history[-1]["seconds"] if history else 0.0)
     sums: dict[str, float] = {}
@@ -205,10 +203,13 @@ def _order(count: int, seed: int, epoch: int) -> list[int]:
 def _save_checkpoint(
     out: Path, model: Model, optimiser: torch.optim.Optimizer, history: list[dict[str, Any]]
 ) -> None:
-    with atomic_path(out / "checkpoint.pt") as part:
-        torch.save(
-            {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "history": history}, part
-        )
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for number, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"adam.{number}.{name}": value for name, value in state.items()}
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    # Bytes first: on a full disk a plain write fails with the disk's own error, and nothing else.
+    with atomic_path(out / CHECKPOINT) as part:
+        part.write_bytes(safetensors.torch.save(tensors, {"history": json.dumps(history)}))
     with atomic_path(out / "train.csv") as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, list(history[-1]))
         writer.writeheader()
@@ -221,15 +222,24 @@ def _restore(
     if not checkpoint.exists():
         return [], 0
     try:
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-    except (RuntimeError, KeyError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        with safetensors.safe_open(checkpoint, "pt") as file:
+            history = json.loads(file.metadata()["history"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+        model.load_state_dict(
+            {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        )
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("adam."):
+                _, number, field = name.split(".")
+                state.setdefault(int(number), {})[field] = value
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise ValueError(
             f"checkpoint {checkpoint} cannot be read ({error}); pass --overwrite to start anew"
         ) from None
-    say(f"resuming {checkpoint.parent} after epoch {state['history'][-1]['epoch']}")
-    return state["history"], state["history"][-1]["step"]
+    say(f"resuming {checkpoint.parents[1]} after epoch {history[-1]['epoch']}")
+    return history, history[-1]["step"]
 
 
 def _check_image_size(image_size: tuple[int, int], model: Model) -> None:
@@ -285,9 +295,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); delete the folder and run again") from None
+        raise ValueError(
+            f"{path} is not JSON ({error}): restore it, or train again with --overwrite"
+        ) from None
     if not isinstance(content, dict):
         raise ValueError(
-            f"{path} holds {type(content).__name__}, want an object; delete the folder and run again"
+            f"{path} holds {type(content).__name__}, want an object: restore it, or train with --overwrite"
         )
     return content
