@@ -6,6 +6,7 @@ the weights of a run that was not.
 """
 
 import csv
+import hashlib
 import json
 import math
 import os
@@ -146,6 +147,11 @@ def load(run_folder: Path) -> tuple[Model, dict[str, Any]]:
     if broken:
         raise ValueError(f"{weights}: tensor {broken[0]} holds values that are not finite; train again")
     return model.requires_grad_(False).eval(), description
+
+
+def weights_digest(run_folder: Path) -> str:
+    """Hexadecimal digest of a run's weights: predictions remember which they were made with."""
+    return hashlib.sha256((run_folder / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
 def sample_names(paths: Sequence[Path]) -> set[str]:

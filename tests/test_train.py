@@ -93,7 +93,7 @@ def test_interrupted_run_ends_as_if_it_had_not_been(tiny, tiny_folder, tmp_path,
         train.load(tmp_path / "cut")
     torch.rand(7)  # whatever else draws in between
     cut = start(tiny_folder, tmp_path / "cut", config, resume=True)
-    assert not (cut / "checkpoint.pt").exists()
+    assert not (cut / "checkpoints/last.safetensors").exists()
     a, b = weights(whole), weights(cut)
     assert a.keys() == b.keys()
     for name in a:
@@ -131,7 +131,7 @@ def test_finished_run_of_another_config_is_refused_and_the_key_named(tiny, tiny_
 
 
 def test_nothing_to_resume_is_refused(tiny, tiny_folder, tmp_path):
-    with pytest.raises(ValueError, match=r"--resume: .*checkpoint\.pt does not exist"):
+    with pytest.raises(ValueError, match=r"--resume: .*last\.safetensors does not exist"):
         start(tiny_folder, tmp_path / "run", tiny.TRAIN, resume=True)
 
 
@@ -141,9 +141,9 @@ def test_broken_checkpoint_is_refused(tiny, tiny_folder, tmp_path, monkeypatch, 
         interrupt_after(patch, 1)
         with pytest.raises(KeyboardInterrupt):
             start(tiny_folder, tmp_path / "run", tiny.TRAIN)
-    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    checkpoint = tmp_path / "run" / "checkpoints/last.safetensors"
     checkpoint.write_bytes(checkpoint.read_bytes()[:5000] if damage == "cut" else b"not a checkpoint")
-    with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read.*--overwrite"):
+    with pytest.raises(ValueError, match=r"last\.safetensors cannot be read.*--overwrite"):
         start(tiny_folder, tmp_path / "run", tiny.TRAIN)
     start(tiny_folder, tmp_path / "run", replace(tiny.TRAIN, epochs=1), overwrite=True)
 
