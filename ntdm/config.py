@@ -120,7 +120,9 @@ class TrainConfig:
     weight_decay: float = 0.0
     mirror: bool = True
     augment: float = 0.4  # strength of photometric jitter, 0 is none (the paper's choice)
-    patches: float = 0.35  # share of photos with rectangles of other photos laid over; 0 is the paper's choice
+    patches: float = (
+        0.35  # share of photos with rectangles of other photos laid over; 0 is the paper's choice
+    )
     bf16: bool = True
     pose_bins: int = 41  # pose-classifier
     seed: int = 0

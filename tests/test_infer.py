@@ -114,8 +114,11 @@ def test_existing_result_is_refused_and_overwritten_when_asked(tiny, tiny_folder
     quick = replace(tiny.INFER, steps=0, screening_steps=0)
     infer.run([photo], tiny_folder / "ntdm", out, None, quick)
     assert json.loads((out / "a" / "result.json").read_text())["bbox"] == [0, 0, 90, 70]
-    with pytest.raises(ValueError, match="holds a result already; pass --overwrite"):
-        infer.run([photo], tiny_folder / "ntdm", out, None, quick)
+    before = (out / "a" / "result.json").stat().st_mtime_ns
+    infer.run([photo], tiny_folder / "ntdm", out, None, quick)  # finished: skipped
+    assert (out / "a" / "result.json").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match=r"another config \(bbox.*--overwrite"):
+        infer.run([photo], tiny_folder / "ntdm", out, (0, 0, 40, 40), quick)
     infer.run([photo], tiny_folder / "ntdm", out, (0, 0, 40, 40), quick, overwrite=True)
     assert json.loads((out / "a" / "result.json").read_text())["bbox"] == [0, 0, 40, 40]
     assert {p.name for p in (out / "a").iterdir()} == FILES
