@@ -5,8 +5,6 @@ category, texels of every other category, and background features. Logits are co
 a term's weight enters as its logarithm.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -35,7 +33,8 @@ def texel_cross_entropy(
     if len(features) == 0:
         return features.sum()
     own = (features * positives).sum(-1) / temperature
-    bias = torch.where(far, log_weight, -math.inf)
+    # Finite, so that a texel without any negative has a gradient of zero and not of inf - inf.
+    bias = torch.where(far, log_weight, torch.finfo(log_weight.dtype).min / 2)
     others = torch.addmm(bias, features, negatives.T, alpha=1 / temperature).logsumexp(1)
     return (torch.logaddexp(own, others) - own).mean()
 
