@@ -20,7 +20,6 @@ and the attributes of ATTRIBUTES. A file has its final name only when it is whol
 import contextlib
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ import torch
 from torch.utils.data import Dataset
 
 import ntdm
-from ntdm.config import atomic_path
+from ntdm.outputs import atomic_hdf5
 
 SCHEMA, SCHEMA_VERSION = "ntdm-cache", 1
 ATTRIBUTES = (
@@ -116,8 +115,7 @@ class CacheWriter:
 
     def __enter__(self) -> "CacheWriter":
         with contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(atomic_path(self.path))
-            self._file = stack.enter_context(h5py.File(temporary, "w"))
+            self._file = stack.enter_context(atomic_hdf5(self.path))
             self._create()
             stack.push(self._finish)
             self._stack = stack.pop_all()
@@ -195,7 +193,7 @@ class CacheFile:
             self._file = h5py.File(self.path, "r")
         except OSError as error:
             raise ValueError(
-                f"{path} is not a whole HDF5 file ({error}); make it again with prep-data"
+                f"{path} is not a whole HDF5 file ({error}); make it again with prep-data --overwrite"
             ) from None
         try:
             self._check()
@@ -213,7 +211,7 @@ class CacheFile:
         missing = [name for name in ATTRIBUTES if name not in attrs]
         if missing or not attrs["complete"]:
             what = f"attribute {missing[0]} is missing" if missing else "it is not complete"
-            raise ValueError(f"{self.path}: {what}; make it again with prep-data")
+            raise ValueError(f"{self.path}: {what}; make it again with prep-data --overwrite")
         self.dataset, self.split, self.category = (str(attrs[k]) for k in ("dataset", "split", "category"))
         self.config: dict[str, Any] = json.loads(attrs["config"])
         self.dropped: dict[str, int] = json.loads(attrs["dropped"])
@@ -274,12 +272,10 @@ def write_latents(path: Path, latent: np.ndarray) -> None:
         want = (len(file), len(file.cads()))
     if latent.shape != want:
         raise ValueError(f"{path}: latent is {latent.shape}, want {want} (samples, CADs)")
-    with atomic_path(path) as temporary:
-        shutil.copyfile(path, temporary)
-        with h5py.File(temporary, "r+") as file:
-            if "latent" in file:
-                del file["latent"]
-            file["latent"] = np.asarray(latent, np.float32)
+    with atomic_hdf5(path, copy_of=path) as file:
+        if "latent" in file:
+            del file["latent"]
+        file["latent"] = np.asarray(latent, np.float32)
 
 
 def find(cache_dir: Path, key: str, categories: Sequence[str] | None = None) -> list[Path]:
