@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -158,21 +157,22 @@ def _writer(path: Path, listing: Listing, config: PrepConfig) -> CacheWriter:
         split=listing.split,
         category=listing.category,
         image_size=config.image_size,
-        config=_made_with(listing, config),
+        config=to_dict(config),
+        inputs=listing.fingerprint(),
         cads=listing.cads,
         optional=listing.optional,
     )
-
-
-def _made_with(listing: Listing, config: PrepConfig) -> dict[str, Any]:
-    return to_dict(config) | {"inputs": listing.fingerprint()}
 
 
 def _kept(path: Path, listing: Listing, config: PrepConfig, overwrite: bool) -> PreparedFile | None:
     if overwrite or not path.exists():
         return None
     with CacheFile(path) as file:
-        finished(path, file.config, _made_with(listing, config), overwrite)
+        made_with, wanted = (
+            file.config | {"inputs": file.inputs},
+            to_dict(config) | {"inputs": listing.fingerprint()},
+        )
+        finished(path, made_with, wanted, overwrite)
         return PreparedFile(listing.key, path, len(file), file.dropped, kept=True)
 
 

@@ -89,6 +89,7 @@ class CacheWriter:
         image_size: (H, W) of every sample.
         config: JSON-ready dictionary of what the file is made with.
         cads: cad_index -> (vertices [V, 3], faces [F, 3]), the category's CADs.
+        inputs: digest of the photos and CADs listed for this file, used or not.
         optional: which of OPTIONAL every sample carries.
 
     Set `dropped` (reason -> count) before the block ends. The same samples give the same bytes.
@@ -104,11 +105,12 @@ class CacheWriter:
         image_size: tuple[int, int],
         config: Mapping[str, Any],
         cads: Cads,
+        inputs: str = "",
         optional: Sequence[str] = (),
     ) -> None:
         self.path, self.count = path, 0
         self.dropped: dict[str, int] = {}
-        self._attributes = {"dataset": dataset, "split": split, "category": category}
+        self._attributes = {"dataset": dataset, "split": split, "category": category, "inputs": inputs}
         self._size, self._config, self._cads = image_size, config, cads
         self._layout = REQUIRED | {name: OPTIONAL[name] for name in optional}
         self._names: set[str] = set()
@@ -177,7 +179,7 @@ class CacheWriter:
 class CacheFile:
     """A cache file opened for reading, its schema checked.
 
-    Attributes: path, dataset, split, category, image_size (H, W), config and dropped (dictionaries);
+    Attributes: path, dataset, split, category, inputs, image_size (H, W), config and dropped (dictionaries);
     `len(file)` samples; `file["viewpoint"]` reads a whole array (names and sources as lists of str),
     `file.read("images", i)` one sample of it.
 
@@ -213,6 +215,7 @@ class CacheFile:
             what = f"attribute {missing[0]} is missing" if missing else "it is not complete"
             raise ValueError(f"{self.path}: {what}; make it again with prep-data --overwrite")
         self.dataset, self.split, self.category = (str(attrs[k]) for k in ("dataset", "split", "category"))
+        self.inputs = str(attrs.get("inputs", ""))
         self.config: dict[str, Any] = json.loads(attrs["config"])
         self.dropped: dict[str, int] = json.loads(attrs["dropped"])
         height, width = (int(x) for x in attrs["image_size"])

@@ -224,7 +224,7 @@ def _sheet(model: NTDM, focal: float, run_folder: Path, split: str, paths: Seque
     out = run_folder / "sheets" / f"{split}.png"
     with atomic_path(out) as part:
         sheet = picture.contact_sheet(
-            rows, captions, ("photo", "predicted mesh", "amodal and visible"), across=2
+            rows, captions, ("photo", "predicted mesh", "visible blue, occluded orange"), across=2
         )
         Image.fromarray(sheet).save(part)
     return out

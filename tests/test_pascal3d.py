@@ -303,3 +303,12 @@ def test_real_aeroplanes(real_data, tmp_path):
     inside &= (y >= boxes[:, 1, None, None]) & (y < boxes[:, 3, None, None])
     share = (masks & inside).sum((1, 2)) / masks.sum((1, 2))
     assert np.median(share) > 0.95  # the projected CAD lies in the annotated box
+
+
+def test_file_of_another_dataset_is_refused(root):
+    prepare(root)
+    names = root / "Image_sets" / "car_imagenet_train.txt"
+    names.write_text("".join(names.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(ValueError, match=r"another config \(inputs: '\w+' -> '\w+'\); pass --overwrite"):
+        prepare(root)
+    assert prepare(root, overwrite=True).files[0].samples == 5
