@@ -161,6 +161,23 @@ def prep_data(
 
 
 @app.command()
+def inspect(
+    cache: Annotated[Path, typer.Argument(exists=True, help="Folder of the cache files, or one of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("inspected"),
+) -> None:
+    """Show what is in cache files: contact sheets, viewpoint histograms, samples by CAD and dropped ones.
+
+    \b
+    Example: ntdm inspect cache --out inspected
+    """
+    from ntdm import inspect
+    from ntdm.reports import figures
+
+    print(inspect.run(cache, out, figures.draw_viewpoints))
+    print(out)
+
+
+@app.command()
 def fit_shapes(
     cache: CacheOption,
     out: Annotated[Path, typer.Option(help="Folder for the shapes.")],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = {"ntdm.shape_fit", "ntdm.train", "ntdm.infer", "ntdm.evaluate"}
+STAGES = {"ntdm.inspect", "ntdm.shape_fit", "ntdm.train", "ntdm.infer", "ntdm.evaluate"}
 FILES = {"ntdm.cache", "ntdm.predictions"}
 DOORS = {
     "kaolin": {"ntdm.rasterize", "ntdm.shape_fit"},
