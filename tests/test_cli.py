@@ -15,7 +15,7 @@ from ntdm.config import InferConfig, ShapeConfig, TrainConfig, from_dict
 
 COMMANDS = (
     "doctor", "make-data", "prep-data", "inspect", "fit-shapes", "train", "infer", "evaluate", "report",
-    "demo",
+    "export", "demo",
 )  # fmt: skip
 TRAIN = ("train", "--cache", "c", "--shapes", "s", "--out", "o")
 
