@@ -133,7 +133,11 @@ def table(surveys: Sequence[Survey]) -> str:
                 angles = (f"{round(math.degrees(values[column])):4d}" for values in (low, middle, high))
                 line += f"  {'  '.join(angles):>16}"
             line += f"  {low[3]:6.2f}{middle[3]:6.2f}{high[3]:6.2f}"
-            line += "  no CAD" if found.least_iou is None else f"  IoU >= {found.least_iou:.3f}"
+            # Cut, not rounded: 1.000 is said of identical masks only.
+            iou_text = (
+                "no CAD" if found.least_iou is None else f"IoU >= {int(1000 * found.least_iou) / 1000:.3f}"
+            )
+            line += f"  {iou_text}"
         lines.append(line)
     lines += ["", f"{'file':{width}}  samples by CAD"]
     for found in surveys:
