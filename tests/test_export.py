@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import h5py
@@ -19,6 +20,9 @@ from ntdm.sample_table import read_errors
 
 SPLITS = ("occluded_pascal3d/L1", "pascal3d/val")
 COUNT = 3
+
+# pycocotools 2.0.11 under numpy 2: its masks say so each time they are read.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +281,24 @@ def test_a_sample_that_was_not_predicted_is_named(caches, perfect, tmp_path):
     run = replaced(perfect, tmp_path, "photo_1", "photo_9")
     with pytest.raises(ValueError, match=r"no prediction for 1 of the 3 samples of .*photo_1"):
         export.ood_cv(cache.find(caches, SPLITS[1]), run, tmp_path / "out.csv")
+
+
+def test_coco_without_pycocotools_says_how_to_get_it(caches, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    result = ntdm("coco", "--cache", caches, "--out", tmp_path / "truth.json")
+    assert result.exit_code == 1
+    assert "pip install 'ntdm[export]'" in result.stderr
+
+
+def test_coco_of_samples_without_cad_is_refused(caches, tmp_path):
+    pytest.importorskip("pycocotools", reason="pycocotools is the extra `export`")
+    path = tmp_path / "car.h5"
+    path.write_bytes((caches / "pascal3d" / "val" / "car.h5").read_bytes())
+    with h5py.File(path, "r+") as file:
+        file["cad_index"][1] = -1
+    with pytest.raises(ValueError, match="sample photo_1 of pascal3d/val has no CAD"):
+        export.coco([path], None, tmp_path / "truth.json")
+    assert not (tmp_path / "truth.json").exists()
 
 
 def test_order_belongs_to_ood_cv(caches, tmp_path):

@@ -99,6 +99,13 @@ def test_dropped_samples_and_missing_cads_are_told(cache, tmp_path):
     assert "none: 5" in text and "no CAD" in text
 
 
+def test_a_file_without_samples_is_said_to_have_none(tiny, tmp_path):
+    path = tiny.write_cache(tmp_path / "cache", "pascal3d/val", categories=("car",), count=0, latents=False)
+    text = inspect.run(path, tmp_path / "out", figures.draw_viewpoints)
+    assert text.splitlines()[1].split()[:2] == ["pascal3d/val/car", "0"]
+    assert [made.name for made in (tmp_path / "out").rglob("*.png")] == ["car_viewpoints.png"]
+
+
 def test_bad_input_is_one_sentence(cache, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"no cache file \(.h5\) in .*empty"):
