@@ -8,6 +8,7 @@ camera, CAD or mask shows in the picture and in the number.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,19 +99,26 @@ def survey(path: Path, out: Path) -> Survey:
     """Read a cache file and write its contact sheet to `<out>/<dataset>/<split>/<category>.png`.
 
     Raises:
-        ValueError: not a cache file (see CacheFile), or a sample that names a CAD the file does not hold.
+        ValueError: not a cache file (see CacheFile), a key that is no file name, a sample whose viewpoint is
+            not finite or whose CAD the file does not hold.
     """
     with CacheFile(path) as file:
-        key, viewpoint, cad_index, cads = (
-            f"{file.dataset}/{file.split}/{file.category}", file["viewpoint"], file["cad_index"], file.cads(),
-        )  # fmt: skip
-        absent = sorted(set(cad_index.tolist()) - {-1, *cads})
-        if absent:
-            name = file["name"][int(np.flatnonzero(cad_index == absent[0])[0])]
-            raise ValueError(
-                f"{path}: cad_index of sample {name} is {absent[0]}, which cad/ lacks; make it again"
-            )
-        sheet, least = (_sheet(file, cads, out / f"{key}.png")) if len(file) else (None, None)
+        parts = (file.dataset, file.split, file.category)
+        if not all(re.fullmatch(r"[\w-]+", part) for part in parts):  # or it could lead out of `out`
+            raise ValueError(f"{path}: dataset, split and category are {parts}, want names of files")
+        key, cads = "/".join(parts), file.cads()
+        viewpoint, cad_index = file["viewpoint"], file["cad_index"]
+        for what, values, wrong in (
+            ("viewpoint", viewpoint, ~np.isfinite(viewpoint).all(1)),
+            ("cad_index", cad_index, ~np.isin(cad_index, [-1, *cads])),
+        ):
+            if wrong.any():
+                i = int(np.flatnonzero(wrong)[0])
+                raise ValueError(
+                    f"{path}: {what} of sample {file['name'][i]} is {values[i]}, "
+                    f"which is {'not finite' if what == 'viewpoint' else 'not in cad/'}; make it again"
+                )
+        sheet, least = _sheet(file, cads, out / f"{key}.png") if len(file) else (None, None)
         return Survey(
             key=key, image_size=file.image_size, viewpoint=viewpoint, cad_index=cad_index, cads=tuple(cads),
             dropped=file.dropped, least_iou=least, sheet=sheet,
@@ -190,7 +198,8 @@ def _annotated(file: CacheFile, index: int, cad: tuple[np.ndarray, np.ndarray] |
     photo = Image.fromarray(file.read("images", index)).resize((round(zoom * width), round(zoom * height)))
     if cad is not None:
         photo = Image.fromarray(picture.outline(np.asarray(photo), _project(file, index, cad, zoom)))
-    x0, y0, x1, y1 = (zoom * file.read("bbox", index)).tolist()
+    corners = zoom * file.read("bbox", index).reshape(2, 2)
+    (x0, y0), (x1, y1) = corners.min(0).tolist(), corners.max(0).tolist()  # an annotated box may be turned
     draw = ImageDraw.Draw(photo)
     draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0))
     draw.rectangle((x0, y0, x1, y1), outline=BOX_COLOUR)

@@ -112,8 +112,29 @@ def test_bad_input_is_one_sentence(cache, tmp_path):
         inspect.run(tmp_path / "empty", tmp_path / "out", figures.draw_viewpoints)
     path = tmp_path / "car.h5"
     path.write_bytes((cache / "pascal3d" / "val" / "car.h5").read_bytes())
+    for damage, message in (
+        (("cad_index", 2, 6), "cad_index of sample photo_2 is 6, which is not in cad/"),
+        (("viewpoint", 1, np.nan), "viewpoint of sample photo_1 is .* not finite"),
+    ):
+        name, i, value = damage
+        with h5py.File(path, "r+") as file:
+            kept = file[name][i]
+            file[name][i] = value
+        with pytest.raises(ValueError, match=message):
+            inspect.run(path, tmp_path / "out", figures.draw_viewpoints)
+        with h5py.File(path, "r+") as file:
+            file[name][i] = kept
     with h5py.File(path, "r+") as file:
-        file["cad_index"][2] = 6
-    with pytest.raises(ValueError, match="cad_index of sample photo_2 is 6"):
+        file.attrs["category"] = "../../car"
+    with pytest.raises(ValueError, match="want names of files"):
         inspect.run(path, tmp_path / "out", figures.draw_viewpoints)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_turned_box_is_drawn(cache, tmp_path):
+    path = tmp_path / "car.h5"
+    path.write_bytes((cache / "pascal3d" / "val" / "car.h5").read_bytes())
+    with h5py.File(path, "r+") as file:
+        file["bbox"][:] = file["bbox"][:][:, [2, 3, 0, 1]]
+    turned = pixels(inspect.survey(path, tmp_path / "out").sheet)
+    assert (turned == pixels(inspect.survey(cache / "pascal3d" / "val" / "car.h5", tmp_path).sheet)).all()
