@@ -68,6 +68,12 @@ class Dataset(StrEnum):
     ood_cv = "ood-cv"
 
 
+class Format(StrEnum):
+    coco = "coco"
+    bop = "bop"
+    ood_cv = "ood-cv"
+
+
 def _check_device(device: Device) -> Device:
     if device is Device.cuda:
         raise ValueError("--device cuda: the CUDA kernels are not part of this version yet; use --device cpu")
@@ -162,6 +168,23 @@ def prep_data(
     options = {"splits": _split(split) or None, "categories": _split(categories) or None, "workers": workers}
     _prepare(dataset, root, cache, pascal3d, config, strict=strict, overwrite=overwrite, **options)
     print(cache)
+
+
+@app.command()
+def inspect(
+    cache: Annotated[Path, typer.Argument(exists=True, help="Folder of the cache files, or one of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("inspected"),
+) -> None:
+    """Show what is in cache files: contact sheets, viewpoint histograms, samples by CAD and dropped ones.
+
+    \b
+    Example: ntdm inspect cache --out inspected
+    """
+    from ntdm import inspect
+    from ntdm.reports import figures
+
+    print(inspect.run(cache, out, figures.draw_viewpoints))
+    print(out)
 
 
 @app.command()
@@ -300,6 +323,37 @@ def report(
     path = tables.report(table, found, out, published)
     print(path.with_suffix(".md").read_text(encoding="utf-8"))
     print(path)
+
+
+@app.command()
+def export(
+    form: Annotated[Format, typer.Argument(metavar="coco|bop|ood-cv")],
+    cache: Annotated[Path, typer.Option(exists=True, help="Folder of the cache files, or one of them.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    run: Annotated[
+        Path | None, typer.Option(help="Run whose predictions are exported. Default: the truth.")
+    ] = None,
+    splits: Annotated[
+        list[str] | None, typer.Option(help="DATASET/SPLIT, repeat or use commas. Default: all but train.")
+    ] = None,
+    order: Annotated[
+        Path | None, typer.Option(help="ood-cv: the challenge's labels.csv, whose rows and order are taken.")
+    ] = None,
+) -> None:
+    """Write masks or poses, predicted or true, in another tool's format.
+
+    \b
+    Example: ntdm export coco --cache cache --run runs/ntdm --splits pascal3d/val --out val.json
+    """
+    from ntdm import export
+    from ntdm.cache import find
+
+    if order is not None and form is not Format.ood_cv:
+        raise typer.BadParameter(f"{form} has no order of rows: it belongs to ood-cv", param_hint="--order")
+    wanted = [] if cache.is_file() else _split(splits) or _test_splits(cache)
+    paths = [cache] if cache.is_file() else [path for split in wanted for path in find(cache, split)]
+    options = {"order": order} if order else {}
+    print(export.FORMATS[form](paths, run, out, **options))
 
 
 RAW_FOLDERS = {

@@ -68,11 +68,21 @@ def overlay(
             colour * (0.25 + 1.05 * light[..., None]) + 60 * (light[..., None] - 0.6).clip(0), 0, 255
         )
     out = np.where(inside[..., None], (1 - _TINT) * image + _TINT * colour, image)
+    return outline(np.rint(out).astype(np.uint8), inside)
+
+
+def outline(image: Picture, mask: NDArray[np.generic]) -> Picture:
+    """The edge of a mask [H, W] on a photo u8 [H, W, 3]; the photo stays as it is elsewhere.
+
+    A light line inside and a dark one outside: one of the two stands out on any photo.
+    """
+    _check_photo(image)
+    inside = _mask(mask, image.shape[:2], "mask")
     width = max(1, round(min(inside.shape) / 200))
-    # A light line inside and a dark one outside: one of the two stands out on any photo.
+    out = image.copy()
     out[inside & _grow(~inside, width)] = 255
     out[~inside & _grow(inside, width)] = 0
-    return np.rint(out).astype(np.uint8)
+    return out
 
 
 def mask_picture(amodal: NDArray[np.generic], visible: NDArray[np.generic]) -> Picture:
@@ -118,10 +128,10 @@ def contact_sheet(
 
     Args:
         rows: pictures u8 [h, w, 3], or [h, w] (bool: black and white). Sizes may differ: each is
-            fitted into a square tile, its sides in proportion.
+            fitted into a tile, its sides in proportion.
         captions: one text a row, lines separated by newlines; a line that is too long ends in an ellipsis.
         headings: one text a column, on top.
-        tile: side of a tile, pixels.
+        tile: longer side of a tile, pixels; all tiles are as wide and high as some picture needs.
         across: how many rows stand side by side.
 
     Returns:
@@ -131,14 +141,16 @@ def contact_sheet(
         raise ValueError("a contact sheet needs at least one picture")
     if captions is not None and len(captions) != len(rows):
         raise ValueError(f"{len(captions)} captions for {len(rows)} rows")
+    shapes = [np.shape(picture)[:2] for row in rows for picture in row]
+    wide, high = (max(round(tile * shape[axis] / max(shape)) for shape in shapes) for axis in (1, 0))
     gap, size = max(4, tile // 28), max(11, tile // 15)
     font = ImageFont.load_default(size)
     line = round(1.3 * size)
     texts = [caption.split("\n") for caption in captions or [""] * len(rows)]
     caption_height = line * max(map(len, texts)) if captions is not None else 0
     columns = max(len(row) for row in rows)
-    group = columns * (tile + gap) - gap
-    step_x, step_y = group + 3 * gap, tile + caption_height + 2 * gap
+    group = columns * (wide + gap) - gap
+    step_x, step_y = group + 3 * gap, high + caption_height + 2 * gap
     across = min(across, len(rows))
     top = gap + (line if headings else 0)
     deep = -(-len(rows) // across)
@@ -146,18 +158,30 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     for i in range(across if headings else 0):
         for j, heading in enumerate(headings):
-            x = gap + i * step_x + j * (tile + gap)
-            draw.text((x, gap // 2), _fitted(heading, font, tile), _INK, font)
+            x = gap + i * step_x + j * (wide + gap)
+            draw.text((x, gap // 2), _fitted(heading, font, wide), _INK, font)
     for i, (row, text) in enumerate(zip(rows, texts, strict=True)):
         x0, y0 = gap + (i % across) * step_x, top + (i // across) * step_y
         for j, picture in enumerate(row):
-            sheet.paste(_tile(picture, tile), (x0 + j * (tile + gap), y0))
+            sheet.paste(_tile(picture, wide, high), (x0 + j * (wide + gap), y0))
         for k, words in enumerate(text):
-            draw.text((x0, y0 + tile + gap // 2 + k * line), _fitted(words, font, group), _INK, font)
+            draw.text((x0, y0 + high + gap // 2 + k * line), _fitted(words, font, group), _INK, font)
     return np.asarray(sheet)
 
 
-def _tile(picture: NDArray[np.generic], side: int) -> Image.Image:
+def legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int, size: int = 17) -> Picture:
+    """One strip u8 [h, width, 3] of coloured squares with their names; what does not fit is cut off."""
+    font = ImageFont.load_default(size)
+    strip = Image.new("RGB", (width, 2 * size), _PAPER)
+    draw, x = ImageDraw.Draw(strip), size // 2
+    for name, colour in entries:
+        draw.rectangle((x, size // 2, x + size, size // 2 + size), colour, outline=_INK)
+        draw.text((x + round(1.4 * size), size // 2), name, _INK, font)
+        x += round(3.4 * size + font.getlength(name))
+    return np.asarray(strip)
+
+
+def _tile(picture: NDArray[np.generic], wide: int, high: int) -> Image.Image:
     array = np.asarray(picture)
     if array.dtype == bool:
         array = array.astype(np.uint8) * 255
@@ -166,11 +190,11 @@ def _tile(picture: NDArray[np.generic], side: int) -> Image.Image:
             f"a picture is {array.dtype} {array.shape}: want u8 [h, w, 3], u8 [h, w] or bool [h, w]"
         )
     image = Image.fromarray(array).convert("RGB")
-    scale = side / max(image.size)
+    scale = min(wide / image.width, high / image.height)
     width, height = (max(1, round(scale * n)) for n in image.size)
     image = image.resize((width, height), Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
-    out = Image.new("RGB", (side, side), (235, 235, 235))
-    out.paste(image, ((side - width) // 2, (side - height) // 2))
+    out = Image.new("RGB", (wide, high), (235, 235, 235))
+    out.paste(image, ((wide - width) // 2, (high - height) // 2))
     return out
 
 

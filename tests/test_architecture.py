@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = {"ntdm.shape_fit", "ntdm.train", "ntdm.infer", "ntdm.evaluate"}
+STAGES = {"ntdm.inspect", "ntdm.shape_fit", "ntdm.train", "ntdm.infer", "ntdm.evaluate", "ntdm.export"}
 FILES = {"ntdm.cache", "ntdm.predictions"}
 DOORS = {
     "kaolin": {"ntdm.rasterize", "ntdm.shape_fit"},
     "open3d": {"ntdm.surface"},
     "h5py": {"ntdm.cache", "ntdm.predictions"},
     "matplotlib": {"ntdm.reports.figures"},
+    "pycocotools": {"ntdm.export"},
     "typer": {"ntdm.cli"},
     "rich": {"ntdm.progress", "ntdm.cli"},
     "ctypes": {

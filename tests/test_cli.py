@@ -14,7 +14,8 @@ from ntdm.cli import NAMED_CONFIGS, app
 from ntdm.config import InferConfig, ShapeConfig, TrainConfig, from_dict
 
 COMMANDS = (
-    "doctor", "make-data", "prep-data", "fit-shapes", "train", "infer", "evaluate", "report", "demo",
+    "doctor", "make-data", "prep-data", "inspect", "fit-shapes", "train", "infer", "evaluate", "report",
+    "export", "demo",
 )  # fmt: skip
 TRAIN = ("train", "--cache", "c", "--shapes", "s", "--out", "o")
 

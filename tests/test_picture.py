@@ -66,6 +66,18 @@ def test_contact_sheet() -> None:
     assert (picture.contact_sheet(rows, captions, tile=64)[:, -4:] == 255).all(), "long captions are cut"
 
 
+def test_tiles_are_as_high_as_the_pictures_need() -> None:
+    wide = picture.contact_sheet([[PHOTO]], tile=60)
+    mixed = picture.contact_sheet([[PHOTO, PHOTO.swapaxes(0, 1)]], tile=60)
+    assert mixed.shape[0] - wide.shape[0] == 60 - 40
+
+
+def test_outline_leaves_the_rest_of_the_photo() -> None:
+    out = picture.outline(PHOTO, AMODAL)
+    assert (out[10, 10:50] == 255).all() and (out[9, 10:50] == 0).all()
+    assert (out[12:28, 12:48] == 128).all() and (out[:8] == 128).all()
+
+
 def test_describe() -> None:
     assert picture.describe("a", "car", "bus", math.pi / 6, 0.5) == (
         "a\nclass bus (is car), pose error 30.0°, IoU 50.0 %"

@@ -1,0 +1,217 @@
+"""What is in a cache, for a person to look at: `ntdm inspect`.
+
+    <out>/<dataset>/<split>/<category>.png             samples over all azimuths: crop, CAD, masks
+    <out>/<dataset>/<split>/<category>_viewpoints.png  histograms (drawn by ntdm.reports.figures)
+
+The CAD's outline is projected anew with the stored camera, and compared with the stored amodal mask: a wrong
+camera, CAD or mask shows in the picture and in the number.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from ntdm import picture
+from ntdm.cache import CacheFile, Cads
+from ntdm.camera import cam_from_obj
+from ntdm.config import atomic_path
+from ntdm.metrics import iou
+from ntdm.progress import track
+from ntdm.rasterize import coverage
+
+SHEET_ROWS = 12
+TILE = 256  # pixels
+HEADINGS = ("crop", "annotated CAD and box", "masks")
+BOX_COLOUR, OCCLUDER_COLOUR = (255, 214, 0), (120, 120, 124)
+LEGEND = (
+    ("CAD outline", (255, 255, 255)),
+    ("box", BOX_COLOUR),
+    ("visible", picture.VISIBLE_COLOUR),
+    ("occluded", picture.OCCLUDED_COLOUR),
+)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one cache file holds.
+
+    Attributes:
+        key: dataset/split/category.
+        image_size: (H, W).
+        viewpoint: f64 [N, 4] as in the cache: azimuth, elevation, theta (radians), distance (CAD units).
+        cad_index: i16 [N], -1 where the sample has no CAD.
+        cads: the cad_index of every CAD in the file, ascending.
+        dropped: reason -> count, what prep-data left out.
+        least_iou: of the sheet's amodal masks with their CADs projected anew; None: no sample has a CAD.
+        sheet: the contact sheet, None for a file without samples.
+    """
+
+    key: str
+    image_size: tuple[int, int]
+    viewpoint: np.ndarray
+    cad_index: np.ndarray
+    cads: tuple[int, ...]
+    dropped: dict[str, int]
+    least_iou: float | None
+    sheet: Path | None
+
+    def samples_by_cad(self) -> dict[str, int]:
+        """CAD file number, as in `07.off`, or "none" -> samples; CADs without a sample too."""
+        count = Counter(self.cad_index.tolist())
+        return {_cad_label(k): count[k] for k in sorted({*self.cads, *count})}
+
+
+Draw = Callable[[str, np.ndarray, Mapping[str, int], Mapping[str, int], Path], None]
+
+
+def run(cache: Path, out: Path, draw: Draw) -> str:
+    """Write the pictures of every cache file; returns the summary, a text of three tables.
+
+    Args:
+        cache: a folder of cache files, at any depth, or one file.
+        out: folder for the pictures.
+        draw: ntdm.reports.figures.draw_viewpoints, handed in because stages do not know the reports.
+
+    Raises:
+        ValueError: no cache file; what :func:`survey` refuses.
+    """
+    paths = [cache] if cache.is_file() else sorted(cache.rglob("[!.]*.h5"))
+    if not paths:
+        raise ValueError(f"no cache file (.h5) in {cache}; `ntdm prep-data` makes them")
+    surveys = []
+    for path in track(paths, "inspect"):
+        found = survey(path, out)
+        with atomic_path(out / f"{found.key}_viewpoints.png") as part:
+            title = f"{found.key}: {len(found.viewpoint)} samples"
+            draw(title, found.viewpoint, found.samples_by_cad(), found.dropped, part)
+        surveys.append(found)
+    return table(surveys)
+
+
+def survey(path: Path, out: Path) -> Survey:
+    """Read a cache file and write its contact sheet to `<out>/<dataset>/<split>/<category>.png`.
+
+    Raises:
+        ValueError: not a cache file (see CacheFile), a key that is no file name, a sample whose viewpoint is
+            not finite or whose CAD the file does not hold.
+    """
+    with CacheFile(path) as file:
+        parts = (file.dataset, file.split, file.category)
+        if not all(re.fullmatch(r"[\w-]+", part) for part in parts):  # or it could lead out of `out`
+            raise ValueError(f"{path}: dataset, split and category are {parts}, want names of files")
+        key, cads = "/".join(parts), file.cads()
+        viewpoint, cad_index = file["viewpoint"], file["cad_index"]
+        for what, values, wrong in (
+            ("viewpoint", viewpoint, ~np.isfinite(viewpoint).all(1)),
+            ("cad_index", cad_index, ~np.isin(cad_index, [-1, *cads])),
+        ):
+            if wrong.any():
+                i = int(np.flatnonzero(wrong)[0])
+                raise ValueError(
+                    f"{path}: {what} of sample {file['name'][i]} is {values[i]}, "
+                    f"which is {'not finite' if what == 'viewpoint' else 'not in cad/'}; make it again"
+                )
+        sheet, least = _sheet(file, cads, out / f"{key}.png") if len(file) else (None, None)
+        return Survey(
+            key=key, image_size=file.image_size, viewpoint=viewpoint, cad_index=cad_index, cads=tuple(cads),
+            dropped=file.dropped, least_iou=least, sheet=sheet,
+        )  # fmt: skip
+
+
+def table(surveys: Sequence[Survey]) -> str:
+    """The surveys as text: a line a file (5th, 50th and 95th percentiles of the viewpoints), CADs, losses."""
+    width = max(4, *(len(found.key) for found in surveys))
+    head = (
+        f"{'file':{width}}  samples     H x W  {'elevation (deg)':>16}  {'theta (deg)':>16}  {'distance':>18}"
+    )
+    lines = [f"{head}  mask = CAD"]
+    for found in surveys:
+        size = "{} x {}".format(*found.image_size)
+        line = f"{found.key:{width}}  {len(found.viewpoint):7d}  {size:>9}"
+        if len(found.viewpoint):
+            low, middle, high = np.percentile(found.viewpoint, (5, 50, 95), axis=0)
+            for column in (1, 2):
+                angles = (f"{round(math.degrees(values[column])):4d}" for values in (low, middle, high))
+                line += f"  {'  '.join(angles):>16}"
+            line += f"  {low[3]:6.2f}{middle[3]:6.2f}{high[3]:6.2f}"
+            # Cut, not rounded: 1.000 is said of identical masks only.
+            iou_text = (
+                "no CAD" if found.least_iou is None else f"IoU >= {int(1000 * found.least_iou) / 1000:.3f}"
+            )
+            line += f"  {iou_text}"
+        lines.append(line)
+    lines += ["", f"{'file':{width}}  samples by CAD"]
+    for found in surveys:
+        counts = ", ".join(f"{label}: {count}" for label, count in found.samples_by_cad().items())
+        lines.append(f"{found.key:{width}}  {counts}")
+    lines += ["", f"{'file':{width}}  dropped  reason"]
+    for found in surveys:
+        reasons = sorted(found.dropped.items()) or [("", 0)]
+        lines += [f"{found.key:{width}}  {n:7d}  {reason or 'nothing was dropped'}" for reason, n in reasons]
+    return "\n".join(lines)
+
+
+def _cad_label(cad_index: int) -> str:
+    return "none" if cad_index < 0 else f"{cad_index + 1:02d}"
+
+
+def _sheet(file: CacheFile, cads: Cads, out: Path) -> tuple[Path, float | None]:
+    """Write the contact sheet; returns its path and the least IoU of a stored mask with its CAD."""
+    viewpoints, cad_index, names = file["viewpoint"], file["cad_index"], file["name"]
+    # Even steps through the samples in order of azimuth: all views are seen, rare ones too.
+    order = np.argsort(viewpoints[:, 0], kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, min(SHEET_ROWS, len(order))).round().astype(int)]
+    occluders = "occluder_mask" in file
+    rows, captions, agreement = [], [], []
+    for i in map(int, chosen):
+        amodal, visible = (file.read(name, i) for name in ("amodal_mask", "visible_mask"))
+        masks = picture.mask_picture(amodal, visible)
+        if occluders:
+            masks[(file.read("occluder_mask", i) != 0) & (amodal == 0)] = OCCLUDER_COLOUR
+        cad = cads.get(int(cad_index[i]))
+        rows.append([file.read("images", i), _annotated(file, i, cad), masks])
+        if cad is not None:
+            agreement.append(float(iou(_project(file, i, cad, 1.0), amodal)))
+        azimuth, elevation, theta = (round(math.degrees(angle)) for angle in viewpoints[i, :3])
+        captions.append(
+            f"{names[i]}, CAD {_cad_label(int(cad_index[i]))}\n"
+            f"azimuth {azimuth}°, elevation {elevation}°, theta {theta}°, distance {viewpoints[i, 3]:.2f}"
+        )
+    sheet = picture.contact_sheet(rows, captions, HEADINGS, tile=TILE, across=2)
+    colours = [*LEGEND, ("occluder beside it", OCCLUDER_COLOUR)] if occluders else LEGEND
+    with atomic_path(out) as part:
+        Image.fromarray(np.concatenate([picture.legend(colours, sheet.shape[1]), sheet])).save(part)
+    return out, min(agreement) if agreement else None
+
+
+def _annotated(file: CacheFile, index: int, cad: tuple[np.ndarray, np.ndarray] | None) -> picture.Picture:
+    """The crop at the tile's size, with the outline of its CAD and its box: lines finer than crop pixels."""
+    height, width = file.image_size
+    zoom = TILE / max(height, width)
+    photo = Image.fromarray(file.read("images", index)).resize((round(zoom * width), round(zoom * height)))
+    if cad is not None:
+        photo = Image.fromarray(picture.outline(np.asarray(photo), _project(file, index, cad, zoom)))
+    corners = zoom * file.read("bbox", index).reshape(2, 2)
+    (x0, y0), (x1, y1) = corners.min(0).tolist(), corners.max(0).tolist()  # an annotated box may be turned
+    draw = ImageDraw.Draw(photo)
+    draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0))
+    draw.rectangle((x0, y0, x1, y1), outline=BOX_COLOUR)
+    return np.asarray(photo)
+
+
+def _project(file: CacheFile, index: int, cad: tuple[np.ndarray, np.ndarray], zoom: float) -> np.ndarray:
+    """Where the CAD covers the crop enlarged `zoom` times: bool [zoom H, zoom W]."""
+    height, width = file.image_size
+    vertices, faces = torch.from_numpy(cad[0]).double(), torch.from_numpy(cad[1]).long()
+    vertices_cam = cam_from_obj(vertices, torch.from_numpy(file.read("viewpoint", index)))
+    focal = torch.tensor(zoom * float(file.read("focal", index)), dtype=torch.float64)
+    principal_point = torch.from_numpy(zoom * file.read("principal_point", index))
+    size = (round(zoom * height), round(zoom * width))
+    return coverage(vertices_cam, faces, focal, principal_point, size).numpy()

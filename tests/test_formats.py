@@ -1,0 +1,34 @@
+"""docs/formats.md names every field that is written: a new one without a word there fails here."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ntdm import cache, export, infer, predictions, sample_table
+from ntdm.data_prep import prepare
+from ntdm.train import CHECKPOINT
+
+NAMES = {
+    "cache": [*cache.REQUIRED, *cache.OPTIONAL, *cache.ATTRIBUTES, "latent"],
+    "predictions": [*predictions.PREDICTION_COLUMNS, *predictions.Geometry.__dataclass_fields__],
+    "errors": [*sample_table.ERROR_COLUMNS, *sample_table.OPTIONAL_ERROR_COLUMNS],
+    "infer": [*infer.FILES],
+    "faults": sorted(prepare.FAULTS),
+    "run": [str(CHECKPOINT)],
+    "exports": [*export.BOP_COLUMNS, *export.BOP_IMAGE_COLUMNS, *export.OOD_CV_COLUMNS],
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_every_field_is_described(kind: str, checkout: Path) -> None:
+    words = set(re.findall(r"[\w./-]+", (checkout / "docs" / "formats.md").read_text(encoding="utf-8")))
+    assert [name for name in NAMES[kind] if name not in words] == []
+
+
+def test_every_reason_for_dropping_is_described(checkout: Path) -> None:
+    text = (checkout / "docs" / "formats.md").read_text(encoding="utf-8")
+    sources = "".join(path.read_text(encoding="utf-8") for path in (checkout / "data_prep").glob("*.py"))
+    reasons = re.findall(r'SampleError\(\s*"(\w+)"', sources)
+    assert len(set(reasons)) > 10
+    assert [reason for reason in sorted(set(reasons)) if f"`{reason}`" not in text] == []
