@@ -411,8 +411,6 @@ def demo(
     for run in runs:
         say(f"demo 4/5: {run.name}: train, predict, score")
         config = dataclasses.replace(settled(TrainConfig), method=run.name)
-        if run.name == "pose-classifier":  # half the passes over the same photos
-            config = dataclasses.replace(config, epochs=max(1, config.epochs // 2))
         train.run(config, cache, shapes, run, overwrite=overwrite)
         evaluate.run(run, cache, DEMO_SPLITS, settled(InferConfig), overwrite=overwrite)
     meshes = _infer_examples(pascal3d, runs[0], out / "inferred", settled(InferConfig))

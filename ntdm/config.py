@@ -148,10 +148,10 @@ class InferConfig:
     sigma: float = 1.0  # pixels of the feature map
     refined_starts: int = 4  # best starts that are refined; the better one after `screening_steps` goes on
     screening_steps: int = 6
-    steps: int = 30
-    learning_rate: float = 0.05
+    steps: int = 50
+    learning_rate: float = 0.1
     learning_rate_decay: float = 0.2
-    decay_every: int = 12
+    decay_every: int = 20
     refine_shape: bool = True
     shape_every: int = 4  # the latent moves on every so many steps
     refine_distance: bool = True

@@ -24,8 +24,9 @@ import numpy as np
 from ntdm import cache as caches
 from ntdm import predictions
 from ntdm.camera import PASCAL3D_FOCAL_PX
-from ntdm.config import CATEGORIES, PrepConfig, atomic_path, from_dict
+from ntdm.config import CATEGORIES, PrepConfig, from_dict
 from ntdm.metrics import rotation_from_angles
+from ntdm.outputs import atomic_path
 from ntdm.progress import say, track
 from ntdm.sample_table import cell_text, write_csv
 

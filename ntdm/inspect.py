@@ -21,8 +21,8 @@ from PIL import Image, ImageDraw
 from ntdm import picture
 from ntdm.cache import CacheFile, Cads
 from ntdm.camera import cam_from_obj
-from ntdm.config import atomic_path
 from ntdm.metrics import iou
+from ntdm.outputs import atomic_path
 from ntdm.progress import track
 from ntdm.rasterize import coverage
 
