@@ -64,6 +64,7 @@ class Dataset(StrEnum):
     pascal3d = "pascal3d"
     occluded_pascal3d = "occluded-pascal3d"
     ood_cv = "ood-cv"
+    nemo = "nemo"
 
 
 def _check_device(device: Device) -> Device:
@@ -385,7 +386,7 @@ def _prepare(
     dataset: Dataset, root: Path, cache: Path, pascal3d: Path | None, config: PrepConfig, **options: Any
 ) -> None:
     """Run the reader of `dataset` and say what it made and dropped, by reason."""
-    from ntdm.data_prep import occluded_pascal3d, ood_cv
+    from ntdm.data_prep import nemo, occluded_pascal3d, ood_cv
     from ntdm.data_prep import pascal3d as whole
 
     if dataset is Dataset.pascal3d:
@@ -395,8 +396,8 @@ def _prepare(
             f"{dataset} has no CADs of its own: name the PASCAL3D+ root", param_hint="--pascal3d"
         )
     else:
-        reader = occluded_pascal3d if dataset is Dataset.occluded_pascal3d else ood_cv
-        report = reader.prepare(root, cache, config, pascal3d=pascal3d, **options)
+        readers = {Dataset.occluded_pascal3d: occluded_pascal3d, Dataset.ood_cv: ood_cv, Dataset.nemo: nemo}
+        report = readers[dataset].prepare(root, cache, config, pascal3d=pascal3d, **options)
     say(report.table())
 
 

@@ -1,6 +1,7 @@
 """How the datasets lie on disk: which one a folder holds, and what its lists name."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ntdm.config import CATEGORIES
@@ -8,6 +9,7 @@ from ntdm.config import CATEGORIES
 PASCAL3D = "PASCAL3D+"
 OCCLUDED = "Occluded PASCAL3D+"
 OOD_CV = "OOD-CV, packaging B (pose.zip)"
+NEMO = "a NeMo-prepared tree"
 
 
 def recognise(root: Path) -> str | None:
@@ -29,22 +31,26 @@ def recognise(root: Path) -> str | None:
     if has("phase-1") or has("phase-2") or has("train/processed"):
         return "OOD-CV, packaging C (pose-npz of the challenge)"
     if has("*/annotations/*/*.npz") or has("annotations/*.npz"):
-        return "a NeMo-prepared tree"
+        return NEMO
     return None
 
 
-def check_root(root: Path, wanted: str, needs: str) -> None:
-    """Refuse a `root` that is not the dataset `wanted`, known by its file or folder pattern `needs`.
+def check_root(root: Path, wanted: str, *needs: str) -> None:
+    """Refuse a `root` that is not the dataset `wanted`, known by one of its file or folder patterns `needs`.
 
     Raises ValueError saying what it looks like instead, or where below it the dataset was found.
     """
+
+    def fits(folder: Path) -> bool:
+        return any(next(folder.glob(pattern), None) is not None for pattern in needs)
+
     if not root.is_dir():
         raise ValueError(f"{wanted}: there is no folder {root}")
-    if next(root.glob(needs), None) is not None:
+    if fits(root):
         return
-    expected = f"expected {wanted} at {root / needs}"
+    expected = f"expected {wanted} at {' or '.join(str(root / pattern) for pattern in needs)}"
     for folder in sorted(p for p in root.iterdir() if p.is_dir()):
-        if next(folder.glob(needs), None) is not None:
+        if fits(folder):
             raise ValueError(f"{root} is one level too high: {expected}, found it in {folder}")
     found = recognise(root)
     raise ValueError(f"{root} looks like {found or 'none of the known datasets'}; {expected}")
@@ -73,6 +79,14 @@ def read_list(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"list {path} cannot be read: {error}") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def sift_names(names: Iterable[str]) -> tuple[list[str], Counter[str]]:
+    """The file names of a list, each once, in order; what is no file name, or there twice, is counted."""
+    names = list(names)
+    good = [name for name in dict.fromkeys(names) if valid_name(name)]
+    invalid = sum(not valid_name(name) for name in names)
+    return good, +Counter(name_invalid=invalid, listed_twice=len(names) - invalid - len(good))
 
 
 def valid_name(name: str) -> bool:

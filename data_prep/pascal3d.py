@@ -18,7 +18,7 @@ from ntdm.data_prep.layout import (
     choose_categories,
     choose_splits,
     read_list,
-    valid_name,
+    sift_names,
 )
 from ntdm.data_prep.prepare import PrepReport
 from ntdm.data_prep.prepare import prepare as prepare_listings
@@ -68,16 +68,13 @@ def list_path(root: Path, category: str, split: str) -> Path:
 
 def items_of(root: Path, category: str, names: Iterable[str]) -> tuple[list[Item], Counter[str]]:
     """The photos of a list, of either part, each once; what is no file name, or there twice, is counted."""
-    names = list(names)
-    good = [name for name in dict.fromkeys(names) if valid_name(name)]
-    invalid = sum(not valid_name(name) for name in names)
-    dropped = Counter(name_invalid=invalid, listed_twice=len(names) - invalid - len(good))
+    good, dropped = sift_names(names)
     items = []
     for name in good:
         # ImageNet names begin with "n", VOC names with the year.
         part = f"{category}_imagenet" if name.startswith("n") else f"{category}_pascal"
         items.append(Item(name, f"Images/{part}", root / "Annotations" / part / f"{name}.mat"))
-    return items, +dropped
+    return items, dropped
 
 
 def cads_of(root: Path, categories: Iterable[str]) -> dict[str, tuple[dict[int, Cad], dict[int, str]]]:

@@ -1,0 +1,78 @@
+"""NumPy archives (.npz) of strangers: arrays of numbers and text, and None where a field was left empty.
+
+NumPy stores None as a pickle, and loading a pickle can run code. So no pickle is loaded: its opcodes are
+listed, and one that spells an array holding None is taken for None. A file with any other pickle is refused.
+"""
+
+import pickletools
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+_LARGEST = 400_000_000  # bytes unpacked: no annotation of a photo that we read is as large
+
+# What NumPy's pickle of an array of one None is made of, by any NumPy since 1.7 and any protocol since 2.
+_WORDS = frozenset(
+    {
+        "numpy", "numpy.core.multiarray", "numpy._core.multiarray", "_reconstruct", "ndarray", "dtype",
+        "O8", "|", "b", "_codecs", "encode", "latin1",
+    }
+)  # fmt: skip
+_BOOKKEEPING = frozenset({"BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"})
+_ENDING = ["EMPTY_LIST", "NONE", "APPEND", "TUPLE", "BUILD", "STOP"]
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an archive by name; a field that holds None is left out, as if it were not there.
+
+    Raises ValueError naming the file, and the field where one is to blame: no archive, cut short, larger
+    than any annotation, or a field that holds a pickled object.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it is no .npz archive")
+            if sum(member.file_size for member in archive.zip.infolist()) > _LARGEST:
+                raise ValueError(f"it unpacks to more than {_LARGEST} bytes")
+            fields = {name: _field(archive, name) for name in archive.files}
+    # Damaged bytes make zipfile and NumPy raise all of these.
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError,
+        NotImplementedError, RuntimeError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
+        raise ValueError(f"{path} is not a readable .npz file: {error}") from None
+    return {name: array for name, array in fields.items() if array is not None}
+
+
+def _field(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray | None:
+    """An array, or None where the file holds None."""
+    try:
+        array = archive[name]
+    except ValueError as error:
+        # Either a damaged array or a pickled one: only the pickle of None is neither's fault.
+        if _is_none(_payload(archive.zip.read(f"{name}.npy"))):
+            return None
+        raise ValueError(f"field {name} holds no plain array ({error}); delete it or the file") from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"member {name} is no array")
+    return array
+
+
+def _payload(member: bytes) -> bytes:
+    """What follows the header of a .npy file: magic (6 bytes), version (2), length (2, later 4), the rest."""
+    width = 2 if member[6:7] == b"\x01" else 4
+    return member[8 + width + int.from_bytes(member[8 : 8 + width], "little") :]
+
+
+def _is_none(pickled: bytes) -> bool:
+    """Whether the bytes are a pickled array whose one element is None; nothing in them is run."""
+    try:
+        steps = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(pickled)]
+    except (ValueError, IndexError):
+        return False
+    words = {word for _, said in steps if isinstance(said, str) for word in said.split(" ")}
+    names = [name for name, _ in steps if name not in _BOOKKEEPING]
+    return words <= _WORDS and names[-len(_ENDING) :] == _ENDING
