@@ -5,6 +5,7 @@ a missing struct is a (0, 0) array of numbers, an unfitted angle is an empty arr
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def object_pose(fields: Any, where: str) -> ObjectPose:
         raise SampleError("no_bbox", f"{where} has no bbox of four numbers")
     angles = [math.radians(numbers[name]) for name in ("azimuth", "elevation", "theta")]
     return ObjectPose(
-        viewpoint=viewpoint_of(*angles, numbers["distance"], where),
+        viewpoint=viewpoint_of(angles, numbers["distance"], where),
         focal_px=focal_px,
         principal_point=pixels_from_matlab(np.array([numbers["px"], numbers["py"]])),
         bbox=pixels_from_matlab(bbox.reshape(4)),
@@ -117,12 +118,13 @@ def object_pose(fields: Any, where: str) -> ObjectPose:
     )
 
 
-def viewpoint_of(azimuth: float, elevation: float, theta: float, distance: float, where: str) -> np.ndarray:
-    """`viewpoint` of an :class:`ObjectPose` from angles in radians, azimuth and theta in any turn.
+def viewpoint_of(angles: Sequence[float], distance: float, where: str) -> np.ndarray:
+    """`viewpoint` of an :class:`ObjectPose`; `angles` are azimuth, elevation, theta, radians, in any turn.
 
     Raises SampleError: no_pose (a number that is not finite), distance_not_positive, elevation_out_of_range.
     """
-    if not all(map(math.isfinite, (azimuth, elevation, theta, distance))):
+    azimuth, elevation, theta = angles
+    if not all(map(math.isfinite, (*angles, distance))):
         raise SampleError("no_pose", f"{where}: an angle or the distance is missing or not a number")
     if distance <= 0:
         raise SampleError("distance_not_positive", f"{where}: distance is {distance}")

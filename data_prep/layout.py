@@ -1,5 +1,6 @@
 """How the datasets lie on disk: which one a folder holds, and what its lists name."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,8 +9,19 @@ from ntdm.config import CATEGORIES
 
 PASCAL3D = "PASCAL3D+"
 OCCLUDED = "Occluded PASCAL3D+"
-OOD_CV = "OOD-CV, packaging B (pose.zip)"
+OOD_CV_TABLES = "OOD-CV, packaging A (ROBIN: tables and photos by nuisance)"
+OOD_CV_CROPS = "OOD-CV, packaging A' (processed crops and labels.csv)"
+OOD_CV_LISTS = "OOD-CV, packaging B (pose.zip)"
+OOD_CV_NPZ = "OOD-CV, packaging C (pose-npz of the challenge)"
 NEMO = "a NeMo-prepared tree"
+
+# What tells the packagings of OOD-CV apart, the first match holds: labels.csv is a table too.
+_OOD_CV_MARKS = {
+    OOD_CV_LISTS: ("lists/TrainSet.txt", "lists/*_all.txt"),
+    OOD_CV_CROPS: ("*/labels.csv", "nuisances/*/labels.csv"),
+    OOD_CV_TABLES: ("train/*.csv", "iid_test/*.csv", "nuisances/*/*.csv"),
+    OOD_CV_NPZ: ("phase-1/*/*/*.npz", "phase-1/nuisances/*/*/*.npz", "train/processed"),
+}
 
 
 def recognise(root: Path) -> str | None:
@@ -22,17 +34,22 @@ def recognise(root: Path) -> str | None:
         return PASCAL3D
     if has("lists/*FGL*_BGL*") or has("annotations/*FGL*_BGL*"):
         return OCCLUDED
-    if has("lists/TrainSet.txt") or has("lists/*_all.txt") or has("lists/*_context.txt"):
-        return OOD_CV
-    if has("nuisances", "iid_test"):
-        if has("iid_test/labels.csv"):
-            return "OOD-CV, packaging A' (processed crops and labels.csv)"
-        return "OOD-CV, packaging A (ROBIN: tables and images by nuisance)"
-    if has("phase-1") or has("phase-2") or has("train/processed"):
-        return "OOD-CV, packaging C (pose-npz of the challenge)"
-    if has("*/annotations/*/*.npz") or has("annotations/*.npz"):
+    for packaging, marks in _OOD_CV_MARKS.items():
+        if any(has(mark) for mark in marks):
+            return packaging
+    if has("*/annotations/*/*.npz") or has("annotations/*/*.npz"):
         return NEMO
     return None
+
+
+def ood_cv_packaging(root: Path) -> str:
+    """Which packaging of OOD-CV `root` holds; ValueError as :func:`check_root` where it holds none."""
+    check_root(root, "OOD-CV", *(mark for marks in _OOD_CV_MARKS.values() for mark in marks))
+    return next(
+        packaging
+        for packaging, marks in _OOD_CV_MARKS.items()
+        if any(next(root.glob(mark), None) is not None for mark in marks)
+    )
 
 
 def check_root(root: Path, wanted: str, *needs: str) -> None:
@@ -81,12 +98,22 @@ def read_list(path: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
+def base_name(name: str) -> str:
+    """A file name without the suffix of a photo or annotation; other dots are part of the name."""
+    return re.sub(r"\.(JPEG|jpe?g|JPG|png|npz)$", "", name)
+
+
 def sift_names(names: Iterable[str]) -> tuple[list[str], Counter[str]]:
     """The file names of a list, each once, in order; what is no file name, or there twice, is counted."""
     names = list(names)
     good = [name for name in dict.fromkeys(names) if valid_name(name)]
     invalid = sum(not valid_name(name) for name in names)
     return good, +Counter(name_invalid=invalid, listed_twice=len(names) - invalid - len(good))
+
+
+def valid_path(path: str) -> bool:
+    """Whether a listed path stays below the folder that it is relative to."""
+    return not path.startswith("/") and all(valid_name(p) for p in path.split("/") if p not in ("", "."))
 
 
 def valid_name(name: str) -> bool:

@@ -21,6 +21,7 @@ from ntdm.data_prep.annotation import ObjectPose, SampleError, pixels_from_matla
 from ntdm.data_prep.layout import (
     NEMO,
     PASCAL3D,
+    base_name,
     check_root,
     choose_categories,
     choose_splits,
@@ -36,7 +37,6 @@ from ntdm.data_prep.samples import Item, Listing
 from ntdm.progress import say
 
 SPLITS = ("train", "val", "all", *LEVELS)
-_SUFFIX = re.compile(r"\.(JPEG|jpe?g|JPG|png|npz)$")
 # The names of PASCAL3D+ hold one underscore themselves: n02690373_16, 2008_000033.
 _NAME_AND_OBJECT = re.compile(r"(.+_.+)_(\d\d)")
 
@@ -100,7 +100,7 @@ def _names(root: Path, folder: str) -> list[str]:
     """The samples of the lists, of all meshes; of the annotations where there is no list."""
     lists = sorted((root / folder.format("lists")).glob("mesh*.txt"))
     if lists:
-        return [_SUFFIX.sub("", line) for path in lists for line in read_list(path)]
+        return [base_name(line) for path in lists for line in read_list(path)]
     return sorted(path.stem for path in (root / folder.format("annotations")).glob("*.npz"))
 
 
@@ -136,7 +136,7 @@ def prepared_pose(item: Item, size: tuple[int, int]) -> ObjectPose:
     else:
         resize = fields.number("resize_rate", default=distance / NOMINAL_DISTANCE)
     angles = [fields.number(name) for name in ("azimuth", "elevation", "theta")]
-    viewpoint = viewpoint_of(*angles, distance, str(item.annotation))
+    viewpoint = viewpoint_of(angles, distance, str(item.annotation))
     focal_px = fields.number("focal", 1) * fields.number("viewport", PASCAL3D_FOCAL_PX) * resize
     if not (resize > 0 and focal_px > 0):
         text = f"resize_rate is {resize:g}, and times focal and viewport {focal_px:g}"
