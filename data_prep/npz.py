@@ -4,6 +4,7 @@ NumPy stores None as a pickle, and loading a pickle can run code. So no pickle i
 listed, and one that spells an array holding None is taken for None. A file with any other pickle is refused.
 """
 
+import io
 import pickletools
 import struct
 import zipfile
@@ -32,12 +33,11 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     than any annotation, or a field that holds a pickled object.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it is no .npz archive")
-            if sum(member.file_size for member in archive.zip.infolist()) > _LARGEST:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > _LARGEST:
                 raise ValueError(f"it unpacks to more than {_LARGEST} bytes")
-            fields = {name: _field(archive, name) for name in archive.files}
+            names = [name for name in archive.namelist() if name.endswith(".npy")]
+            fields = {name.removesuffix(".npy"): _array(name, archive.read(name)) for name in names}
     # Damaged bytes make zipfile and NumPy raise all of these.
     except (
         OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError,
@@ -47,18 +47,15 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     return {name: array for name, array in fields.items() if array is not None}
 
 
-def _field(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray | None:
-    """An array, or None where the file holds None."""
+def _array(name: str, member: bytes) -> np.ndarray | None:
+    """The array of a .npy member, or None where that holds None."""
     try:
-        array = archive[name]
+        return np.lib.format.read_array(io.BytesIO(member), allow_pickle=False)
     except ValueError as error:
         # Either a damaged array or a pickled one: only the pickle of None is neither's fault.
-        if _is_none(_payload(archive.zip.read(f"{name}.npy"))):
+        if _is_none(_payload(member)):
             return None
-        raise ValueError(f"field {name} holds no plain array ({error}); delete it or the file") from None
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"member {name} is no array")
-    return array
+        raise ValueError(f"field {name.removesuffix('.npy')} holds no plain array ({error})") from None
 
 
 def _payload(member: bytes) -> bytes:
