@@ -443,7 +443,7 @@ def _box(text: str | None) -> tuple[float, float, float, float] | None:
 def _test_splits(cache: Path) -> list[str]:
     """Every DATASET/SPLIT under a cache folder but training data."""
     found = sorted({"/".join(path.parts[-3:-1]) for path in cache.glob("*/*/*.h5")})
-    found = [key for key in found if not key.endswith("/train")]
+    found = [key for key in found if not key.endswith(("/train", "_train"))]
     if not found:
         raise ValueError(
             f"{cache}: no cache file <dataset>/<split>/<category>.h5 of a test split; run prep-data first"

@@ -30,7 +30,12 @@ def recognise(root: Path) -> str | None:
     def has(*patterns: str) -> bool:
         return all(next(root.glob(pattern), None) is not None for pattern in patterns)
 
-    if has("Image_sets", "Annotations") or has("Images", "Annotations") or has("CAD/*/01.off"):
+    if (
+        has("Image_sets", "Annotations")
+        or has("Images", "Annotations")
+        or has("CAD/*/01.off")
+        or has("CAD/*.mat")
+    ):
         return PASCAL3D
     if has("lists/*FGL*_BGL*") or has("annotations/*FGL*_BGL*"):
         return OCCLUDED
