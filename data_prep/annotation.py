@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import scipy.io
 
+from ntdm.data_prep.layout import refuse_link
+
 _VIEW = ("azimuth", "elevation", "theta", "distance", "focal", "viewport", "px", "py")
 
 
@@ -59,6 +61,10 @@ def read_objects(path: Path) -> list[Any]:
     """
     if not path.is_file():
         raise SampleError("annotation_missing", f"{path} does not exist")
+    try:
+        refuse_link(path)
+    except ValueError as error:
+        raise SampleError("annotation_unreadable", str(error)) from None
     try:
         record = scipy.io.loadmat(path, variable_names=["record"]).get("record")
     # Damaged bytes make scipy raise nearly anything: OSError, TypeError, KeyError, zlib.error ...

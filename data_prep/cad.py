@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 
+from ntdm.data_prep.layout import refuse_link
+
 # "01.off" is a model, "01_left_wing.off" one of its anchor points.
 _MODEL = re.compile(r"\d\d\.off")
 
@@ -26,6 +28,7 @@ def read_off(path: Path) -> Cad:
         ValueError: names the file and what is wrong in it: no OFF header, too short, a number that is none
             or not finite, no vertices, no faces, a face of fewer than 3 corners or of an unknown vertex.
     """
+    refuse_link(path)
     try:
         text = path.read_text(encoding="ascii", errors="replace")
     except OSError as error:
@@ -89,6 +92,7 @@ def read_cads(root: Path, category: str) -> tuple[dict[int, Cad], dict[int, str]
 
 def _read_mat(path: Path, category: str) -> tuple[dict[int, Cad], dict[int, str]]:
     """The models of a MATLAB file, as :func:`read_cads`: a struct array whose faces count from 1."""
+    refuse_link(path)
     try:
         models = scipy.io.loadmat(path, variable_names=[category]).get(category)
     # Damaged bytes make scipy raise nearly anything: OSError, TypeError, KeyError, zlib.error ...

@@ -94,8 +94,18 @@ def choose_splits(splits: Sequence[str] | None, known: Sequence[str]) -> tuple[s
     return tuple(known) if splits is None else tuple(dict.fromkeys(splits))
 
 
+def refuse_link(path: Path) -> None:
+    """ValueError where a file is a symbolic link out of its folder and the folders beside that.
+
+    Names in lists must not reach what is not the dataset's. Folders may be links: those are the user's own.
+    """
+    if path.is_symlink() and not path.resolve().is_relative_to(path.parent.parent.resolve()):
+        raise ValueError(f"{path} is a link that leads out of the dataset; put the file itself there")
+
+
 def read_list(path: Path) -> list[str]:
-    """The non-empty lines of a list file, stripped. ValueError when it cannot be read."""
+    """The non-empty lines of a list file, stripped. ValueError when it cannot be read, or leads elsewhere."""
+    refuse_link(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

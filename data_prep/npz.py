@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ntdm.data_prep.layout import refuse_link
+
 _LARGEST = 400_000_000  # bytes unpacked: no annotation of a photo that we read is as large
 
 # What NumPy's pickle of an array of one None is made of, by any NumPy since 1.7 and any protocol since 2.
@@ -30,8 +32,9 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an archive by name; a field that holds None is left out, as if it were not there.
 
     Raises ValueError naming the file, and the field where one is to blame: no archive, cut short, larger
-    than any annotation, or a field that holds a pickled object.
+    than any annotation, a link out of the dataset, or a field that holds a pickled object.
     """
+    refuse_link(path)
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > _LARGEST:

@@ -30,7 +30,7 @@ from ntdm.data_prep.annotation import (
     read_objects,
     viewpoint_of,
 )
-from ntdm.data_prep.layout import valid_name, valid_path
+from ntdm.data_prep.layout import refuse_link, valid_name, valid_path
 from ntdm.data_prep.ood_cv_layout import CATEGORIES, WEB, Contents, parse_name, record_of, split_folder
 from ntdm.data_prep.samples import Item
 
@@ -117,6 +117,7 @@ def _rows(folder: Path, pattern: str, columns: Sequence[str]) -> list[tuple[str,
         names = ", ".join(path.name for path in tables)
         raise ValueError(f"{folder} holds several tables ({names}); leave the one of this split")
     (path,) = tables
+    refuse_link(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restval="")

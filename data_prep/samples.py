@@ -15,6 +15,7 @@ from ntdm.config import PrepConfig
 from ntdm.crop import CropMap, crop_map
 from ntdm.data_prep.annotation import ObjectPose, SampleError, object_class, object_pose, read_objects
 from ntdm.data_prep.cad import Cad
+from ntdm.data_prep.layout import refuse_link
 from ntdm.data_prep.npz import read_npz
 from ntdm.rasterize import coverage
 
@@ -155,6 +156,7 @@ def _read_photo(listing: Listing, item: Item) -> _Photo:
     else:
         raise SampleError("image_missing", f"{folder}/{name}.JPEG does not exist")
     try:
+        refuse_link(path)
         with Image.open(path) as image:
             if image.width * image.height > _LARGEST_PHOTO:
                 raise ValueError(f"{image.width} x {image.height} pixels, more than {_LARGEST_PHOTO}")

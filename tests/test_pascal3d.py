@@ -345,6 +345,41 @@ def test_one_photo_in_the_folders_of_two_categories(root):
     assert names == [(c, [f"n0_{i}_00" for i in range(6)]) for c in ("bus", "car")]
 
 
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        (annotation, "annotation_unreadable"),
+        (photo, "image_unreadable"),
+        (lambda root: root / "CAD" / "car" / "02.off", "cad_unreadable"),
+    ],
+)
+def test_links_out_of_the_dataset_are_not_followed(root, tmp_path, capsys, file, reason):
+    outside = tmp_path / "outside"
+    file(root).rename(outside)
+    file(root).symlink_to(outside)
+    assert set(dropped(root)) == {reason}
+    assert f"{file(root)} is a link that leads out of the dataset" in capsys.readouterr().err
+
+
+def test_links_within_the_dataset_and_linked_folders_are_followed(root, tmp_path):
+    photo(root).unlink()
+    photo(root).symlink_to(photo(root, "n0_1"))
+    annotation(root).rename(annotation(root).with_name("moved.mat"))
+    annotation(root).symlink_to("moved.mat")
+    for folder in ("Images", "CAD"):
+        (root / folder).rename(tmp_path / folder)
+        (root / folder).symlink_to(tmp_path / folder)
+    assert prepare(root).files[0].samples == 6
+
+
+def test_a_list_that_is_a_link_out_of_the_dataset_is_refused(root, tmp_path):
+    path = root / "Image_sets" / "car_imagenet_train.txt"
+    path.rename(tmp_path / "outside.txt")
+    path.symlink_to(tmp_path / "outside.txt")
+    with pytest.raises(ValueError, match=r"car_imagenet_train\.txt is a link that leads out of the dataset"):
+        prepare(root)
+
+
 def test_an_empty_split_gives_no_file_and_says_so(root, capsys):
     (root / "Image_sets" / "car_imagenet_val.txt").write_text("\n")
     report = prepare(root, splits=None)
