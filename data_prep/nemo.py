@@ -106,16 +106,22 @@ def _names(root: Path, folder: str) -> list[str]:
 
 def _item(root: Path, folder: str, name: str, occluded: bool) -> Item:
     annotation = root / folder.format("annotations") / f"{name}.npz"
-    parts = _NAME_AND_OBJECT.fullmatch(name)
+    photo, number = parse_name(name)
     return Item(
-        name=parts[1] if parts else name,
+        photo,
         folder=folder.format("images"),
         annotation=annotation,
-        object=int(parts[2]) if parts else 0,
+        object=number,
         masks=annotation if occluded else None,
         photo=name,
         pose=prepared_pose,
     )
+
+
+def parse_name(name: str) -> tuple[str, int]:
+    """Photo and object of a prepared photo's base name; the old form names no object, it has the first."""
+    parts = _NAME_AND_OBJECT.fullmatch(name)
+    return (parts[1], int(parts[2])) if parts else (name, 0)
 
 
 def prepared_pose(item: Item, size: tuple[int, int]) -> ObjectPose:

@@ -14,9 +14,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from ntdm.data_prep import nemo
 from ntdm.data_prep.annotation import ObjectPose, object_pose, read_objects
 from ntdm.data_prep.layout import base_name, read_list, sift_names
-from ntdm.data_prep.nemo import prepared_pose
 from ntdm.data_prep.ood_cv_layout import CATEGORIES, Contents, parse_name, record_of, split_folder
 from ntdm.data_prep.samples import Item
 
@@ -63,7 +63,7 @@ def _test_names(folder: Path, split: str, contents: Contents) -> dict[str, list[
 
 def _item(root: Path, base: str, pascal3d: Path, category: str, name: str) -> Item:
     spelt = parse_name(name, category)
-    photo, number = (spelt.photo, spelt.object) if spelt else (name, 0)
+    photo, number = (spelt.photo, spelt.object) if spelt else nemo.parse_name(name)
     record = record_of(pascal3d, category, spelt.source, photo) if spelt else None
     return Item(
         photo,
@@ -77,7 +77,7 @@ def _item(root: Path, base: str, pascal3d: Path, category: str, name: str) -> It
 
 def _pose(item: Item, size: tuple[int, int], *, record: Path | None) -> ObjectPose:
     """The pose of a .npz, with the CAD of the record where the .npz names none."""
-    pose = prepared_pose(item, size)
+    pose = nemo.prepared_pose(item, size)
     if pose.cad_index >= 0 or record is None or not record.is_file():
         return pose
     objects, index = read_objects(record), item.object or 0

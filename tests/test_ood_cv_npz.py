@@ -32,9 +32,9 @@ def write_sample(folder: Path, name: str, **fields) -> Path:
 def roots(tmp_path) -> tuple[Path, Path]:
     pascal3d = raw["write_pascal3d"](tmp_path / "pascal3d")
     root = tmp_path / "pose-npz"
-    for name in ("n0_0", "n0_1", "2008_000001"):
+    for name in ("n0_0", "n0_1", "2008_000001_01"):
         write_sample(root / "train" / "processed", name, cad_index=np.uint8(1))
-    (root / "train" / "car.txt").write_text("n0_0\nn0_1\n2008_000001\nn0_0\n../../n0_1\nn9_gone")
+    (root / "train" / "car.txt").write_text("n0_0\nn0_1\n2008_000001_01\nn0_0\n../../n0_1\nn9_gone")
     write_sample(root / "phase-1" / "iid_test", "imagenet_car_n0_1_0")
     write_sample(root / "phase-1" / "nuisances" / "weather", WEB)
     write_sample(root / "phase-1" / "nuisances" / "weather", "imagenet_zebra_n0_1_0")
@@ -70,7 +70,7 @@ def test_splits(roots, capsys):
             want = [48 - width / 2, 32 - height / 2, 48 + width / 2, 32 + height / 2]
             np.testing.assert_allclose(file["bbox"][0], want)
     assert files == {
-        "train": (["n0_0_00", "n0_1_00", "2008_000001_00"], [0, 0, 0], [True] * 3),
+        "train": (["n0_0_00", "n0_1_00", "2008_000001_01"], [0, 0, 0], [True] * 3),
         "iid": (["n0_1_00"], [1], [True]),  # PASCAL3D+'s record names CAD 02
         "weather": (["car_+_snow_google_0022_00"], [-1], [False]),
     }
