@@ -42,6 +42,8 @@ def recognise(root: Path) -> str | None:
     for packaging, marks in _OOD_CV_MARKS.items():
         if any(has(mark) for mark in marks):
             return packaging
+    if has("phase-2"):
+        return "OOD-CV, phase 2 of the challenge (photos only)"
     if has("*/annotations/*/*.npz") or has("annotations/*/*.npz"):
         return NEMO
     return None

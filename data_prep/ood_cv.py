@@ -19,8 +19,6 @@ from ntdm.data_prep.layout import (
     OOD_CV_LISTS,
     OOD_CV_NPZ,
     OOD_CV_TABLES,
-    PASCAL3D,
-    check_root,
     choose_categories,
     choose_splits,
     ood_cv_packaging,
@@ -60,7 +58,6 @@ def prepare(
     an unknown category or split, lists or tables that cannot be read.
     """
     packaging = ood_cv_packaging(root)
-    check_root(pascal3d, PASCAL3D, "Annotations")
     say(f"{root}: {packaging}")
     chosen, wanted = choose_categories(categories, CATEGORIES), choose_splits(splits, SPLITS)
     contents = _READERS[packaging](root, pascal3d, chosen, wanted)

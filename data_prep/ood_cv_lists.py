@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ntdm.config import CATEGORIES, NUISANCES
-from ntdm.data_prep.layout import read_list, valid_name
+from ntdm.data_prep.layout import PASCAL3D, check_root, read_list, valid_name
 from ntdm.data_prep.ood_cv_layout import Contents
 from ntdm.data_prep.pascal3d import items_of
 from ntdm.data_prep.samples import Item
@@ -22,6 +22,8 @@ def read_lists(root: Path, pascal3d: Path, categories: Sequence[str], splits: Se
     without an object index.
     """
     contents = Contents(root, train_root=pascal3d)
+    if "train" in splits:
+        check_root(pascal3d, PASCAL3D, "Annotations")
     train = _train_items(contents, pascal3d, categories) if "train" in splits else {}
     tests = {category: _test_items(root, category) for category in categories}
     for split in splits:

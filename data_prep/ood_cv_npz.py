@@ -6,7 +6,8 @@
     phase-1/<split folder>/annotations/<source>_<category>_<photo>_<object>.npz
 
 The split folders are iid_test and nuisances/<nuisance>. A .npz may lack the CAD: PASCAL3D+'s record, where
-there is one, tells which it is. Phase 2 came without annotations and is not read.
+there is one, tells which it is. Phase 2 is not read: it came without annotations, and the table published
+later says neither the unit of its angles nor how the photos were cut.
 """
 
 from collections.abc import Sequence

@@ -30,7 +30,7 @@ from ntdm.data_prep.annotation import (
     read_objects,
     viewpoint_of,
 )
-from ntdm.data_prep.layout import refuse_link, valid_name, valid_path
+from ntdm.data_prep.layout import PASCAL3D, check_root, refuse_link, valid_name, valid_path
 from ntdm.data_prep.ood_cv_layout import CATEGORIES, WEB, Contents, parse_name, record_of, split_folder
 from ntdm.data_prep.samples import Item
 
@@ -73,7 +73,10 @@ def read_tables(root: Path, pascal3d: Path, categories: Sequence[str], splits: S
 
 
 def read_crops(root: Path, pascal3d: Path, categories: Sequence[str], splits: Sequence[str]) -> Contents:
-    """What the labels of packaging A' name. Raises ValueError as :func:`read_tables`."""
+    """What the labels of packaging A' name. Raises ValueError as :func:`read_tables`, and where `pascal3d`
+    has no annotations.
+    """
+    check_root(pascal3d, PASCAL3D, "Annotations")
     return _contents(root, categories, splits, "labels.csv", _LABELS, partial(_crop_item, pascal3d))
 
 

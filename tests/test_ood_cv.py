@@ -102,6 +102,16 @@ def test_wrong_lists(roots):
     assert prepare(roots, splits=["shape"]).files[0].dropped == {"name_invalid": 1}
 
 
+def test_pascal3d_may_be_cads_alone_where_no_record_of_it_is_needed(roots, tmp_path):
+    (tmp_path / "cads").mkdir()
+    (roots[1] / "CAD").rename(tmp_path / "cads" / "CAD")
+    assert prepare((roots[0], tmp_path / "cads"), splits=["shape"]).files[0].samples == 2
+    with pytest.raises(ValueError, match=r"looks like PASCAL3D\+; expected PASCAL3D\+ at .*Annotations"):
+        prepare((roots[0], tmp_path / "cads"), splits=["train"], overwrite=True)
+    with pytest.raises(ValueError, match=r"expected PASCAL3D\+ at .*CAD"):
+        prepare(roots, splits=["shape"], overwrite=True)
+
+
 def test_an_empty_choice(roots):
     with pytest.raises(ValueError, match="names nothing of the splits occlusion"):
         prepare(roots, splits=["occlusion"])
@@ -136,6 +146,7 @@ def test_packagings_are_told_apart(tmp_path, files, packaging):
         (["Images", "Annotations"], "looks like PASCAL3D+"),
         (["annotations/carFGL1_BGL1"], "looks like Occluded PASCAL3D+"),
         (["annotations/car/a.npz"], "looks like a NeMo-prepared tree"),
+        (["phase-2/images"], "looks like OOD-CV, phase 2"),
         (["things"], "looks like none of the known datasets"),
     ],
 )

@@ -1,6 +1,7 @@
 """OOD-CV, packagings A and A': the table's pose, the record's camera, and what is neither there."""
 
 import csv
+import pickle
 import runpy
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from ntdm.cache import CacheFile
 from ntdm.config import PrepConfig
 from ntdm.data_prep import ood_cv
 from ntdm.data_prep.ood_cv_layout import CATEGORIES, SPLITS
-from ntdm.data_prep.ood_cv_tables import read_crops
+from ntdm.data_prep.ood_cv_tables import read_crops, read_tables
 
 # tests/ is no package: what the readers' tests share is loaded by its path.
 raw = runpy.run_path(str(Path(__file__).with_name("raw_trees.py")))
@@ -96,6 +97,12 @@ def test_packaging_a(tables, pascal3d, capsys):
         np.testing.assert_allclose(
             file["bbox"][1], [48 - 30 * zoom, 32 - 17.5 * zoom, 48 + 30 * zoom, 32 + 17.5 * zoom]
         )
+
+
+def test_items_can_go_to_a_worker(tables, pascal3d):
+    contents = read_tables(tables, pascal3d, ["car"], ["pose"])
+    for item in contents.files["pose", "car"][0]:
+        assert pickle.loads(pickle.dumps(item)).pose.keywords == item.pose.keywords
 
 
 def test_a_photo_of_pascal3d_without_its_record_is_counted(tables, pascal3d):
