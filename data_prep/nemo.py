@@ -69,9 +69,13 @@ def prepare(
     folders = {
         key: folder for key, folder in folders.items() if (root / folder.format("annotations")).is_dir()
     }
-    for wanted in (*(categories or ()), *(splits or ())):
-        if not any(wanted in key for key in folders):
-            raise ValueError(f"{root} has no folder annotations/ of {wanted}")
+    for kind, wanted, found in (
+        ("split", splits or (), {split for split, _ in folders}),
+        ("category", categories or (), {category for _, category in folders}),
+    ):
+        for name in wanted:
+            if name not in found:
+                raise ValueError(f"{root} has no annotations of the {kind} {name}")
     if not folders:
         raise ValueError(f"{root} has annotations, but of no category of PASCAL3D+")
     say(f"{root}: {NEMO}, {', '.join(dict.fromkeys(split for split, _ in folders))}")

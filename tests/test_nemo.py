@@ -144,9 +144,9 @@ def test_trees_with_splits_lists_and_occlusion_levels(tree, tmp_path):
         occluder = file.read("occluder_mask", 0)
         assert not occluder[:, :48].any() and occluder[24:40, 48:60].all()
     assert [file.key for file in prepare(root, tree, splits=["val"]).files] == ["nemo_prepared/val/car"]
-    with pytest.raises(ValueError, match="has no folder annotations/ of all"):
+    with pytest.raises(ValueError, match="has no annotations of the split all"):
         prepare(root, tree, splits=["all"])
-    with pytest.raises(ValueError, match="has no folder annotations/ of bus"):
+    with pytest.raises(ValueError, match="has no annotations of the category bus"):
         prepare(root, tree, categories=["bus", "car"])
 
 
@@ -193,6 +193,15 @@ def test_a_file_without_a_cad_index_gives_a_sample_without_masks(tree, tmp_path)
     with CacheFile(prepare(tmp_path / "prepared", tree).paths[0]) as file:
         assert file["cad_index"].tolist() == [-1]
         assert not file["amodal_mask"].any() and not file["visible_mask"].any() and file["images"].any()
+
+
+def test_trains_are_a_category_too(tree, tmp_path):
+    raw["write_pascal3d"](tree, "train")
+    write_prepared(tmp_path / "prepared" / "val", "n0_0", photo_of(tree), "old", folder="train")
+    report = prepare(tmp_path / "prepared", tree, categories=["train"])
+    assert [(file.key, file.samples) for file in report.files] == [("nemo_prepared/val/train", 1)]
+    with pytest.raises(ValueError, match="has no annotations of the split train"):
+        prepare(tmp_path / "prepared", tree, splits=["train"])
 
 
 def test_wrong_roots(tree, tmp_path):
