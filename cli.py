@@ -1,12 +1,14 @@
 """The `ntdm` command: parse, call one function, print the path written.
 
 Stages are imported inside the commands, so that `ntdm --help` and `ntdm report` do not wait for torch.
-Exit codes: 0 done, 1 cannot be done (one sentence on stderr says why), 2 bad arguments, 130 interrupted.
+Exit codes: 0 done, 1 cannot be done (one sentence on stderr says why), 2 bad arguments, 130 interrupted,
+143 terminated.
 """
 
 import dataclasses
 import errno
-import tomllib
+import signal
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +23,6 @@ from ntdm.config import Config, InferConfig, PrepConfig, ShapeConfig, SyntheticC
 from ntdm.progress import say
 
 NAMED_CONFIGS = Path(configs.__file__).parent / "configs"
-TABLES = {ShapeConfig: "shape", TrainConfig: "train", InferConfig: "infer"}
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -29,6 +30,7 @@ class Commands(TyperGroup):
     """What a user can put right becomes one sentence and an exit code; anything else keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit that removes half-written files
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -80,7 +82,9 @@ ConfigOption = Annotated[str, typer.Option("--config", help="tiny, paper, or a T
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one config key.")
 ]
-SeedOption = Annotated[int | None, typer.Option(help="Random seed. Default: the config's.")]
+SeedOption = Annotated[
+    int | None, typer.Option(help="Random seed, where the stage draws anything. Default: 0.")
+]
 DeviceOption = Annotated[
     Device, typer.Option(callback=_check_device, help="Where to compute; this version: the CPU.")
 ]
@@ -404,24 +408,15 @@ def _prepare(
 def _config(cls: type[Config], name: str, settings: Sequence[str] | None, seed: int | None) -> Config:
     """The stage's table of tiny.toml, paper.toml or a user's file, then --set, then --seed."""
     path = NAMED_CONFIGS / f"{name}.toml" if name in ("tiny", "paper") else Path(name)
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(
-            f"--config {name}: want tiny, paper, or a TOML file, and there is no such file"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"config file {path} is not TOML: {error}") from None
-    unknown = sorted(set(tables) - set(TABLES.values()))
-    if unknown:
-        raise ValueError(f"{path}: unknown table {unknown[0]!r}; the tables are [shape], [train], [infer]")
-    table = TABLES[cls]
-    return _adjusted(configs.from_dict(cls, tables.get(table, {}), f"{path} [{table}]"), settings, seed)
+    if not path.exists():
+        raise ValueError(f"--config {name}: want tiny, paper, or a TOML file, and there is no such file")
+    return _adjusted(configs.load_toml(cls, path), settings, seed)
 
 
 def _adjusted(config: Config, settings: Sequence[str] | None, seed: int | None = None) -> Config:
-    """`config` with --set, then --seed."""
-    return configs.apply_overrides(config, [*(settings or ()), *([] if seed is None else [f"seed={seed}"])])
+    """`config` with --set, then --seed, which every command takes and prep and inference have no use for."""
+    config = configs.apply_overrides(config, settings or ())
+    return config if seed is None or not hasattr(config, "seed") else dataclasses.replace(config, seed=seed)
 
 
 def _split(values: Sequence[str] | None) -> list[str]:

@@ -5,20 +5,20 @@ parallel and in order, writes each cache file when it is whole, and counts what 
 """
 
 import collections
-import concurrent.futures
 import contextlib
-import multiprocessing
-import signal
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from ntdm.cache import CacheFile, CacheWriter, Sample
-from ntdm.config import PrepConfig, finished, to_dict
+from ntdm.config import PrepConfig, to_dict
 from ntdm.data_prep.annotation import SampleError
 from ntdm.data_prep.samples import Item, Listing, make_samples
+from ntdm.data_prep.workers import process_pool
+from ntdm.outputs import finished, sweep
 from ntdm.progress import say, track
 
 # What is wrong with the dataset on disk, as against what the protocol leaves out: named one by one, and
@@ -88,6 +88,7 @@ def prepare(
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}: want 1 or more")
+    sweep(cache_dir)
     files = [_kept(cache_dir / f"{listing.key}.h5", listing, config, overwrite) for listing in listings]
     todo = [listing for listing, kept in zip(listings, files, strict=True) if kept is None]
     made = iter(_make(todo, cache_dir, config, workers, strict))
@@ -103,18 +104,11 @@ def _make(
     files = []
     with contextlib.ExitStack() as stack:
         pool = None
-        # One thread a process: a photo is too small a task to share, and `workers` says how many there are.
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(1)
         if workers > 1 and sum(len(listing.items) for listing in listings) > _CHUNK:
-            # Spawned, not forked: a forked child inherits OpenMP and HDF5 in a state neither supports.
-            pool = concurrent.futures.ProcessPoolExecutor(
-                workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_start_worker,
-                initargs=([replace(listing, items=[]) for listing in listings], config),
-            )
-            stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+            listings_alone = [replace(listing, items=[]) for listing in listings]
+            pool = stack.enter_context(process_pool(workers, _start_worker, (listings_alone, config)))
         for number, listing in enumerate(listings):
             _say_faults(listing, strict)
             results = _in_order(pool, number, listing, config, 4 * workers)
@@ -165,6 +159,7 @@ def _writer(path: Path, listing: Listing, config: PrepConfig) -> CacheWriter:
         category=listing.category,
         image_size=config.image_size,
         config=to_dict(config),
+        inputs=listing.fingerprint(),
         cads=listing.cads,
         optional=listing.optional,
     )
@@ -174,7 +169,11 @@ def _kept(path: Path, listing: Listing, config: PrepConfig, overwrite: bool) -> 
     if overwrite or not path.exists():
         return None
     with CacheFile(path) as file:
-        finished(path, file.config, to_dict(config), overwrite)
+        made_with, wanted = (
+            file.config | {"inputs": file.inputs},
+            to_dict(config) | {"inputs": listing.fingerprint()},
+        )
+        finished(path, made_with, wanted, overwrite)
         return PreparedFile(listing.key, path, len(file), file.dropped, kept=True)
 
 
@@ -198,8 +197,6 @@ _worker_config: PrepConfig | None = None
 
 def _start_worker(listings: list[Listing], config: PrepConfig) -> None:
     global _worker_config
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    torch.set_num_threads(1)
     _worker_listings[:] = listings
     _worker_config = config
 
@@ -210,7 +207,7 @@ def _work(number: int, items: list[Item]) -> list[list[Sample | SampleError]]:
 
 
 def _in_order(
-    pool: concurrent.futures.ProcessPoolExecutor | None,
+    pool: ProcessPoolExecutor | None,
     number: int,
     listing: Listing,
     config: PrepConfig,
@@ -221,9 +218,7 @@ def _in_order(
         yield from (make_samples(listing, item, config) for item in listing.items)
         return
     chunks = (listing.items[i : i + _CHUNK] for i in range(0, len(listing.items), _CHUNK))
-    waiting: collections.deque[concurrent.futures.Future[list[list[Sample | SampleError]]]] = (
-        collections.deque()
-    )
+    waiting: collections.deque[Future[list[list[Sample | SampleError]]]] = collections.deque()
     for chunk in chunks:
         waiting.append(pool.submit(_work, number, chunk))
         if len(waiting) >= ahead:

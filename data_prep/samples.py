@@ -1,6 +1,7 @@
 """One photo and its annotation to cache samples: poses, crop, masks, or the reason why there is none."""
 
 import collections
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +65,16 @@ class Listing:
     @property
     def key(self) -> str:
         return f"{self.dataset}/{self.split}/{self.category}"
+
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of what is listed, wherever the dataset lies: photos, objects, CADs."""
+        digest = hashlib.sha256()
+        for item in self.items:
+            digest.update(f"{item.folder}/{item.photo or item.name} {item.object}\n".encode())
+        for index, cad in sorted(self.cads.items()):
+            for array in cad:
+                digest.update(f"{index} {array.shape}\n".encode() + array.tobytes())
+        return digest.hexdigest()[:16]
 
 
 def make_samples(listing: Listing, item: Item, config: PrepConfig) -> list[Sample | SampleError]:

@@ -13,13 +13,10 @@ import io
 import json
 import os
 import shutil
-import signal
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +24,13 @@ import torch
 from PIL import Image
 
 from ntdm import camera
-from ntdm.config import NUISANCES, SyntheticConfig, atomic_path, finished, to_dict
+from ntdm.config import NUISANCES, SyntheticConfig, to_dict
 from ntdm.data_prep import synthetic_models, synthetic_scene
 from ntdm.data_prep.synthetic_cad import Cad, mat_bytes, mat_file, off_text
 from ntdm.data_prep.synthetic_render import View, frame, ground_shadow, render, visible_anchors
 from ntdm.data_prep.synthetic_texture import Array
+from ntdm.data_prep.workers import process_pool
+from ntdm.outputs import atomic_path, finished, sweep
 from ntdm.progress import track
 
 PASCAL3D, OCCLUDED, OOD_CV = "PASCAL3D+_release1.1", "OccludedPASCAL3D", "OOD-CV"
@@ -294,17 +293,8 @@ def _made(samples: Sequence[_Sample], workers: int) -> Iterator[None]:
         finally:
             torch.set_num_threads(threads)
         return
-    # spawn, not fork: a forked child of a process whose OpenMP pool has run can hang in its first kernel
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
-    try:
+    with process_pool(workers) as pool:
         yield from pool.map(_make, samples, chunksize=CHUNK)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent cancels, a worker finishes its chunk
 
 
 def _started(config: SyntheticConfig, out: Path, overwrite: bool) -> bool:
@@ -328,8 +318,7 @@ def _started(config: SyntheticConfig, out: Path, overwrite: bool) -> bool:
     if complete:
         return True
     for tree in trees:
-        for leftover in tree.rglob(".*.part*"):
-            leftover.unlink()
+        sweep(tree)
     return False
 
 

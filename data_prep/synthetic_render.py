@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ntdm import camera
 from ntdm.data_prep.synthetic_cad import Cad
 from ntdm.data_prep.synthetic_texture import Array, Family, draw_family
-from ntdm.rasterize import coverage, rasterize
+from ntdm.rasterize import Fragments, coverage, rasterize
 
 SUPERSAMPLING = 2
 FRAMING_STEPS = 3  # the framed size is nearly proportional to 1 / distance: three corrections settle it
@@ -153,7 +153,7 @@ def render(cad: Cad, view: View, rng: np.random.Generator, unseen_texture: bool 
     fine[rows, columns, :3] = np.clip(shaded, 0, 1)
     fine[rows, columns, 3] = 1
     s = SUPERSAMPLING
-    coarse = sum(fine[i::s, j::s] for i in range(s) for j in range(s)) / s**2
+    coarse = fine.reshape(height, s, width, s, 4).mean((1, 3))
     return Cutout(coarse[..., :3], coarse[..., 3], (int(low[1]), int(low[0])))
 
 
@@ -175,7 +175,9 @@ def ground_shadow(cad: Cad, view: View, strength: float) -> Array:
     return 1 - strength * np.clip(1 - np.linalg.norm(beyond, axis=-1) / CONTACT_SHADOW, 0, 1) ** 2
 
 
-def _rasterize(cad: Cad, points_cam: torch.Tensor, principal_point: Array, size: tuple[int, int], scale: int):
+def _rasterize(
+    cad: Cad, points_cam: torch.Tensor, principal_point: Array, size: tuple[int, int], scale: int
+) -> Fragments:
     return rasterize(
         points_cam.float()[None],
         torch.as_tensor(cad.faces),

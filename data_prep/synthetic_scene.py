@@ -72,7 +72,8 @@ def occlude(
     rows, columns = np.nonzero(amodal)
     extent = max(np.ptp(rows), np.ptp(columns)) + 1
     for _ in range(LAYOUTS):
-        picture, masks, union = photo.copy(), [], np.zeros_like(amodal)
+        picture, union = photo.copy(), np.zeros_like(amodal)
+        masks: list[Mask] = []
         shrink = 1.0
         for _ in range(PLACEMENTS):
             fg, bg = _ratios(union, amodal)
@@ -109,7 +110,7 @@ def _occluder(
     """A thing about `side` pixels wide around `centre` (row, column): colours [H, W, 3], mask [H, W]."""
     height, width = size[0], size[1]
     if rng.random() < 0.4:
-        cads = synthetic_models.build(things[rng.integers(len(things))])
+        cads = synthetic_models.build(things[int(rng.integers(len(things)))])
         cad = cads[rng.integers(len(cads))]
         angles = np.array([rng.uniform(0, 2 * np.pi), rng.uniform(-0.2, 0.9), rng.uniform(-0.5, 0.5)])
         box = max(int(side), 8)

@@ -139,14 +139,14 @@ def _tiny_stem() -> nn.Sequential:
 
 
 class TinyTrunk(nn.Module):
-    """A small residual classifier trunk for CPUs: [B, 3, H, W] -> globally pooled [B, 256]."""
+    """A small residual classifier trunk for CPUs: [B, 3, H, W] -> globally pooled [B, 256], at stride 32."""
 
     dim = 256
-    multiple = 16
+    multiple = 32
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = _tiny_stem()
+        self.stem = nn.Sequential(_tiny_stem(), nn.MaxPool2d(3, 2, 1))
         self.layer1 = nn.Sequential(BasicBlock(32, 48, 2), BasicBlock(48, 48))
         self.layer2 = nn.Sequential(BasicBlock(48, 128, 2), BasicBlock(128, 128))
         self.layer3 = nn.Sequential(BasicBlock(128, 256, 2), BasicBlock(256, 256))

@@ -20,7 +20,6 @@ and the attributes of ATTRIBUTES. A file has its final name only when it is whol
 import contextlib
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ import torch
 from torch.utils.data import Dataset
 
 import ntdm
-from ntdm.config import atomic_path
+from ntdm.outputs import atomic_hdf5
 
 SCHEMA, SCHEMA_VERSION = "ntdm-cache", 1
 ATTRIBUTES = (
@@ -90,6 +89,7 @@ class CacheWriter:
         image_size: (H, W) of every sample.
         config: JSON-ready dictionary of what the file is made with.
         cads: cad_index -> (vertices [V, 3], faces [F, 3]), the category's CADs.
+        inputs: digest of the photos and CADs listed for this file, used or not.
         optional: which of OPTIONAL every sample carries.
 
     Set `dropped` (reason -> count) before the block ends. The same samples give the same bytes.
@@ -105,19 +105,19 @@ class CacheWriter:
         image_size: tuple[int, int],
         config: Mapping[str, Any],
         cads: Cads,
+        inputs: str = "",
         optional: Sequence[str] = (),
     ) -> None:
         self.path, self.count = path, 0
         self.dropped: dict[str, int] = {}
-        self._attributes = {"dataset": dataset, "split": split, "category": category}
+        self._attributes = {"dataset": dataset, "split": split, "category": category, "inputs": inputs}
         self._size, self._config, self._cads = image_size, config, cads
         self._layout = REQUIRED | {name: OPTIONAL[name] for name in optional}
         self._names: set[str] = set()
 
     def __enter__(self) -> "CacheWriter":
         with contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(atomic_path(self.path))
-            self._file = stack.enter_context(h5py.File(temporary, "w"))
+            self._file = stack.enter_context(atomic_hdf5(self.path))
             self._create()
             stack.push(self._finish)
             self._stack = stack.pop_all()
@@ -179,7 +179,7 @@ class CacheWriter:
 class CacheFile:
     """A cache file opened for reading, its schema checked.
 
-    Attributes: path, dataset, split, category, image_size (H, W), config and dropped (dictionaries);
+    Attributes: path, dataset, split, category, inputs, image_size (H, W), config and dropped (dictionaries);
     `len(file)` samples; `file["viewpoint"]` reads a whole array (names and sources as lists of str),
     `file.read("images", i)` one sample of it.
 
@@ -195,7 +195,7 @@ class CacheFile:
             self._file = h5py.File(self.path, "r")
         except OSError as error:
             raise ValueError(
-                f"{path} is not a whole HDF5 file ({error}); make it again with prep-data"
+                f"{path} is not a whole HDF5 file ({error}); make it again with prep-data --overwrite"
             ) from None
         try:
             self._check()
@@ -213,8 +213,9 @@ class CacheFile:
         missing = [name for name in ATTRIBUTES if name not in attrs]
         if missing or not attrs["complete"]:
             what = f"attribute {missing[0]} is missing" if missing else "it is not complete"
-            raise ValueError(f"{self.path}: {what}; make it again with prep-data")
+            raise ValueError(f"{self.path}: {what}; make it again with prep-data --overwrite")
         self.dataset, self.split, self.category = (str(attrs[k]) for k in ("dataset", "split", "category"))
+        self.inputs = str(attrs.get("inputs", ""))
         self.config: dict[str, Any] = json.loads(attrs["config"])
         self.dropped: dict[str, int] = json.loads(attrs["dropped"])
         height, width = (int(x) for x in attrs["image_size"])
@@ -274,12 +275,10 @@ def write_latents(path: Path, latent: np.ndarray) -> None:
         want = (len(file), len(file.cads()))
     if latent.shape != want:
         raise ValueError(f"{path}: latent is {latent.shape}, want {want} (samples, CADs)")
-    with atomic_path(path) as temporary:
-        shutil.copyfile(path, temporary)
-        with h5py.File(temporary, "r+") as file:
-            if "latent" in file:
-                del file["latent"]
-            file["latent"] = np.asarray(latent, np.float32)
+    with atomic_hdf5(path, copy_of=path) as file:
+        if "latent" in file:
+            del file["latent"]
+        file["latent"] = np.asarray(latent, np.float32)
 
 
 def find(cache_dir: Path, key: str, categories: Sequence[str] | None = None) -> list[Path]:

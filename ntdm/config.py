@@ -1,17 +1,14 @@
 """Configurations: one frozen dataclass a stage, TOML in, JSON stored beside every output.
 
-An unknown key is an error, so is a value of another type; an output made with another config is refused
-with the differing keys named (:func:`finished`), never silently reused.
+An unknown key is an error, so is a value of another type or out of range.
 """
 
-import contextlib
 import dataclasses
 import json
-import os
-import shutil
+import math
 import tomllib
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,17 +36,9 @@ class SyntheticConfig:
     def __post_init__(self) -> None:
         if not self.categories or len(set(self.categories)) != len(self.categories):
             raise ValueError(f"synthetic categories are {self.categories}: want one or more, each once")
-        for name in (
-            "train_per_category",
-            "val_per_category",
-            "ood_per_category",
-            "iid_per_category",
-            "seed",
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"synthetic {name} is {getattr(self, name)}: want 0 or more")
-        if not 48 <= self.image_size <= 2048:
-            raise ValueError(f"synthetic image_size is {self.image_size}: want 48 to 2048 pixels")
+        counts = ("train_per_category", "val_per_category", "ood_per_category", "iid_per_category")
+        _within(self, "synthetic", 0, None, *counts, "seed")
+        _within(self, "synthetic", 48, 2048, "image_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +52,10 @@ class PrepConfig:
     def __post_init__(self) -> None:
         if self.objects not in ("first", "all"):
             raise ValueError(f"prep objects is {self.objects!r}: want 'first' or 'all'")
-        if len(self.image_size) != 2 or min(self.image_size) < 16 or max(self.image_size) > 4096:
-            raise ValueError(f"prep image_size is {self.image_size}: want H W, each 16 to 4096 pixels")
-        if self.scale < 0:
-            raise ValueError(f"prep scale is {self.scale}: want a positive number, or 0 for max(H, W) / 640")
+        if len(self.image_size) != 2:
+            raise ValueError(f"prep image_size is {self.image_size}: want H W")
+        _within(self, "prep", 16, 4096, "image_size")
+        _within(self, "prep", 0, 100, "scale")
 
     @property
     def resolved_scale(self) -> float:
@@ -88,6 +77,13 @@ class ShapeConfig:
     normal_weight: float = 5e-6
     laplacian_weight: float = 1e-3
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _within(self, "shape", 0, 6, "subdivisions")
+        _within(self, "shape", 1, None, "width", "layers", "steps", "surface_samples")
+        _within(self, "shape", 0, 20, "frequencies")
+        _within(self, "shape", 0, 1, "learning_rate", "transport_share")
+        _within(self, "shape", 0, None, "normal_weight", "laplacian_weight", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +116,22 @@ class TrainConfig:
     weight_decay: float = 0.0
     mirror: bool = True
     augment: float = 0.4  # strength of photometric jitter, 0 is none (the paper's choice)
-    patches: float = (
-        0.35  # share of photos with rectangles of other photos laid over; 0 is the paper's choice
-    )
+    patches: float = 0.35  # share of photos that get rectangles of others laid over; 0 is the paper's choice
     bf16: bool = True
     pose_bins: int = 41  # pose-classifier
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _one_of(self, "train", "method", "ntdm", "pose-classifier")
+        _one_of(self, "train", "backbone", "tiny", "resnet50")
+        sizes = ("feature_dim", "view_bins", "texture_size", "positives", "epochs", "batch_size", "pose_bins")
+        _within(self, "train", 1, None, *sizes, "background_bank", "background_per_image")
+        negatives = ("same_class_negatives", "other_class_negatives", "background_negatives")
+        _within(self, "train", 0, None, *negatives, "view_temperature", "weight_decay", "seed")
+        shares = ("texture_momentum", "first_visit_alpha", "final_learning_rate", "augment", "patches")
+        _within(self, "train", 0, 1, *shares, "quad_extent", "background_weight")
+        _within(self, "train", 0, 4, "far_angle")
+        _within(self, "train", 1e-12, None, "temperature", "learning_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,15 +159,23 @@ class InferConfig:
     size_prior: float = 0.2  # weight of log(distance / nominal)^2 + log(s')^2: crops are distance-normalised
     refine_principal_point: bool = False  # fixed under the NeMo protocol, whose crops are centred
     batch_size: int = 32
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        for key, allowed in (("clutter", ("nearest", "mean")), ("silhouette", ("soft", "hard"))):
-            if getattr(self, key) not in allowed:
-                raise ValueError(f"infer {key} is {getattr(self, key)!r}: want one of {', '.join(allowed)}")
+        _one_of(self, "infer", "clutter", "nearest", "mean")
+        _one_of(self, "infer", "silhouette", "soft", "hard")
+        if not self.elevations or not self.thetas:
+            raise ValueError("infer elevations or thetas is empty: want one angle or more, in degrees")
+        _within(
+            self, "infer", 1, None, "azimuths", "refined_starts", "shape_every", "decay_every", "batch_size"
+        )
+        _within(self, "infer", -180, 180, "elevations", "thetas")
+        _within(self, "infer", 0, None, "screening_steps", "steps", "size_prior")
+        _within(self, "infer", 0, 1, "learning_rate", "learning_rate_decay", "clutter_weight")
+        _within(self, "infer", 1e-3, None, "distance", "sigma")
 
 
 Config = TypeVar("Config", SyntheticConfig, PrepConfig, ShapeConfig, TrainConfig, InferConfig)
+_TABLES: dict[type, str] = {ShapeConfig: "shape", TrainConfig: "train", InferConfig: "infer"}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -179,14 +193,18 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], source: str = "confi
 
 
 def load_toml(cls: type[Config], path: Path) -> Config:
-    """A config from a TOML file; ValueError names the file and what is wrong in it."""
+    """The stage's table, [shape], [train] or [infer], of a TOML file; ValueError says what is wrong."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"config file {path} does not exist") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"config file {path} is not TOML: {error}") from None
-    return from_dict(cls, values, str(path))
+    for name, values in tables.items():
+        if name not in _TABLES.values() or not isinstance(values, dict):
+            wanted = ", ".join(f"[{table}]" for table in _TABLES.values())
+            raise ValueError(f"{path}: {name!r} is none of the tables {wanted}")
+    return from_dict(cls, tables.get(_TABLES[cls], {}), f"{path} [{_TABLES[cls]}]")
 
 
 def apply_overrides(config: Config, settings: Sequence[str]) -> Config:
@@ -215,34 +233,6 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return ", ".join(texts)
 
 
-def finished(path: Path, made_with: Mapping[str, Any], wanted: Mapping[str, Any], overwrite: bool) -> bool:
-    """Whether an existing finished output can be kept.
-
-    True: same config, skip. False: `overwrite` was asked. ValueError: another config, keys named.
-    """
-    if overwrite:
-        return False
-    changed = difference(made_with, wanted)
-    if changed:
-        raise ValueError(f"{path} was made with another config ({changed}); pass --overwrite to replace it")
-    return True
-
-
-@contextlib.contextmanager
-def atomic_path(final: Path) -> Iterator[Path]:
-    """A temporary path beside `final`, renamed onto it only when the block ends without an error."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.stem}.{os.getpid()}.part{final.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, final)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
-
-
 def _convert(value: Any, hint: Any, where: str) -> Any:
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
@@ -257,3 +247,18 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ValueError(f"{where} is {value!r}: want {hint.__name__}")
     return value
+
+
+def _within(config: Any, stage: str, low: float, high: float | None, *keys: str) -> None:
+    """ValueError naming a key that is, or has an entry, nan or outside low..high (None: no bound)."""
+    for key in keys:
+        value = getattr(config, key)
+        entries = value if isinstance(value, tuple) else (value,)
+        if not all(low <= entry <= (math.inf if high is None else high) for entry in entries):
+            wanted = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
+            raise ValueError(f"{stage} {key} is {value!r}: want {wanted}")
+
+
+def _one_of(config: Any, stage: str, key: str, *allowed: str) -> None:
+    if getattr(config, key) not in allowed:
+        raise ValueError(f"{stage} {key} is {getattr(config, key)!r}: want {' or '.join(allowed)}")

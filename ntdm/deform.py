@@ -15,8 +15,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ntdm.config import ShapeConfig, atomic_path, from_dict, to_dict
+from ntdm.config import ShapeConfig, from_dict, to_dict
 from ntdm.mesh import Mesh, icosphere
+from ntdm.outputs import atomic_path
 
 SCHEMA = "ntdm-shape"
 SCHEMA_VERSION = 1
@@ -126,7 +127,7 @@ def save_shape(path: Path, model: DeformableMesh, meta: dict[str, Any]) -> Path:
     description.unlink(missing_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with atomic_path(path) as part:
-        safetensors.torch.save_file(tensors, part)
+        part.write_bytes(safetensors.torch.save(tensors))
     content = {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,

@@ -19,9 +19,10 @@ from ntdm import cache as caches
 from ntdm import picture, predictions, train
 from ntdm.baselines.pose_classifier import PoseClassifier
 from ntdm.camera import cam_from_obj
-from ntdm.config import InferConfig, atomic_path, finished, to_dict
+from ntdm.config import InferConfig, to_dict
 from ntdm.mesh import vertex_normals
 from ntdm.model import NTDM
+from ntdm.outputs import atomic_path, finished, sweep
 from ntdm.predictions import Geometry, Prediction, PredictionWriter
 from ntdm.progress import say, track
 from ntdm.rasterize import interpolate, rasterize
@@ -46,6 +47,7 @@ def run(
         ValueError: not a run; a cache of another image size or with a category the run does not know; a
             sample that the run was trained on; predictions made with another config.
     """
+    sweep(run_folder)
     model, description = train.load(run_folder)
     weights = train.weights_digest(run_folder)
     trained_on = set((run_folder / "train_names.txt").read_text().split("\n"))
@@ -61,11 +63,7 @@ def run(
     for split, paths in todo:
         table = run_folder / "predictions" / f"{split}.csv"
         made_with = {"infer": to_dict(config), "weights": weights, "data": caches.fingerprint(paths)}
-        if not (
-            table.exists()
-            and not overwrite
-            and finished(table, predictions.made_with(table), made_with, overwrite)
-        ):
+        if not (table.exists() and finished(table, predictions.made_with(table), made_with, overwrite)):
             table.unlink(missing_ok=True)
             data, writer = caches.SampleDataset(paths), PredictionWriter(table, made_with, overwrite)
             if isinstance(model, NTDM) and not solvers:
@@ -226,7 +224,7 @@ def _sheet(model: NTDM, focal: float, run_folder: Path, split: str, paths: Seque
     out = run_folder / "sheets" / f"{split}.png"
     with atomic_path(out) as part:
         sheet = picture.contact_sheet(
-            rows, captions, ("photo", "predicted mesh", "amodal and visible"), across=2
+            rows, captions, ("photo", "predicted mesh", "visible blue, occluded orange"), across=2
         )
         Image.fromarray(sheet).save(part)
     return out

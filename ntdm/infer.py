@@ -25,9 +25,10 @@ from PIL import Image, ImageOps
 
 from ntdm import mesh, picture, train
 from ntdm.camera import cam_from_obj, rotation
-from ntdm.config import InferConfig, atomic_path, finished, to_dict
+from ntdm.config import InferConfig, to_dict
 from ntdm.crop import CropMap
 from ntdm.model import NTDM
+from ntdm.outputs import atomic_path, finished, sweep
 from ntdm.progress import track
 from ntdm.rasterize import interpolate, rasterize
 from ntdm.render_and_compare import Photos, Solution, Solver, encode
@@ -59,6 +60,7 @@ def run(
         ValueError: an unreadable photo, a box that misses the photo, a run of a method without meshes, a
             result made otherwise without `overwrite`, a folder of that name that holds other files.
     """
+    sweep(out)
     model, description = train.load(run_folder)
     if not isinstance(model, NTDM):
         raise ValueError(

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ntdm.config import atomic_path
+from ntdm.outputs import atomic_path
 
 # Closer to the axis than this the longitude of a unit vector is rounding noise.
 POLE_RADIUS = 1e-6

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntdm import metrics
-from ntdm.config import atomic_path
+from ntdm.outputs import atomic_hdf5, atomic_path
 from ntdm.sample_table import (
     KEY_COLUMNS,
     ROUNDING,
@@ -168,8 +168,8 @@ class PredictionWriter:
             rows += [(row, part, i) for i, row in enumerate(zip(*columns, strict=True))]
         rows.sort(key=lambda row: row[0][:4])
         # The CSV is the sign that a split is finished, so it gets its name last.
-        with atomic_path(self.path.with_suffix(".h5")) as temporary:
-            self._join_geometry(temporary, rows)
+        with atomic_hdf5(self.path.with_suffix(".h5")) as file:
+            self._join_geometry(file, rows)
         with atomic_path(self.path) as temporary:
             write_csv(temporary, PREDICTION_COLUMNS, (row for row, _, _ in rows))
         shutil.rmtree(self.folder)
@@ -178,27 +178,26 @@ class PredictionWriter:
     def _parts(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("*.npz") if not p.name.startswith("."))
 
-    def _join_geometry(self, path: Path, rows: list[tuple[tuple[str, ...], Path, int]]) -> None:
+    def _join_geometry(self, file: h5py.File, rows: list[tuple[tuple[str, ...], Path, int]]) -> None:
         place = {(part, i): where for where, (_, part, i) in enumerate(rows)}
-        with h5py.File(path, "w") as file:
-            file.attrs.update(schema=SCHEMA, schema_version=SCHEMA_VERSION, config=json.dumps(self.made_with))
-            for column in ("category", "name"):
-                values = [row[PREDICTION_COLUMNS.index(column)] for row, _, _ in rows]
-                file.create_dataset(column, data=np.array(values, dtype=object), dtype=h5py.string_dtype())
-            shapes = self._geometry_shapes()
-            for name, (shape, dtype) in shapes.items():
-                mask = dtype == np.uint8
-                file.create_dataset(
-                    name, (len(rows), *shape), dtype, chunks=(1, *shape),
-                    fillvalue=0 if mask else np.nan, compression="lzf" if mask else None,
-                )  # fmt: skip
-            for part in self._parts():
-                with np.load(part, allow_pickle=False) as batch:
-                    for name in shapes:
-                        for i, value in enumerate(batch[f"geometry_{name}"]):
-                            index = (place[part, i], *(slice(0, n) for n in value.shape))
-                            file[name][index] = value
-            file.attrs["complete"] = True
+        file.attrs.update(schema=SCHEMA, schema_version=SCHEMA_VERSION, config=json.dumps(self.made_with))
+        for column in ("category", "name"):
+            values = [row[PREDICTION_COLUMNS.index(column)] for row, _, _ in rows]
+            file.create_dataset(column, data=np.array(values, dtype=object), dtype=h5py.string_dtype())
+        shapes = self._geometry_shapes()
+        for name, (shape, dtype) in shapes.items():
+            mask = dtype == np.uint8
+            file.create_dataset(
+                name, (len(rows), *shape), dtype, chunks=(1, *shape),
+                fillvalue=0 if mask else np.nan, compression="lzf" if mask else None,
+            )  # fmt: skip
+        for part in self._parts():
+            with np.load(part, allow_pickle=False) as batch:
+                for name in shapes:
+                    for i, value in enumerate(batch[f"geometry_{name}"]):
+                        index = (place[part, i], *(slice(0, n) for n in value.shape))
+                        file[name][index] = value
+        file.attrs["complete"] = True
 
     def _geometry_shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {}
@@ -254,8 +253,8 @@ def made_with(path: Path) -> dict[str, Any]:
     beside = path.with_suffix(".h5")
     if not beside.exists():
         return {}
-    with h5py.File(beside) as file:
-        return dict(json.loads(file.attrs["config"]))
+    with _open_geometry(beside) as file:
+        return dict(json.loads(file.attrs.get("config", "{}")))
 
 
 def read_geometry(path: Path, keys: Sequence[tuple[str, str]]) -> Geometry:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntdm.config import atomic_path
+from ntdm.outputs import atomic_path
 
 KEY_COLUMNS = ("dataset", "split", "category", "name")
 TEXT_COLUMNS = (*KEY_COLUMNS, "predicted_category")

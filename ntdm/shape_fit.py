@@ -19,9 +19,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ntdm import cache, camera, metrics
-from ntdm.config import ShapeConfig, finished, to_dict
+from ntdm.config import ShapeConfig, to_dict
 from ntdm.deform import DeformableMesh, read_meta, save_shape
 from ntdm.mesh import face_normals, sample_surface, write_plain_obj
+from ntdm.outputs import finished, sweep
 from ntdm.progress import say, track
 from ntdm.rasterize import coverage
 from ntdm.surface import Cad, NearestFaces, Surface, directions, points_on_faces, visible_surface
@@ -202,6 +203,8 @@ def run(
     Raises:
         ValueError: no cache file, an unknown category; after all others are done, those that failed and why.
     """
+    sweep(Path(out))
+    sweep(Path(cache_dir))
     groups: dict[str, list[Path]] = {}
     for path in sorted(Path(cache_dir).glob("*/*/[!.]*.h5")):
         groups.setdefault(path.stem, []).append(path)
@@ -209,15 +212,17 @@ def run(
     if not groups or missing:
         what = f"of category {missing[0]} " if missing else ""
         raise ValueError(f"no cache file {what}below {cache_dir}; `ntdm prep-data` makes them")
+    wanted = [category for category in groups if categories is None or category in categories]
     failures = []
-    for category in [c for c in groups if categories is None or c in categories]:
+    for category in wanted:
         try:
             _fit_category(category, groups[category], config, Path(out), overwrite)
         except ValueError as error:
-            say(f"{category}: {error}")
             failures.append(f"{category}: {error}")
+            say(failures[-1])
     if failures:
-        raise ValueError(f"{len(failures)} of {len(groups)} categories failed: " + "; ".join(failures))
+        others = f"; the {len(wanted) - len(failures)} others are done" if len(wanted) > len(failures) else ""
+        raise ValueError("; ".join(failures) + others)
     return Path(out)
 
 
@@ -229,8 +234,8 @@ def _fit_category(
         raise ValueError(f"no CAD in {files[0]}" + (f" nor {len(files) - 1} more" if len(files) > 1 else ""))
     path = out / f"{category}.safetensors"
     made_with = {**to_dict(config), "cads": _fingerprint(cads)}
-    done = path.exists() and path.with_suffix(".json").exists()
-    if not (done and finished(path, read_meta(path)["made_with"], made_with, overwrite)):
+    done = path.exists() and path.with_suffix(".json").exists() and not overwrite
+    if not (done and finished(path, read_meta(path).get("made_with", {}), made_with, overwrite)):
         start = time.monotonic()
         generator = torch.Generator().manual_seed(config.seed)
         surfaces = [

@@ -6,6 +6,7 @@ the weights of a run that was not.
 """
 
 import csv
+import dataclasses
 import hashlib
 import json
 import math
@@ -26,12 +27,16 @@ import ntdm
 from ntdm import cache as caches
 from ntdm.baselines.pose_classifier import PoseClassifier
 from ntdm.batch import make_batch
-from ntdm.config import PrepConfig, ShapeConfig, TrainConfig, atomic_path, finished, from_dict, to_dict
+from ntdm.config import PrepConfig, ShapeConfig, TrainConfig, from_dict, to_dict
 from ntdm.deform import DeformableMesh, load_shape
 from ntdm.model import NTDM
+from ntdm.outputs import atomic_path, finished, sweep
 from ntdm.progress import say, track
 
-METHODS = ("ntdm", "pose-classifier")
+DESCRIPTION: dict[str, type | tuple[type, ...]] = {  # what a run's config.json holds that is read again
+    "method": str, "train": dict, "categories": list, "image_size": list, "nominal_focal": (float, int),
+    "typical_box": (float, int), "shapes": dict,
+}  # fmt: skip
 CHECKPOINT = Path("checkpoints", "last.safetensors")
 
 
@@ -59,11 +64,10 @@ def run(
         `out`, holding config.json, run.json, model.safetensors and train.csv.
 
     Raises:
-        ValueError: unknown method, missing caches, latents or shapes, an image size the backbone cannot take,
+        ValueError: missing caches, latents or shapes, an image size the backbone cannot take,
             a run of another config in `out`, a loss that is not finite.
     """
-    if config.method not in METHODS:
-        raise ValueError(f"method is {config.method!r}: want one of {', '.join(METHODS)}")
+    sweep(out)
     paths = [p for key in train_on for p in caches.find(cache, key, categories)]
     if config.method == "ntdm":
         caches.require_latents(paths)
@@ -131,15 +135,16 @@ def load(run_folder: Path) -> tuple[Model, dict[str, Any]]:
             f"{weights} is missing: the training did not finish; run the same `ntdm train` again"
         )
     description = _read_json(described)
+    for key, kind in DESCRIPTION.items():
+        if not isinstance(description.get(key), kind):
+            raise ValueError(f"{described}: {key} is {description.get(key)!r}; train again with --overwrite")
     try:
         config = from_dict(TrainConfig, description["train"], str(described))
         shapes = {
             c: DeformableMesh(from_dict(ShapeConfig, s["config"], str(described)), s["num_latents"])
             for c, s in description["shapes"].items()
         }
-        model = build(
-            TrainConfig(**(to_dict(config) | {"backbone_weights": ""})), description["categories"], shapes
-        )
+        model = build(dataclasses.replace(config, backbone_weights=""), description["categories"], shapes)
         model.load_state_dict(safetensors.torch.load_file(weights))
     except (KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
         raise ValueError(f"{weights} does not fit {described}: {error}; train again") from None

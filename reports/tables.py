@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ntdm import metrics
-from ntdm.config import NUISANCES, atomic_path
+from ntdm.config import NUISANCES
+from ntdm.outputs import atomic_path, sweep
 from ntdm.reports import figures
 from ntdm.reports.typeset import Block, Cell, Line, latex, markdown
 from ntdm.sample_table import Table, read_errors, write_csv
@@ -113,6 +114,7 @@ def report(table: int, runs: Sequence[Path], out: Path, published: bool = True) 
     """
     if table not in LAYOUTS:
         raise ValueError(f"table {table} is unknown: want 1, 2 or 3")
+    sweep(out)
     layout = LAYOUTS[table]
     found = [read_run(Path(run), list(layout.splits.values())) for run in runs]
     _check_comparable(found)

@@ -84,7 +84,7 @@ def test_a_missing_config_names_the_choices() -> None:
     ("text", "message"),
     [
         ("[train\n", "is not TOML"),
-        ("[trian]\n", "unknown table 'trian'"),
+        ("[trian]\n", "'trian' is none of the tables"),
         ("[train]\nepoch = 3\n", "unknown key 'epoch'"),
         ("[train]\nepochs = 'many'\n", "epochs is 'many': want int"),
     ],

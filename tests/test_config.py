@@ -1,5 +1,4 @@
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -59,31 +58,39 @@ def test_load_toml_says_what_is_wrong(tmp_path: Path) -> None:
     path.write_text("steps =")
     with pytest.raises(ValueError, match=r"shape\.toml is not TOML"):
         config.load_toml(ShapeConfig, path)
-    path.write_text("steps = 5")
+    path.write_text("[shape]\nsteps = 5\n[train]\nepochs = 2")
     assert config.load_toml(ShapeConfig, path).steps == 5
+    for text in ("[shapes]\nsteps = 5", "infer = 3"):
+        path.write_text(text)
+        with pytest.raises(
+            ValueError, match=r"shape\.toml: '(shapes|infer)' is none of the tables \[shape\]"
+        ):
+            config.load_toml(ShapeConfig, path)
 
 
-def test_finished_keeps_refuses_or_replaces(tmp_path: Path) -> None:
-    old, new = {"steps": 1, "seed": 0}, {"steps": 2, "seed": 0}
-    assert config.finished(tmp_path, old, old, overwrite=False)
-    assert not config.finished(tmp_path, old, new, overwrite=True)
-    with pytest.raises(ValueError, match=r"another config \(steps: 1 -> 2\); pass --overwrite"):
-        config.finished(tmp_path, old, new, overwrite=False)
+@pytest.mark.parametrize("stage", [ShapeConfig, TrainConfig, InferConfig])
+def test_paper_configuration_is_valid(stage: type) -> None:
+    assert config.load_toml(stage, Path(config.__file__).parent / "configs" / "paper.toml") != stage()
 
 
-def test_atomic_path_leaves_the_old_file_when_the_block_fails(tmp_path: Path) -> None:
-    final = tmp_path / "deep" / "a.txt"
-    with config.atomic_path(final) as temporary:
-        temporary.write_text("old")
-        assert not final.exists()
-        assert temporary.suffix == final.suffix
-
-    def interrupted() -> None:
-        with config.atomic_path(final) as temporary:
-            temporary.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert final.read_text() == "old"
-    assert os.listdir(final.parent) == ["a.txt"]
+@pytest.mark.parametrize(
+    ("stage", "key", "value"),
+    [
+        (PrepConfig, "scale", float("nan")),
+        (PrepConfig, "image_size", (8, 64)),
+        (ShapeConfig, "steps", 0),
+        (ShapeConfig, "transport_share", 1.5),
+        (TrainConfig, "epochs", 0),
+        (TrainConfig, "batch_size", -1),
+        (TrainConfig, "learning_rate", 0.0),
+        (TrainConfig, "method", "nemo"),
+        (InferConfig, "azimuths", 0),
+        (InferConfig, "steps", -1),
+        (InferConfig, "elevations", ()),
+        (InferConfig, "thetas", (0.0, float("nan"))),
+        (InferConfig, "sigma", float("inf") * 0),
+    ],
+)
+def test_a_value_out_of_range_is_refused(stage: type, key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{key}.* (is|want)"):
+        stage(**{key: value})

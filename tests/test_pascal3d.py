@@ -439,3 +439,12 @@ def test_a_real_record_with_empty_angles(real_data):
     want = [math.radians(358), math.radians(16), math.radians(-0.52092), 3.59376356]
     np.testing.assert_allclose(pose.viewpoint, want, rtol=1e-5)
     assert pose.focal_px == 2000
+
+
+def test_file_of_another_dataset_is_refused(root):
+    prepare(root)
+    names = root / "Image_sets" / "car_imagenet_train.txt"
+    names.write_text("".join(names.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(ValueError, match=r"another config \(inputs: '\w+' -> '\w+'\); pass --overwrite"):
+        prepare(root)
+    assert prepare(root, overwrite=True).files[0].samples == 5
