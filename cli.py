@@ -66,6 +66,7 @@ class Dataset(StrEnum):
     pascal3d = "pascal3d"
     occluded_pascal3d = "occluded-pascal3d"
     ood_cv = "ood-cv"
+    nemo = "nemo"
 
 
 class Format(StrEnum):
@@ -441,7 +442,7 @@ def _prepare(
     dataset: Dataset, root: Path, cache: Path, pascal3d: Path | None, config: PrepConfig, **options: Any
 ) -> None:
     """Run the reader of `dataset` and say what it made and dropped, by reason."""
-    from ntdm.data_prep import occluded_pascal3d, ood_cv
+    from ntdm.data_prep import nemo, occluded_pascal3d, ood_cv
     from ntdm.data_prep import pascal3d as whole
 
     if dataset is Dataset.pascal3d:
@@ -451,8 +452,8 @@ def _prepare(
             f"{dataset} has no CADs of its own: name the PASCAL3D+ root", param_hint="--pascal3d"
         )
     else:
-        reader = occluded_pascal3d if dataset is Dataset.occluded_pascal3d else ood_cv
-        report = reader.prepare(root, cache, config, pascal3d=pascal3d, **options)
+        readers = {Dataset.occluded_pascal3d: occluded_pascal3d, Dataset.ood_cv: ood_cv, Dataset.nemo: nemo}
+        report = readers[dataset].prepare(root, cache, config, pascal3d=pascal3d, **options)
     say(report.table())
 
 
@@ -489,7 +490,7 @@ def _box(text: str | None) -> tuple[float, float, float, float] | None:
 def _test_splits(cache: Path) -> list[str]:
     """Every DATASET/SPLIT under a cache folder but training data."""
     found = sorted({"/".join(path.parts[-3:-1]) for path in cache.glob("*/*/*.h5")})
-    found = [key for key in found if not key.endswith("/train")]
+    found = [key for key in found if not key.endswith(("/train", "_train"))]
     if not found:
         raise ValueError(
             f"{cache}: no cache file <dataset>/<split>/<category>.h5 of a test split; run prep-data first"

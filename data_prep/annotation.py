@@ -5,12 +5,15 @@ a missing struct is a (0, 0) array of numbers, an unfitted angle is an empty arr
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.io
+
+from ntdm.data_prep.layout import refuse_link
 
 _VIEW = ("azimuth", "elevation", "theta", "distance", "focal", "viewport", "px", "py")
 
@@ -41,7 +44,7 @@ class ObjectPose:
         focal_px: focal * viewport, photo pixels.
         principal_point: (x, y) of the projection of the CAD's origin.
         bbox: x0, y0, x1, y1.
-        cad_index: CAD file number - 1.
+        cad_index: CAD file number - 1; -1 where nothing says which.
     """
 
     viewpoint: np.ndarray
@@ -58,6 +61,10 @@ def read_objects(path: Path) -> list[Any]:
     """
     if not path.is_file():
         raise SampleError("annotation_missing", f"{path} does not exist")
+    try:
+        refuse_link(path)
+    except ValueError as error:
+        raise SampleError("annotation_unreadable", str(error)) from None
     try:
         record = scipy.io.loadmat(path, variable_names=["record"]).get("record")
     # Damaged bytes make scipy raise nearly anything: OSError, TypeError, KeyError, zlib.error ...
@@ -107,19 +114,33 @@ def object_pose(fields: Any, where: str) -> ObjectPose:
     bbox = np.asarray(fields["bbox"] if "bbox" in fields.dtype.names else [])
     if bbox.size != 4 or bbox.dtype.kind not in "fiu" or not np.isfinite(bbox).all():
         raise SampleError("no_bbox", f"{where} has no bbox of four numbers")
-    azimuth, elevation, theta = (math.radians(numbers[name]) for name in ("azimuth", "elevation", "theta"))
-    if abs(elevation) > math.pi / 2:
-        raise SampleError("elevation_out_of_range", f"{where}: elevation is {numbers['elevation']} degrees")
-    # The outer % takes care of a tiny negative angle, whose remainder rounds up to 2 pi itself.
-    azimuth = azimuth % (2 * math.pi) % (2 * math.pi)
-    theta = -((-theta + math.pi) % (2 * math.pi) - math.pi)
+    angles = [math.radians(numbers[name]) for name in ("azimuth", "elevation", "theta")]
     return ObjectPose(
-        viewpoint=np.array([azimuth, elevation, theta, numbers["distance"]]),
+        viewpoint=viewpoint_of(angles, numbers["distance"], where),
         focal_px=focal_px,
         principal_point=pixels_from_matlab(np.array([numbers["px"], numbers["py"]])),
         bbox=pixels_from_matlab(bbox.reshape(4)),
         cad_index=int(cad_index) - 1,
     )
+
+
+def viewpoint_of(angles: Sequence[float], distance: float, where: str) -> np.ndarray:
+    """`viewpoint` of an :class:`ObjectPose`; `angles` are azimuth, elevation, theta, radians, in any turn.
+
+    Raises SampleError: no_pose (a number that is not finite), distance_not_positive, elevation_out_of_range.
+    """
+    azimuth, elevation, theta = angles
+    if not all(map(math.isfinite, (*angles, distance))):
+        raise SampleError("no_pose", f"{where}: an angle or the distance is missing or not a number")
+    if distance <= 0:
+        raise SampleError("distance_not_positive", f"{where}: distance is {distance}")
+    if abs(elevation) > math.pi / 2:
+        text = f"{where}: elevation is {math.degrees(elevation):g} degrees"
+        raise SampleError("elevation_out_of_range", text)
+    # The outer % takes care of a tiny negative angle, whose remainder rounds up to 2 pi itself.
+    azimuth = azimuth % (2 * math.pi) % (2 * math.pi)
+    theta = -((-theta + math.pi) % (2 * math.pi) - math.pi)
+    return np.array([azimuth, elevation, theta, distance])
 
 
 def _struct(value: Any) -> Any:

@@ -1,10 +1,16 @@
-"""The CAD models of a category: our own OFF reader, which refuses what others read as an empty mesh."""
+"""The CAD models of a category: our own OFF reader, which refuses what others read as an empty mesh.
+
+Release 1.0 of PASCAL3D+ ships them as MATLAB files, one a category.
+"""
 
 import re
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import scipy.io
+
+from ntdm.data_prep.layout import refuse_link
 
 # "01.off" is a model, "01_left_wing.off" one of its anchor points.
 _MODEL = re.compile(r"\d\d\.off")
@@ -22,6 +28,7 @@ def read_off(path: Path) -> Cad:
         ValueError: names the file and what is wrong in it: no OFF header, too short, a number that is none
             or not finite, no vertices, no faces, a face of fewer than 3 corners or of an unknown vertex.
     """
+    refuse_link(path)
     try:
         text = path.read_text(encoding="ascii", errors="replace")
     except OSError as error:
@@ -54,28 +61,68 @@ def read_off(path: Path) -> Cad:
 
 
 def read_cads(root: Path, category: str) -> tuple[dict[int, Cad], dict[int, str]]:
-    """The models of `<root>/CAD/<category>/NN.off`.
+    """The models of `<root>/CAD/<category>/NN.off`, or of `<root>/CAD/<category>.mat` where no OFF is there.
 
     Returns:
         usable models by cad_index (NN - 1, ascending, gaps allowed), and for each file that could not be used
         the sentence that says why.
 
     Raises:
-        ValueError: there is no such folder, or no usable model in it.
+        ValueError: there is neither, the MATLAB file cannot be read, or no model is usable.
     """
     folder = root / "CAD" / category
+    matlab = folder.with_suffix(".mat")
     paths = sorted(p for p in folder.glob("*.off") if _MODEL.fullmatch(p.name) and p.name != "00.off")
-    if not paths:
-        raise ValueError(f"no CAD model of {category}: expected {folder}/01.off, 02.off, ...")
-    cads, broken = {}, {}
-    for path in paths:
-        try:
-            cads[int(path.stem) - 1] = read_off(path)
-        except ValueError as error:
-            broken[int(path.stem) - 1] = str(error)
+    cads: dict[int, Cad] = {}
+    broken: dict[int, str] = {}
+    if paths:
+        for path in paths:
+            try:
+                cads[int(path.stem) - 1] = read_off(path)
+            except ValueError as error:
+                broken[int(path.stem) - 1] = str(error)
+    elif matlab.is_file():
+        cads, broken = _read_mat(matlab, category)
+    else:
+        raise ValueError(f"no CAD model of {category}: expected {folder}/01.off, 02.off, ... or {matlab}")
     if not cads:
         raise ValueError(f"no usable CAD model of {category}: {next(iter(broken.values()))}")
     return cads, broken
+
+
+def _read_mat(path: Path, category: str) -> tuple[dict[int, Cad], dict[int, str]]:
+    """The models of a MATLAB file, as :func:`read_cads`: a struct array whose faces count from 1."""
+    refuse_link(path)
+    try:
+        models = scipy.io.loadmat(path, variable_names=[category]).get(category)
+    # Damaged bytes make scipy raise nearly anything: OSError, TypeError, KeyError, zlib.error ...
+    except Exception as error:
+        raise ValueError(f"{path} is not a readable .mat file: {error}") from None
+    names = models.dtype.names or () if isinstance(models, np.ndarray) else ()
+    if not {"vertices", "faces"} <= set(names):
+        raise ValueError(f"{path} holds no struct array {category} with vertices and faces")
+    cads: dict[int, Cad] = {}
+    broken: dict[int, str] = {}
+    for index, model in enumerate(models.reshape(-1)):
+        vertices, faces = (np.asarray(model[name]) for name in ("vertices", "faces"))
+        fault = _fault(vertices, faces)
+        if fault:
+            broken[index] = f"{path}, model {index + 1:02d}: {fault}"
+        else:
+            cads[index] = vertices.astype(np.float32), faces.astype(np.int32) - 1
+    return cads, broken
+
+
+def _fault(vertices: np.ndarray, faces: np.ndarray) -> str | None:
+    """What makes a model of a MATLAB file unusable."""
+    for name, array in (("vertices", vertices), ("faces", faces)):
+        if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != 3 or not len(array):
+            return f"{name} are {array.dtype} {array.shape}, want numbers of shape (N, 3)"
+    if not np.isfinite(vertices).all():
+        return "a vertex is not finite"
+    if not (faces.min() >= 1 and faces.max() <= len(vertices)):
+        return f"a face names vertex {faces.max()}, there are {len(vertices)}, counted from 1"
+    return None
 
 
 def _vertices(lines: list[str]) -> np.ndarray:

@@ -1,13 +1,27 @@
 """How the datasets lie on disk: which one a folder holds, and what its lists name."""
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ntdm.config import CATEGORIES
 
 PASCAL3D = "PASCAL3D+"
 OCCLUDED = "Occluded PASCAL3D+"
-OOD_CV = "OOD-CV, packaging B (pose.zip)"
+OOD_CV_TABLES = "OOD-CV, packaging A (ROBIN: tables and photos by nuisance)"
+OOD_CV_CROPS = "OOD-CV, packaging A' (processed crops and labels.csv)"
+OOD_CV_LISTS = "OOD-CV, packaging B (pose.zip)"
+OOD_CV_NPZ = "OOD-CV, packaging C (pose-npz of the challenge)"
+NEMO = "a NeMo-prepared tree"
+
+# What tells the packagings of OOD-CV apart, the first match holds: labels.csv is a table too.
+_OOD_CV_MARKS = {
+    OOD_CV_LISTS: ("lists/TrainSet.txt", "lists/*_all.txt"),
+    OOD_CV_CROPS: ("*/labels.csv", "nuisances/*/labels.csv"),
+    OOD_CV_TABLES: ("train/*.csv", "iid_test/*.csv", "nuisances/*/*.csv"),
+    OOD_CV_NPZ: ("phase-1/*/*/*.npz", "phase-1/nuisances/*/*/*.npz", "train/processed"),
+}
 
 
 def recognise(root: Path) -> str | None:
@@ -16,35 +30,51 @@ def recognise(root: Path) -> str | None:
     def has(*patterns: str) -> bool:
         return all(next(root.glob(pattern), None) is not None for pattern in patterns)
 
-    if has("Image_sets", "Annotations") or has("Images", "Annotations") or has("CAD/*/01.off"):
+    if (
+        has("Image_sets", "Annotations")
+        or has("Images", "Annotations")
+        or has("CAD/*/01.off")
+        or has("CAD/*.mat")
+    ):
         return PASCAL3D
     if has("lists/*FGL*_BGL*") or has("annotations/*FGL*_BGL*"):
         return OCCLUDED
-    if has("lists/TrainSet.txt") or has("lists/*_all.txt") or has("lists/*_context.txt"):
-        return OOD_CV
-    if has("nuisances", "iid_test"):
-        if has("iid_test/labels.csv"):
-            return "OOD-CV, packaging A' (processed crops and labels.csv)"
-        return "OOD-CV, packaging A (ROBIN: tables and images by nuisance)"
-    if has("phase-1") or has("phase-2") or has("train/processed"):
-        return "OOD-CV, packaging C (pose-npz of the challenge)"
-    if has("*/annotations/*/*.npz") or has("annotations/*.npz"):
-        return "a NeMo-prepared tree"
+    for packaging, marks in _OOD_CV_MARKS.items():
+        if any(has(mark) for mark in marks):
+            return packaging
+    if has("phase-2"):
+        return "OOD-CV, phase 2 of the challenge (photos only)"
+    if has("*/annotations/*/*.npz") or has("annotations/*/*.npz"):
+        return NEMO
     return None
 
 
-def check_root(root: Path, wanted: str, needs: str) -> None:
-    """Refuse a `root` that is not the dataset `wanted`, known by its file or folder pattern `needs`.
+def ood_cv_packaging(root: Path) -> str:
+    """Which packaging of OOD-CV `root` holds; ValueError as :func:`check_root` where it holds none."""
+    check_root(root, "OOD-CV", *(mark for marks in _OOD_CV_MARKS.values() for mark in marks))
+    return next(
+        packaging
+        for packaging, marks in _OOD_CV_MARKS.items()
+        if any(next(root.glob(mark), None) is not None for mark in marks)
+    )
+
+
+def check_root(root: Path, wanted: str, *needs: str) -> None:
+    """Refuse a `root` that is not the dataset `wanted`, known by one of its file or folder patterns `needs`.
 
     Raises ValueError saying what it looks like instead, or where below it the dataset was found.
     """
+
+    def fits(folder: Path) -> bool:
+        return any(next(folder.glob(pattern), None) is not None for pattern in needs)
+
     if not root.is_dir():
         raise ValueError(f"{wanted}: there is no folder {root}")
-    if next(root.glob(needs), None) is not None:
+    if fits(root):
         return
-    expected = f"expected {wanted} at {root / needs}"
+    expected = f"expected {wanted} at {' or '.join(str(root / pattern) for pattern in needs)}"
     for folder in sorted(p for p in root.iterdir() if p.is_dir()):
-        if next(folder.glob(needs), None) is not None:
+        if fits(folder):
             raise ValueError(f"{root} is one level too high: {expected}, found it in {folder}")
     found = recognise(root)
     raise ValueError(f"{root} looks like {found or 'none of the known datasets'}; {expected}")
@@ -66,13 +96,41 @@ def choose_splits(splits: Sequence[str] | None, known: Sequence[str]) -> tuple[s
     return tuple(known) if splits is None else tuple(dict.fromkeys(splits))
 
 
+def refuse_link(path: Path) -> None:
+    """ValueError where a file is a symbolic link out of its folder and the folders beside that.
+
+    Names in lists must not reach what is not the dataset's. Folders may be links: those are the user's own.
+    """
+    if path.is_symlink() and not path.resolve().is_relative_to(path.parent.parent.resolve()):
+        raise ValueError(f"{path} is a link that leads out of the dataset; put the file itself there")
+
+
 def read_list(path: Path) -> list[str]:
-    """The non-empty lines of a list file, stripped. ValueError when it cannot be read."""
+    """The non-empty lines of a list file, stripped. ValueError when it cannot be read, or leads elsewhere."""
+    refuse_link(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"list {path} cannot be read: {error}") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def base_name(name: str) -> str:
+    """A file name without the suffix of a photo or annotation; other dots are part of the name."""
+    return re.sub(r"\.(JPEG|jpe?g|JPG|png|npz)$", "", name)
+
+
+def sift_names(names: Iterable[str]) -> tuple[list[str], Counter[str]]:
+    """The file names of a list, each once, in order; what is no file name, or there twice, is counted."""
+    names = list(names)
+    good = [name for name in dict.fromkeys(names) if valid_name(name)]
+    invalid = sum(not valid_name(name) for name in names)
+    return good, +Counter(name_invalid=invalid, listed_twice=len(names) - invalid - len(good))
+
+
+def valid_path(path: str) -> bool:
+    """Whether a listed path stays below the folder that it is relative to."""
+    return not path.startswith("/") and all(valid_name(p) for p in path.split("/") if p not in ("", "."))
 
 
 def valid_name(name: str) -> bool:

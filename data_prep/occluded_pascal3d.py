@@ -3,8 +3,8 @@
     images/<category>FGLi_BGLj/<name>.JPEG        annotations/<category>FGLi_BGLj/<name>.npz
     lists/<category>FGLi_BGLj.txt                 one "<name>.JPEG" a line
 
-The papers' levels L1, L2, L3 are FGL1_BGL1, FGL2_BGL2, FGL3_BGL3. The level is the folder's: the files' own
-`occluder_level` is always "G".
+The papers' levels L1, L2, L3 are FGL1_BGL1, FGL2_BGL2, FGL3_BGL3; the six mixed ones, FGL1_BGL2 to FGL3_BGL2,
+keep the folders' names. The level is the folder's: the files' own `occluder_level` is always "G".
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,11 @@ from ntdm.data_prep.pascal3d import cads_of, items_of
 from ntdm.data_prep.prepare import PrepReport
 from ntdm.data_prep.prepare import prepare as prepare_listings
 from ntdm.data_prep.samples import Listing
+
+LEVELS = (
+    *OCCLUSION_LEVELS,
+    *(f"FGL{i}_BGL{j}" for i in (1, 2, 3) for j in (1, 2, 3) if i != j),
+)
 
 
 def prepare(
@@ -31,22 +36,24 @@ def prepare(
     strict: bool = False,
     overwrite: bool = False,
 ) -> PrepReport:
-    """Write `<cache_dir>/occluded_pascal3d/{L1,L2,L3}/<category>.h5` from the dataset at `root`.
+    """Write `<cache_dir>/occluded_pascal3d/<level>/<category>.h5` from the dataset at `root`.
 
-    `pascal3d` is the root of PASCAL3D+, for poses and CADs. `categories` and `splits` default to those that
-    have a list. Raises ValueError as prepare.prepare, and for a wrong root, an unknown category or level.
+    `pascal3d` is the root of PASCAL3D+, for poses and CADs. `categories` and `splits` (of LEVELS) default to
+    those that have a list. Raises ValueError as prepare.prepare, and for a wrong root, an unknown category or
+    level, a list that a named category lacks.
     """
     check_root(root, OCCLUDED, "lists/*FGL*_BGL*.txt")
     check_root(pascal3d, PASCAL3D, "Annotations")
     lists = {
         (level, category): root / "lists" / f"{category}{folder_level(level)}.txt"
-        for level in choose_splits(splits, OCCLUSION_LEVELS)
+        for level in choose_splits(splits, LEVELS)
         for category in choose_categories(categories)
     }
-    if categories is None:
-        lists = {key: path for key, path in lists.items() if path.is_file()}
+    # A category that was asked for must have its lists, the mixed levels only where they were asked for too.
+    needed = () if categories is None else splits or OCCLUSION_LEVELS
+    lists = {key: path for key, path in lists.items() if path.is_file() or key[0] in needed}
     if not lists:
-        raise ValueError(f"{root / 'lists'} holds no list of the levels {', '.join(OCCLUSION_LEVELS)}")
+        raise ValueError(f"{root / 'lists'} holds no list of the levels {', '.join(splits or LEVELS)}")
     listed = {key: [line.removesuffix(".JPEG") for line in read_list(path)] for key, path in lists.items()}
     cads = cads_of(pascal3d, {category for _, category in listed})
     listings = []
@@ -66,5 +73,5 @@ def prepare(
 
 
 def folder_level(level: str) -> str:
-    """The folder suffix of a level of the papers: "L2" is "FGL2_BGL2"."""
-    return f"FG{level}_BG{level}"
+    """The folder suffix of a level: "L2" is "FGL2_BGL2"."""
+    return f"FG{level}_BG{level}" if level in OCCLUSION_LEVELS else level

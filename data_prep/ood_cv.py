@@ -1,35 +1,41 @@
-"""OOD-CV, packaging B (pose.zip): test photos by nuisance; the training photos are PASCAL3D+'s own.
+"""OOD-CV (ROBIN): finds out which packaging a folder holds and has it read; CADs come from PASCAL3D+.
 
-    images/<category>/<name>.JPEG                 annotations/<category>/<name>.mat
-    lists/TrainSet.txt                            names of PASCAL3D+ photos, ImageNet and VOC part
-    lists/<category>_<nuisance>.txt               "<name> <object index, 0-based>" a line
-    lists/<category>_all.txt                      every test line; those in no nuisance list are i.i.d.
+The packagings differ in what they ship:
 
-The other packagings (A, A', C) are recognised and refused by name.
+    A   tables and photos by nuisance    ood_cv_tables.py    poses; records, else PASCAL3D+'s
+    A'  cropped objects and labels.csv   ood_cv_tables.py    poses; the rest of the camera from PASCAL3D+
+    B   lists, photos, records           ood_cv_lists.py     all but the training photos: PASCAL3D+'s
+    C   prepared photos and .npz         ood_cv_npz.py       poses, and what else the .npz hold
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ntdm.config import CATEGORIES, NUISANCES, PrepConfig
+from ntdm.config import PrepConfig
+from ntdm.data_prep import ood_cv_lists, ood_cv_npz, ood_cv_tables
 from ntdm.data_prep.layout import (
-    OOD_CV,
-    PASCAL3D,
-    check_root,
+    OOD_CV_CROPS,
+    OOD_CV_LISTS,
+    OOD_CV_NPZ,
+    OOD_CV_TABLES,
     choose_categories,
     choose_splits,
-    read_list,
-    valid_name,
+    ood_cv_packaging,
 )
-from ntdm.data_prep.pascal3d import cads_of, items_of
-from ntdm.data_prep.prepare import PrepReport
+from ntdm.data_prep.ood_cv_layout import CATEGORIES, SPLITS
+from ntdm.data_prep.pascal3d import cads_of
+from ntdm.data_prep.prepare import FAULTS, PreparedFile, PrepReport
 from ntdm.data_prep.prepare import prepare as prepare_listings
-from ntdm.data_prep.samples import Item, Listing
+from ntdm.data_prep.samples import Listing
 from ntdm.progress import say
 
-OOD_CV_CATEGORIES = tuple(c for c in CATEGORIES if c not in ("bottle", "tvmonitor"))
-SPLITS = ("train", "iid", *NUISANCES)
+_READERS = {
+    OOD_CV_TABLES: ood_cv_tables.read_tables,
+    OOD_CV_CROPS: ood_cv_tables.read_crops,
+    OOD_CV_LISTS: ood_cv_lists.read_lists,
+    OOD_CV_NPZ: ood_cv_npz.read_prepared,
+}
 
 
 def prepare(
@@ -44,88 +50,45 @@ def prepare(
     strict: bool = False,
     overwrite: bool = False,
 ) -> PrepReport:
-    """Write `<cache_dir>/ood_cv/{train,iid,<nuisance>}/<category>.h5` from the dataset at `root`.
+    """Write `<cache_dir>/ood_cv/{train,iid,<nuisance>,occlusion}/<category>.h5` from the dataset at `root`.
 
-    `pascal3d` is the root of PASCAL3D+, for CADs and the training photos. Combinations without a list
-    (cars have no context, say) give no file. Raises ValueError as prepare.prepare, and for a wrong root, an
-    unknown category or split, a test line without an object index.
+    `pascal3d` is the root of PASCAL3D+, for CADs and what else the packaging lacks. Combinations that nothing
+    is listed for (cars have no context, say) give no file; what is listed but belongs to no category, so to
+    no file, has a line of the report to itself. Raises ValueError as prepare.prepare, and for a wrong root,
+    an unknown category or split, lists or tables that cannot be read.
     """
-    check_root(root, OOD_CV, "lists/TrainSet.txt")
-    check_root(pascal3d, PASCAL3D, "Annotations")
-    chosen = choose_categories(categories, OOD_CV_CATEGORIES)
-    wanted = choose_splits(splits, SPLITS)
-    train = _train_items(root, pascal3d, chosen) if "train" in wanted else {}
-    tests = {category: _test_items(root, category) for category in chosen}
-    contents = {
-        (split, category): train[category] if split == "train" else tests[category][split]
-        for split in wanted
-        for category in chosen
-    }
-    contents = {key: (items, dropped) for key, (items, dropped) in contents.items() if items or dropped}
+    packaging = ood_cv_packaging(root)
+    say(f"{root}: {packaging}")
+    chosen, wanted = choose_categories(categories, CATEGORIES), choose_splits(splits, SPLITS)
+    contents = _READERS[packaging](root, pascal3d, chosen, wanted)
     for category in categories or ():
-        if not any(category == found for _, found in contents):
-            raise ValueError(f"{root / 'lists'} names no {category} of the splits {', '.join(wanted)}")
-    cads = cads_of(pascal3d, {category for _, category in contents})
+        if not any(category == found for _, found in contents.files):
+            raise ValueError(f"{root} names no {category} of the splits {', '.join(wanted)}")
+    if not contents.files:
+        raise ValueError(f"{root} names nothing of the splits {', '.join(wanted)}")
+    for (split, reason), names in contents.lost.items():
+        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        text = f"ood_cv/{split}: {reason}: {len(names)} listed names that no category has: {some}"
+        if strict and reason in FAULTS:
+            raise ValueError(text)
+        say(text)
+    cads = cads_of(pascal3d, {category for _, category in contents.files})
     listings = [
-        Listing(
-            "ood_cv", split, category, pascal3d if split == "train" else root, items, *cads[category], dropped
-        )
-        for (split, category), (items, dropped) in contents.items()
+        Listing("ood_cv", split, category, contents.photos(split), items, *cads[category], dropped)
+        for (split, category), (items, dropped) in contents.files.items()
     ]
-    return prepare_listings(listings, cache_dir, config, workers=workers, strict=strict, overwrite=overwrite)
+    report = prepare_listings(
+        listings, cache_dir, config, workers=workers, strict=strict, overwrite=overwrite
+    )
+    return PrepReport((*report.files, *_lost_files(contents.lost)))
 
 
-def _train_items(
-    root: Path, pascal3d: Path, categories: Sequence[str]
-) -> dict[str, tuple[list[Item], Counter[str]]]:
-    """The training photos by category: a name belongs to every category whose folder has its annotation."""
-    names = read_list(root / "lists" / "TrainSet.txt")
-    found = {
-        category: {
-            path.stem
-            for part in ("imagenet", "pascal")
-            for path in (pascal3d / "Annotations" / f"{category}_{part}").glob("*.mat")
-        }
-        for category in CATEGORIES
-    }
-    unknown = [name for name in names if not any(name in stems for stems in found.values())]
-    if unknown:
-        # Such a name has no category, so no cache file to be counted in.
-        count = f"{len(unknown)} of {len(names)} names in {root / 'lists' / 'TrainSet.txt'}"
-        first = ", ".join(unknown[:3])
-        say(f"{count} have no annotation in {pascal3d / 'Annotations'} and are left out: {first}, ...")
-    return {
-        category: items_of(pascal3d, category, [name for name in names if name in found[category]])
-        for category in categories
-    }
-
-
-def _test_items(root: Path, category: str) -> dict[str, tuple[list[Item], Counter[str]]]:
-    """The test objects by split; an entry of several nuisance lists is in each of those splits."""
-    entries = {split: _test_lines(root, category, split) for split in (*NUISANCES, "all")}
-    shifted = {entry for nuisance in NUISANCES for entry in entries[nuisance]}
-    entries["iid"] = [entry for entry in entries.pop("all") if entry not in shifted]
-    result = {}
-    for split, lines in entries.items():
-        once = dict.fromkeys(lines)
-        good = [(name, index) for name, index in once if valid_name(name)]
-        items = [
-            Item(name, f"images/{category}", root / "annotations" / category / f"{name}.mat", index)
-            for name, index in good
-        ]
-        dropped = Counter(listed_twice=len(lines) - len(once), name_invalid=len(once) - len(good))
-        result[split] = (items, +dropped)
-    return result
-
-
-def _test_lines(root: Path, category: str, split: str) -> list[tuple[str, int]]:
-    path = root / "lists" / f"{category}_{split}.txt"
-    if not path.is_file():
-        return []
-    lines = []
-    for line in read_list(path):
-        name, _, index = line.rpartition(" ")
-        if not name or not index.isdecimal():
-            raise ValueError(f"{path}: line {line!r} is not '<name> <object index>'")
-        lines.append((name.strip(), int(index)))
-    return lines
+def _lost_files(lost: dict[tuple[str, str], list[str]]) -> list[PreparedFile]:
+    """The report's lines of names that belong to no category."""
+    dropped: dict[str, Counter[str]] = {}
+    for (split, reason), names in lost.items():
+        dropped.setdefault(split, Counter())[reason] = len(names)
+    return [
+        PreparedFile(f"ood_cv/{split}/(no category)", None, 0, dict(counts), kept=False)
+        for split, counts in dropped.items()
+    ]

@@ -1,9 +1,10 @@
-"""PASCAL3D+, release 1.1: the ImageNet part by its own train and val lists, poses from .mat, CADs from .off.
+"""PASCAL3D+, releases 1.0 and 1.1: the ImageNet part by its own lists, the VOC part by those of VOC2012.
 
 Images/<category>_imagenet/<name>.JPEG        Annotations/<category>_imagenet/<name>.mat
 Images/<category>_pascal/<name>.jpg           Annotations/<category>_pascal/<name>.mat
 Image_sets/<category>_imagenet_{train,val}.txt
-CAD/<category>/NN.off
+PASCAL/VOCdevkit/VOC2012/ImageSets/Main/<category>_{train,val}.txt        "<name> <label>" a line
+CAD/<category>/NN.off, or CAD/<category>.mat
 """
 
 from collections import Counter
@@ -18,13 +19,14 @@ from ntdm.data_prep.layout import (
     choose_categories,
     choose_splits,
     read_list,
-    valid_name,
+    sift_names,
 )
 from ntdm.data_prep.prepare import PrepReport
 from ntdm.data_prep.prepare import prepare as prepare_listings
 from ntdm.data_prep.samples import Item, Listing
 
 SPLITS = ("train", "val")
+VOC_SPLITS = ("voc_train", "voc_val")  # only on request: NeMo's protocol is the ImageNet part
 
 
 def prepare(
@@ -38,46 +40,59 @@ def prepare(
     strict: bool = False,
     overwrite: bool = False,
 ) -> PrepReport:
-    """Write `<cache_dir>/pascal3d/{train,val}/<category>.h5` from the dataset at `root`.
+    """Write `<cache_dir>/pascal3d/{train,val,voc_train,voc_val}/<category>.h5` from the dataset at `root`.
 
-    `categories` defaults to those that have a list. One sample an image by default: its first object, if
-    that has a pose (PrepConfig.objects). Raises ValueError as prepare.prepare, and for a wrong root, an
-    unknown category or split, a list or CAD folder that is not there.
+    `categories` defaults to those that have a list, `splits` to train and val. One sample an image by
+    default: its first object, if that has a pose (PrepConfig.objects). Raises ValueError as prepare.prepare,
+    and for a wrong root, an unknown category or split, a list or CADs that are not there.
     """
-    check_root(root, PASCAL3D, "Image_sets")
-    chosen = choose_categories(categories)
+    check_root(root, PASCAL3D, "Image_sets", "PASCAL/VOCdevkit")
+    chosen, wanted = choose_categories(categories), choose_splits(splits or SPLITS, (*SPLITS, *VOC_SPLITS))
     listings = []
     for category in chosen:
-        found = {split: list_path(root, category, split) for split in choose_splits(splits, SPLITS)}
+        found = {split: list_path(root, category, split) for split in wanted}
         if categories is None and not any(path.is_file() for path in found.values()):
             continue
-        listed = {split: read_list(path) for split, path in found.items()}
+        listed = {split: _names(path, voc=split in VOC_SPLITS) for split, path in found.items()}
         cads, broken = read_cads(root, category)
         for split, names in listed.items():
             items, dropped = items_of(root, category, names)
             listings.append(Listing("pascal3d", split, category, root, items, cads, broken, dropped))
     if not listings:
-        raise ValueError(f"{root / 'Image_sets'} holds no <category>_imagenet_{{train,val}}.txt")
+        paths = " or ".join(str(list_path(root, "<category>", split)) for split in wanted)
+        raise ValueError(f"{root} holds no list: expected {paths}")
     return prepare_listings(listings, cache_dir, config, workers=workers, strict=strict, overwrite=overwrite)
 
 
 def list_path(root: Path, category: str, split: str) -> Path:
-    """The list of a category's ImageNet photos."""
+    """The list of a category's photos, of the ImageNet or the VOC part."""
+    if split in VOC_SPLITS:
+        main = root / "PASCAL" / "VOCdevkit" / "VOC2012" / "ImageSets" / "Main"
+        return main / f"{category}_{split.removeprefix('voc_')}.txt"
     return root / "Image_sets" / f"{category}_imagenet_{split}.txt"
+
+
+def _names(path: Path, voc: bool) -> list[str]:
+    """The photos of a list. VOC's name every photo: label 1 has the category, 0 only hard cases, -1 none."""
+    lines = read_list(path)
+    if not voc:
+        return lines
+    words = [line.split() for line in lines]
+    for line, pair in zip(lines, words, strict=True):
+        if len(pair) != 2 or pair[1] not in ("-1", "0", "1"):
+            raise ValueError(f"{path}: line {line!r} is not '<name> <label>' with label -1, 0 or 1")
+    return [name for name, label in words if label == "1"]
 
 
 def items_of(root: Path, category: str, names: Iterable[str]) -> tuple[list[Item], Counter[str]]:
     """The photos of a list, of either part, each once; what is no file name, or there twice, is counted."""
-    names = list(names)
-    good = [name for name in dict.fromkeys(names) if valid_name(name)]
-    invalid = sum(not valid_name(name) for name in names)
-    dropped = Counter(name_invalid=invalid, listed_twice=len(names) - invalid - len(good))
+    good, dropped = sift_names(names)
     items = []
     for name in good:
         # ImageNet names begin with "n", VOC names with the year.
         part = f"{category}_imagenet" if name.startswith("n") else f"{category}_pascal"
         items.append(Item(name, f"Images/{part}", root / "Annotations" / part / f"{name}.mat"))
-    return items, +dropped
+    return items, dropped
 
 
 def cads_of(root: Path, categories: Iterable[str]) -> dict[str, tuple[dict[int, Cad], dict[int, str]]]:

@@ -2,10 +2,7 @@
 
 import collections
 import hashlib
-import struct
-import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +16,8 @@ from ntdm.config import PrepConfig
 from ntdm.crop import CropMap, crop_map
 from ntdm.data_prep.annotation import ObjectPose, SampleError, object_class, object_pose, read_objects
 from ntdm.data_prep.cad import Cad
+from ntdm.data_prep.layout import refuse_link
+from ntdm.data_prep.npz import read_npz
 from ntdm.rasterize import coverage
 
 _LARGEST_PHOTO = 40_000_000  # pixels: half a gigabyte as float32 RGB
@@ -32,9 +31,12 @@ class Item:
     Attributes:
         name: base name of the photo; a sample is called `<name>_<object:02d>`.
         folder: where the photo lies, relative to the listing's root.
-        annotation: the .mat file.
+        annotation: the .mat file, or what `pose` reads.
         object: index of the only object wanted; None for what the protocol (PrepConfig.objects) says.
-        masks: Occluded PASCAL3D+'s .npz, where the dataset has one.
+        masks: the .npz of the occluder, where the dataset has one.
+        photo: base name of the photo's file, where that is not `name`.
+        pose: reads the pose of the one object where the annotation is no `record`: given this item and the
+            photo's (h, w); raises SampleError. A module-level function, so that it can go to a worker.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Item:
     annotation: Path
     object: int | None = None
     masks: Path | None = None
+    photo: str | None = None
+    pose: "Callable[[Item, tuple[int, int]], ObjectPose] | None" = None
 
 
 @dataclass
@@ -66,7 +70,7 @@ class Listing:
         """Hexadecimal digest of what is listed, wherever the dataset lies: photos, objects, CADs."""
         digest = hashlib.sha256()
         for item in self.items:
-            digest.update(f"{item.folder}/{item.name} {item.object}\n".encode())
+            digest.update(f"{item.folder}/{item.photo or item.name} {item.object}\n".encode())
         for index, cad in sorted(self.cads.items()):
             for array in cad:
                 digest.update(f"{index} {array.shape}\n".encode() + array.tobytes())
@@ -75,6 +79,8 @@ class Listing:
 
 def make_samples(listing: Listing, item: Item, config: PrepConfig) -> list[Sample | SampleError]:
     """The samples of one photo, or why there are none; nothing a file holds raises an error."""
+    if item.pose is not None:
+        return [_lone_sample(listing, item, config, item.pose)]
     try:
         objects = read_objects(item.annotation)
         wanted = _wanted_objects(objects, listing.category, item, config)
@@ -97,12 +103,33 @@ def make_samples(listing: Listing, item: Item, config: PrepConfig) -> list[Sampl
     return results
 
 
+def _lone_sample(
+    listing: Listing,
+    item: Item,
+    config: PrepConfig,
+    read_pose: Callable[[Item, tuple[int, int]], ObjectPose],
+) -> Sample | SampleError:
+    """The sample of an item whose pose is read from elsewhere than a record, or why there is none."""
+    try:
+        photo = _read_photo(listing, item)
+        pose = read_pose(item, photo.size)
+        if pose.cad_index >= 0 and pose.cad_index not in listing.cads:
+            _refuse_cad(pose.cad_index, listing, item)
+        return _sample(f"{item.name}_{item.object or 0:02d}", photo, pose, listing, config)
+    except SampleError as fault:
+        return fault
+
+
 @dataclass(frozen=True)
 class _Photo:
     source: str
     pixels: np.ndarray  # u8 [h, w, 3]
     occluder: np.ndarray | None = None  # bool [h, w]
     amodal: np.ndarray | None = None  # bool [h, w]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.pixels.shape[0], self.pixels.shape[1]
 
 
 def _wanted_objects(objects: list[object], category: str, item: Item, config: PrepConfig) -> Sequence[int]:
@@ -132,14 +159,15 @@ def _refuse_cad(index: int, listing: Listing, item: Item) -> None:
 
 
 def _read_photo(listing: Listing, item: Item) -> _Photo:
-    folder = listing.root / item.folder
+    folder, name = listing.root / item.folder, item.photo or item.name
     for suffix in _IMAGE_SUFFIXES:
-        path = folder / f"{item.name}{suffix}"
+        path = folder / f"{name}{suffix}"
         if path.is_file():
             break
     else:
-        raise SampleError("image_missing", f"{folder}/{item.name}.JPEG does not exist")
+        raise SampleError("image_missing", f"{folder}/{name}.JPEG does not exist")
     try:
+        refuse_link(path)
         with Image.open(path) as image:
             if image.width * image.height > _LARGEST_PHOTO:
                 raise ValueError(f"{image.width} x {image.height} pixels, more than {_LARGEST_PHOTO}")
@@ -152,25 +180,31 @@ def _read_photo(listing: Listing, item: Item) -> _Photo:
     return _Photo(f"{item.folder}/{path.name}", pixels, occluder, amodal)
 
 
-def read_masks(path: Path, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Occluder and amodal mask, bool [h, w], of an Occluded PASCAL3D+ .npz; nothing in it is unpickled."""
+def read_masks(path: Path, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Occluder and amodal mask, bool [h, w], of an annotation .npz; the latter where it holds one.
+
+    Occluded PASCAL3D+ calls them occluder_mask and mask, NeMo's prepared files occ_mask and amodal_mask.
+    Raises SampleError: mask_missing, mask_unreadable.
+    """
     if not path.is_file():
         raise SampleError("mask_missing", f"{path} does not exist")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            for member in ("mask.npy", "occluder_mask.npy"):
-                if archive.zip.getinfo(member).file_size > 9 * _LARGEST_PHOTO:
-                    raise ValueError(f"{member} is larger than any photo")
-            # The mask was decoded from a JPEG: 0 to 37 outside, 218 to 255 inside.
-            amodal, occluder = archive["mask"] > 127, archive["occluder_mask"] > 0
-        if amodal.shape != size or occluder.shape != size:
-            raise ValueError(f"its masks are {amodal.shape} and {occluder.shape}, the photo {tuple(size)}")
-    except (
-        OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError,
-        NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error,
-    ) as error:  # fmt: skip
-        raise SampleError("mask_unreadable", f"{path} is not a readable mask file: {error}") from None
-    return occluder, amodal
+        fields = read_npz(path)
+    except ValueError as error:
+        raise SampleError("mask_unreadable", str(error)) from None
+    prepared = "occluder_mask" not in fields
+    occluder, amodal = ("occ_mask", "amodal_mask") if prepared else ("occluder_mask", "mask")
+    if occluder not in fields:
+        raise SampleError("mask_unreadable", f"{path} holds neither occluder_mask nor occ_mask")
+    if not prepared and amodal not in fields:
+        raise SampleError("mask_unreadable", f"{path} holds no mask")
+    for name in (occluder, amodal):
+        if name in fields and (fields[name].shape != size or fields[name].dtype.kind not in "biuf"):
+            found = f"{fields[name].dtype} {fields[name].shape}"
+            raise SampleError("mask_unreadable", f"{path}: {name} is {found}, the photo {tuple(size)}")
+    # Occluded PASCAL3D+'s mask was decoded from a JPEG: 0 to 37 outside, 218 to 255 inside.
+    outside = 0 if prepared else 127
+    return fields[occluder] > 0, fields[amodal] > outside if amodal in fields else None
 
 
 def _sample(name: str, photo: _Photo, pose: ObjectPose, listing: Listing, config: PrepConfig) -> Sample:
@@ -179,7 +213,10 @@ def _sample(name: str, photo: _Photo, pose: ObjectPose, listing: Listing, config
     crop = crop_map(size, config.resolved_scale, distance, pose.focal_px, pose.principal_point, pose.bbox)
     focal = pose.focal_px * crop.zoom
     pixels = np.clip(np.rint(crop.resample(photo.pixels)), 0, 255).astype(np.uint8)
-    amodal = cad_mask(listing.cads[pose.cad_index], pose.viewpoint, focal, crop)
+    if pose.cad_index >= 0:
+        amodal = cad_mask(listing.cads[pose.cad_index], pose.viewpoint, focal, crop)
+    else:
+        amodal = np.zeros(size, bool)  # no CAD is known: IoU is not measured on such a file
     occluder = None if photo.occluder is None else crop.resample(photo.occluder) >= 0.5
     return Sample(
         name=name,

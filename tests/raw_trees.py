@@ -62,6 +62,16 @@ def write_cad(path: Path, half: tuple[float, float, float] = (0.1, 0.25, 0.08)) 
     path.write_text("\n".join(lines + [f"4 {quad}" for quad in quads]) + "\n")
 
 
+def write_mat_cads(path: Path, models: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """CAD models (vertices, faces counted from 1) in one MATLAB file, as release 1.0 ships them."""
+    array = np.zeros((1, len(models)), [(name, object) for name in ("vertices", "faces", "pnames", "tail")])
+    for i, (vertices, faces) in enumerate(models):
+        array["vertices"][0, i], array["faces"][0, i] = vertices, faces
+        array["pnames"][0, i], array["tail"][0, i] = np.array([["tail"]], object), EMPTY
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scipy.io.savemat(path, {path.stem: array})
+
+
 def write_pascal3d(root: Path, category: str = "car", train: int = 6, val: int = 3, cads: int = 2) -> Path:
     """PASCAL3D+ of one category: photos n0_0.. in train, n1_0.. in val, each of one object."""
     for k in range(cads):

@@ -1,9 +1,15 @@
 """The OFF reader: what people write is read, what is broken is refused with its name."""
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from ntdm.data_prep.cad import read_cads, read_off
+
+# tests/ is no package: what the readers' tests share is loaded by its path.
+raw = runpy.run_path(str(Path(__file__).with_name("raw_trees.py")))
 
 TRIANGLE = "0 0 0\n1 0 0\n0 1 0\n"
 
@@ -75,6 +81,56 @@ def test_models_of_a_category(tmp_path):
         (folder / name).write_text("OFF\n")
     with pytest.raises(ValueError, match=r"no usable CAD model of car: .*01\.off"):
         read_cads(tmp_path, "car")
+
+
+VERTICES = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.float64)
+FACES = np.uint8([[1, 2, 3], [3, 2, 1]])
+
+
+def test_models_of_a_matlab_file(tmp_path):
+    raw["write_mat_cads"](
+        tmp_path / "CAD" / "car.mat",
+        [
+            (VERTICES, FACES),
+            (VERTICES, FACES - 1),
+            (VERTICES[:2], FACES),
+            (np.zeros((0, 0)), FACES),
+            (VERTICES * np.nan, FACES),
+            (VERTICES, FACES.astype(np.uint16)),
+        ],
+    )
+    cads, broken = read_cads(tmp_path, "car")
+    assert list(cads) == [0, 5] and list(broken) == [1, 2, 3, 4]
+    vertices, faces = cads[0]
+    assert vertices.dtype == np.float32 and vertices.tolist() == VERTICES.tolist()
+    assert faces.dtype == np.int32 and faces.tolist() == [[0, 1, 2], [2, 1, 0]]  # uint8 does not wrap
+    assert "car.mat, model 02: a face names vertex 2, there are 3, counted from 1" in broken[1]
+    assert "names vertex 3, there are 2" in broken[2]
+    assert "vertices are float64 (0, 0), want numbers" in broken[3] and "not finite" in broken[4]
+    (tmp_path / "CAD" / "car").mkdir()
+    (tmp_path / "CAD" / "car" / "03.off").write_text(f"OFF\n3 1 0\n{TRIANGLE}3 0 1 2\n")
+    assert list(read_cads(tmp_path, "car")[0]) == [2]  # OFF files come first
+
+
+def test_broken_matlab_files(tmp_path):
+    path = tmp_path / "CAD" / "car.mat"
+    raw["write_mat_cads"](path.with_name("bus.mat"), [(VERTICES, FACES)])
+    path.with_name("bus.mat").rename(path)
+    with pytest.raises(ValueError, match=r"car\.mat holds no struct array car with vertices and faces"):
+        read_cads(tmp_path, "car")
+    path.write_bytes(b"this is a letter")
+    with pytest.raises(ValueError, match=r"car\.mat is not a readable \.mat file"):
+        read_cads(tmp_path, "car")
+
+
+def test_real_models_of_both_releases(real_data):
+    """Release 1.0's MATLAB files hold release 1.1's OFF meshes, which are rounded to five decimals."""
+    old, broken = read_cads(real_data / "PASCAL3D+_release1.0", "bottle")
+    new, _ = read_cads(real_data / "PASCAL3D+_release1.1", "bottle")
+    assert broken == {} and list(old) == list(new) == list(range(8))
+    for index, (vertices, faces) in old.items():
+        np.testing.assert_allclose(vertices, new[index][0], rtol=0, atol=6e-6)
+        np.testing.assert_array_equal(faces, new[index][1])
 
 
 def test_real_models(real_data):

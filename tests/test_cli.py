@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ntdm import doctor
-from ntdm.cli import NAMED_CONFIGS, app
+from ntdm.cli import NAMED_CONFIGS, _test_splits, app
 from ntdm.config import InferConfig, ShapeConfig, TrainConfig, from_dict
 
 COMMANDS = (
@@ -50,6 +50,20 @@ def test_every_command_shows_an_example(command: str) -> None:
 )
 def test_bad_arguments_are_exit_2(arguments: tuple[str, ...]) -> None:
     assert ntdm(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("dataset", ["occluded-pascal3d", "ood-cv", "nemo"])
+def test_datasets_without_cads_of_their_own_need_pascal3d(dataset: str) -> None:
+    result = ntdm("prep-data", dataset, "--root", "r", "--cache", "c")
+    assert result.exit_code == 2
+    assert f"{dataset} has no CADs of its own" in result.stderr
+
+
+def test_training_parts_are_no_test_splits(tmp_path: Path) -> None:
+    for key in ("pascal3d/train", "pascal3d/val", "pascal3d/voc_train", "pascal3d/voc_val"):
+        (tmp_path / key).mkdir(parents=True)
+        (tmp_path / key / "car.h5").touch()
+    assert _test_splits(tmp_path) == ["pascal3d/val", "pascal3d/voc_val"]
 
 
 @pytest.mark.parametrize("box", ["1,2,3", "a,b,c,d", "5,5,4,9"])

@@ -107,6 +107,20 @@ def test_cut_mask_file(roots, keep):
     assert prepare(roots, splits=["L1"]).files[0].dropped == {"mask_unreadable": 1}
 
 
+def test_mixed_levels(roots):
+    root = roots[0]
+    for kind in ("images", "annotations"):
+        (root / kind / "carFGL3_BGL3").rename(root / kind / "carFGL1_BGL2")
+    (root / "lists" / "carFGL3_BGL3.txt").rename(root / "lists" / "carFGL1_BGL2.txt")
+    assert [file.key.split("/")[1] for file in prepare(roots).files] == ["L1", "FGL1_BGL2"]
+    with pytest.raises(ValueError, match=r"carFGL2_BGL2\.txt"):
+        prepare(roots, categories=["car"])
+    (file,) = prepare(roots, categories=["car"], splits=["FGL1_BGL2"], overwrite=True).files
+    assert (file.key, file.samples) == ("occluded_pascal3d/FGL1_BGL2/car", 3)
+    with pytest.raises(ValueError, match=r"carFGL2_BGL3\.txt"):
+        prepare(roots, categories=["car"], splits=["FGL2_BGL3"])
+
+
 def test_missing_pose(roots):
     (roots[1] / "Annotations" / "car_imagenet" / "n1_0.mat").unlink()
     assert prepare(roots, splits=["L1"]).files[0].dropped == {"annotation_missing": 1}

@@ -1,5 +1,6 @@
-"""OOD-CV, packaging B: which object is in which split, and the packagings that are not B."""
+"""OOD-CV: which packaging a folder holds; packaging B: which object is in which split."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from ntdm.cache import CacheFile
 from ntdm.config import PrepConfig
-from ntdm.data_prep import ood_cv
+from ntdm.data_prep import layout, ood_cv
 
 # tests/ is no package: what the readers' tests share is loaded by its path.
 raw = runpy.run_path(str(Path(__file__).with_name("raw_trees.py")))
@@ -44,13 +45,14 @@ def prepare(roots: tuple[Path, Path], **options):
 
 def test_splits(roots):
     report = prepare(roots)
-    found = {file.key.split("/")[1]: (file.samples, file.dropped) for file in report.files}
+    found = {file.key.split("/")[1]: (file.samples, file.dropped) for file in report.files if file.path}
     assert found == {
         "train": (3, {"listed_twice": 1}),
         "iid": (2, {"no_object": 1}),
         "shape": (2, {"listed_twice": 1}),
         "weather": (2, {"distance_not_positive": 1}),
     }
+    assert [file.key for file in report.files if file.path is None] == ["ood_cv/train/(no category)"]
     names = {}
     for path in report.paths:
         with CacheFile(path) as file:
@@ -68,9 +70,15 @@ def test_splits(roots):
     }
 
 
-def test_training_photos_without_annotation_are_named(roots, capsys):
-    prepare(roots, splits=["train"])
-    assert "1 of 5 names in" in capsys.readouterr().err
+def test_training_photos_without_annotation_are_counted_and_named(roots, capsys):
+    report = prepare(roots, splits=["train"])
+    said = "ood_cv/train: annotation_missing: 1 listed names that no category has: n9_unknown"
+    assert said in capsys.readouterr().err
+    lost = report.files[-1]
+    assert (lost.path, lost.samples, lost.dropped) == (None, 0, {"annotation_missing": 1})
+    assert "annotation_missing 1" in report.table()
+    with pytest.raises(ValueError, match="n9_unknown"):
+        prepare(roots, splits=["train"], strict=True, overwrite=True)
 
 
 def test_some_splits(roots):
@@ -94,24 +102,57 @@ def test_wrong_lists(roots):
     assert prepare(roots, splits=["shape"]).files[0].dropped == {"name_invalid": 1}
 
 
-def test_other_packagings_are_named(tmp_path, roots):
-    def error(*folders: str) -> str:
-        root = tmp_path / folders[0].replace("/", "_")
-        for folder in folders:
-            (root / folder).mkdir(parents=True)
-        with pytest.raises(ValueError, match="looks like") as caught:
-            prepare((root, roots[1]))
-        return str(caught.value)
+def test_pascal3d_may_be_cads_alone_where_no_record_of_it_is_needed(roots, tmp_path):
+    (tmp_path / "cads").mkdir()
+    (roots[1] / "CAD").rename(tmp_path / "cads" / "CAD")
+    assert prepare((roots[0], tmp_path / "cads"), splits=["shape"]).files[0].samples == 2
+    with pytest.raises(ValueError, match=r"looks like PASCAL3D\+; expected PASCAL3D\+ at .*Annotations"):
+        prepare((roots[0], tmp_path / "cads"), splits=["train"], overwrite=True)
+    with pytest.raises(ValueError, match=r"expected PASCAL3D\+ at .*CAD"):
+        prepare(roots, splits=["shape"], overwrite=True)
 
-    wanted = "expected OOD-CV, packaging B (pose.zip) at"
-    for folders, said in (
-        (("iid_test", "nuisances"), "looks like OOD-CV, packaging A (ROBIN"),
-        (("phase-1/nuisances",), "looks like OOD-CV, packaging C"),
-        (("Images", "Annotations"), "looks like PASCAL3D+"),
-        (("things",), "looks like none of the known datasets"),
-    ):
-        text = error(*folders)
-        assert said in text and wanted in text
-    (tmp_path / "iid_test" / "iid_test" / "labels.csv").write_text("imgs,labels\n")
-    with pytest.raises(ValueError, match=r"packaging A' \(processed"):
-        prepare((tmp_path / "iid_test", roots[1]))
+
+def test_an_empty_choice(roots):
+    with pytest.raises(ValueError, match="names nothing of the splits occlusion"):
+        prepare(roots, splits=["occlusion"])
+
+
+@pytest.mark.parametrize(
+    ("files", "packaging"),
+    [
+        (["lists/TrainSet.txt"], "packaging B"),
+        (["lists/car_all.txt", "images/car/a.JPEG", "annotations/car/a.mat"], "packaging B"),
+        (["iid_test/iid.csv", "train/train.csv"], "packaging A (ROBIN"),
+        (["nuisances/weather/weather_bias.csv", "annotations/car_pascal/a.mat"], "packaging A (ROBIN"),
+        (["train/labels.csv", "train/Images/car/a.jpg"], "packaging A' (processed"),
+        (["nuisances/context/labels.csv"], "packaging A' (processed"),
+        (["phase-1/iid_test/annotations/pascal_car_a_0.npz"], "packaging C (pose-npz"),
+        (["train/processed/annotations/a.npz", "train/car.txt"], "packaging C (pose-npz"),
+    ],
+)
+def test_packagings_are_told_apart(tmp_path, files, packaging):
+    for name in files:
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).write_text("")
+    assert packaging in layout.ood_cv_packaging(tmp_path / "root")
+    assert packaging in layout.recognise(tmp_path / "root")
+    with pytest.raises(ValueError, match=r"one level too high: expected OOD-CV at .*found it in .*root"):
+        layout.ood_cv_packaging(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (["Images", "Annotations"], "looks like PASCAL3D+"),
+        (["annotations/carFGL1_BGL1"], "looks like Occluded PASCAL3D+"),
+        (["annotations/car/a.npz"], "looks like a NeMo-prepared tree"),
+        (["phase-2/images"], "looks like OOD-CV, phase 2"),
+        (["things"], "looks like none of the known datasets"),
+    ],
+)
+def test_other_datasets_are_named(tmp_path, roots, folders, said):
+    for folder in folders:
+        (tmp_path / "other" / folder).mkdir(parents=True)
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+        prepare((tmp_path / "other", roots[1]))
+    assert f"expected OOD-CV at {tmp_path / 'other' / 'lists' / 'TrainSet.txt'} or " in str(caught.value)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from PIL import Image
 
@@ -14,6 +15,8 @@ from ntdm import camera
 from ntdm.cache import CacheFile
 from ntdm.config import PrepConfig
 from ntdm.data_prep import pascal3d
+from ntdm.data_prep.annotation import object_pose, read_objects
+from ntdm.data_prep.cad import read_off
 
 # tests/ is no package: what the readers' tests share is loaded by its path.
 raw = runpy.run_path(str(Path(__file__).with_name("raw_trees.py")))
@@ -253,6 +256,130 @@ def test_lists_with_duplicates_and_paths(root):
     assert (report.files[0].samples, report.files[0].dropped) == (2, {"listed_twice": 1, "name_invalid": 3})
 
 
+def test_the_voc_part_by_the_lists_of_voc(root):
+    """VOC's records hold every object of the photo, its lists every photo with a label."""
+    person = annotated(EMPTY, cad_index=EMPTY, **{"class": "person"})
+    del person["anchors"], person["cad_index"]  # VOC's objects of other classes carry no 3-D fields at all
+    photos = {
+        "2008_000001": [annotated()],
+        "2008_000002": [person, annotated()],
+        "2008_000003": [annotated()],
+    }
+    for name, objects in photos.items():
+        write_photo(root / "Images" / "car_pascal" / f"{name}.jpg")
+        write_record(root / "Annotations" / "car_pascal" / f"{name}.mat", objects)
+    path = root / "PASCAL" / "VOCdevkit" / "VOC2012" / "ImageSets" / "Main" / "car_val.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text("2008_000001  1\n2008_000002  1\n2008_000003  0\n2008_000004 -1\n")
+    (file,) = prepare(root, splits=["voc_val"]).files
+    assert (file.key, file.samples, file.dropped) == ("pascal3d/voc_val/car", 1, {"other_class": 1})
+    every = PrepConfig(image_size=(64, 96), scale=0.3, objects="all")
+    with CacheFile(prepare(root, every, splits=["voc_val"], overwrite=True).paths[0]) as cached:
+        assert cached["name"] == ["2008_000001_00", "2008_000002_01"]
+        assert cached["source"][0] == "Images/car_pascal/2008_000001.jpg"
+    with pytest.raises(ValueError, match=r"holds no list: expected .*Main/<category>_train\.txt"):
+        prepare(root, splits=["voc_train"])
+    path.write_text("2008_000001 yes\n")
+    with pytest.raises(ValueError, match=r"car_val\.txt: line '2008_000001 yes' is not '<name> <label>'"):
+        prepare(root, splits=["voc_val"])
+
+
+def test_release_1_0_with_cads_in_matlab_files(root):
+    from_off = prepare(root).paths[0]
+    cads = {k: read_off(root / "CAD" / "car" / f"{k + 1:02d}.off") for k in (0, 1)}
+    raw["write_mat_cads"](root / "CAD" / "car.mat", [(v, (f + 1).astype(np.uint8)) for v, f in cads.values()])
+    for path in (root / "CAD" / "car").glob("*.off"):
+        path.unlink()
+    from_mat = pascal3d.prepare(root, root.parent / "mat", CONFIG, splits=["train"]).paths[0]
+    assert from_mat.read_bytes() == from_off.read_bytes()
+
+
+def test_exif_rotation_is_ignored(root):
+    """MATLAB ignored it when the poses were annotated."""
+    before = prepare(root).paths[0].read_bytes()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    data = photo(root).read_bytes()
+    # Behind the start mark, so that the pixels' bytes stay as they are.
+    block = exif.tobytes()
+    photo(root).write_bytes(data[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + data[2:])
+    with Image.open(photo(root)) as image:
+        assert image.getexif()[0x0112] == 6
+    assert prepare(root, overwrite=True).paths[0].read_bytes() == before
+
+
+@pytest.mark.parametrize("field", ["viewpoint", "cad_index", "bbox", "class"])
+def test_records_whose_objects_lack_a_field(root, field):
+    lacking = annotated()
+    del lacking[field]
+    write_record(annotation(root), [lacking])
+    want = {"viewpoint": "no_pose", "cad_index": "no_cad_index", "bbox": "no_bbox", "class": "other_class"}
+    assert dropped(root) == {want[field]: 1}
+
+
+@pytest.mark.parametrize(
+    "field", ["azimuth", "elevation", "theta", "distance", "focal", "viewport", "px", "py"]
+)
+def test_viewpoints_that_lack_a_field(root, field):
+    view = {key: value for key, value in raw["VIEW"].items() if not key.startswith(field)}
+    fields = annotated()
+    fields["viewpoint"] = view
+    write_record(annotation(root), [fields])
+    assert dropped(root) == {"no_pose": 1}
+
+
+@pytest.mark.parametrize("record", [{"record": np.zeros((0, 0))}, {"other": 1.0}, {"record": {"size": 3}}])
+def test_annotations_without_a_record_of_objects(root, record):
+    scipy.io.savemat(annotation(root), record)
+    assert dropped(root) == {"annotation_unreadable": 1}
+
+
+def test_one_photo_in_the_folders_of_two_categories(root):
+    """VOC photos come once for each category in them, each with its own objects annotated."""
+    raw["write_pascal3d"](root, "bus")
+    report = prepare(root, splits=["train"])
+    names = []
+    for path in report.paths:
+        with CacheFile(path) as file:
+            names.append((file.category, file["name"]))
+    assert names == [(c, [f"n0_{i}_00" for i in range(6)]) for c in ("bus", "car")]
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        (annotation, "annotation_unreadable"),
+        (photo, "image_unreadable"),
+        (lambda root: root / "CAD" / "car" / "02.off", "cad_unreadable"),
+    ],
+)
+def test_links_out_of_the_dataset_are_not_followed(root, tmp_path, capsys, file, reason):
+    outside = tmp_path / "outside"
+    file(root).rename(outside)
+    file(root).symlink_to(outside)
+    assert set(dropped(root)) == {reason}
+    assert f"{file(root)} is a link that leads out of the dataset" in capsys.readouterr().err
+
+
+def test_links_within_the_dataset_and_linked_folders_are_followed(root, tmp_path):
+    photo(root).unlink()
+    photo(root).symlink_to(photo(root, "n0_1"))
+    annotation(root).rename(annotation(root).with_name("moved.mat"))
+    annotation(root).symlink_to("moved.mat")
+    for folder in ("Images", "CAD"):
+        (root / folder).rename(tmp_path / folder)
+        (root / folder).symlink_to(tmp_path / folder)
+    assert prepare(root).files[0].samples == 6
+
+
+def test_a_list_that_is_a_link_out_of_the_dataset_is_refused(root, tmp_path):
+    path = root / "Image_sets" / "car_imagenet_train.txt"
+    path.rename(tmp_path / "outside.txt")
+    path.symlink_to(tmp_path / "outside.txt")
+    with pytest.raises(ValueError, match=r"car_imagenet_train\.txt is a link that leads out of the dataset"):
+        prepare(root)
+
+
 def test_an_empty_split_gives_no_file_and_says_so(root, capsys):
     (root / "Image_sets" / "car_imagenet_val.txt").write_text("\n")
     report = prepare(root, splits=None)
@@ -303,6 +430,15 @@ def test_real_aeroplanes(real_data, tmp_path):
     inside &= (y >= boxes[:, 1, None, None]) & (y < boxes[:, 3, None, None])
     share = (masks & inside).sum((1, 2)) / masks.sum((1, 2))
     assert np.median(share) > 0.95  # the projected CAD lies in the annotated box
+
+
+def test_a_real_record_with_empty_angles(real_data):
+    """An ObjectNet3D-style file: unfitted angles are empty beside the coarse ones, the viewport is 2000."""
+    (fields,) = read_objects(real_data / "ObjectNet3D_style_mat" / "demo.mat")
+    pose = object_pose(fields, "demo.mat")
+    want = [math.radians(358), math.radians(16), math.radians(-0.52092), 3.59376356]
+    np.testing.assert_allclose(pose.viewpoint, want, rtol=1e-5)
+    assert pose.focal_px == 2000
 
 
 def test_file_of_another_dataset_is_refused(root):

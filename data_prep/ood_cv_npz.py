@@ -1,0 +1,87 @@
+"""OOD-CV, packaging C (the challenge's pose-npz): photos prepared as NeMo's, each with a .npz, in radians.
+
+    train/<category>.txt                          names of the training photos, one a line
+    train/processed/images/<name>.JPEG            train/processed/annotations/<name>.npz
+    phase-1/<split folder>/images/<source>_<category>_<photo>_<object>.JPEG
+    phase-1/<split folder>/annotations/<source>_<category>_<photo>_<object>.npz
+
+The split folders are iid_test and nuisances/<nuisance>. A .npz may lack the CAD: PASCAL3D+'s record, where
+there is one, tells which it is. Phase 2 is not read: it came without annotations, and the table published
+later says neither the unit of its angles nor how the photos were cut.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from ntdm.data_prep import nemo
+from ntdm.data_prep.annotation import ObjectPose, object_pose, read_objects
+from ntdm.data_prep.layout import base_name, read_list, sift_names
+from ntdm.data_prep.ood_cv_layout import CATEGORIES, Contents, parse_name, record_of, split_folder
+from ntdm.data_prep.samples import Item
+
+
+def read_prepared(root: Path, pascal3d: Path, categories: Sequence[str], splits: Sequence[str]) -> Contents:
+    """What the packaging at `root` holds. Raises ValueError for a list that cannot be read."""
+    contents = Contents(root)
+    for split in splits:
+        if split == "train":
+            base, names = "train/processed", _train_names(root)
+        else:
+            base = f"phase-1/{split_folder(split)}"
+            names = _test_names(root / base, split, contents)
+        for category in categories:
+            good, dropped = sift_names(names.get(category, ()))
+            if good or dropped:
+                items = [_item(root, base, pascal3d, category, name) for name in good]
+                contents.files[split, category] = (items, dropped)
+    return contents
+
+
+def _train_names(root: Path) -> dict[str, list[str]]:
+    """The training photos by category."""
+    lists = {category: root / "train" / f"{category}.txt" for category in CATEGORIES}
+    return {
+        category: [base_name(line) for line in read_list(path)]
+        for category, path in lists.items()
+        if path.is_file()
+    }
+
+
+def _test_names(folder: Path, split: str, contents: Contents) -> dict[str, list[str]]:
+    """The photos and annotations of a split by category; those of neither are lost."""
+    found = [*folder.glob("images/*"), *folder.glob("annotations/*.npz")]
+    names: dict[str, list[str]] = {}
+    for name in sorted({base_name(path.name) for path in found if base_name(path.name) != path.name}):
+        category = next((category for category in CATEGORIES if parse_name(name, category)), None)
+        if category is None:
+            contents.lost.setdefault((split, "other_class"), []).append(name)
+        else:
+            names.setdefault(category, []).append(name)
+    return names
+
+
+def _item(root: Path, base: str, pascal3d: Path, category: str, name: str) -> Item:
+    spelt = parse_name(name, category)
+    photo, number = (spelt.photo, spelt.object) if spelt else nemo.parse_name(name)
+    record = record_of(pascal3d, category, spelt.source, photo) if spelt else None
+    return Item(
+        photo,
+        folder=f"{base}/images",
+        annotation=root / base / "annotations" / f"{name}.npz",
+        object=number,
+        photo=name,
+        pose=partial(_pose, record=record),
+    )
+
+
+def _pose(item: Item, size: tuple[int, int], *, record: Path | None) -> ObjectPose:
+    """The pose of a .npz, with the CAD of the record where the .npz names none."""
+    pose = nemo.prepared_pose(item, size)
+    if pose.cad_index >= 0 or record is None or not record.is_file():
+        return pose
+    objects, index = read_objects(record), item.object or 0
+    if index >= len(objects):
+        return pose
+    return replace(pose, cad_index=object_pose(objects[index], f"{record}, object {index}").cad_index)
