@@ -467,8 +467,10 @@ def _config(cls: type[Config], name: str, settings: Sequence[str] | None, seed: 
 
 def _adjusted(config: Config, settings: Sequence[str] | None, seed: int | None = None) -> Config:
     """`config` with --set, then --seed, which every command takes and prep and inference have no use for."""
-    config = configs.apply_overrides(config, settings or ())
-    return config if seed is None or not hasattr(config, "seed") else dataclasses.replace(config, seed=seed)
+    chosen = [*(settings or ())]
+    if seed is not None and hasattr(config, "seed"):
+        chosen.append(f"seed={seed}")
+    return configs.apply_overrides(config, chosen)
 
 
 def _split(values: Sequence[str] | None) -> list[str]:

@@ -12,7 +12,7 @@ FILES = {"ntdm.cache", "ntdm.predictions"}
 DOORS = {
     "kaolin": {"ntdm.rasterize", "ntdm.shape_fit"},
     "open3d": {"ntdm.surface"},
-    "h5py": {"ntdm.cache", "ntdm.predictions"},
+    "h5py": {"ntdm.cache", "ntdm.predictions", "ntdm.outputs"},
     "matplotlib": {"ntdm.reports.figures"},
     "pycocotools": {"ntdm.export"},
     "typer": {"ntdm.cli"},

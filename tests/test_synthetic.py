@@ -16,6 +16,7 @@ from ntdm.data_prep import synthetic, synthetic_models, synthetic_scene, synthet
 from ntdm.data_prep.synthetic import OCCLUDED, OOD_CV, PASCAL3D, make_data
 from ntdm.data_prep.synthetic_cad import box, off_text
 from ntdm.data_prep.synthetic_render import View, frame, render
+from ntdm.outputs import atomic_path
 
 CONFIG = SyntheticConfig(
     categories=("car", "chair"),
@@ -252,7 +253,9 @@ def test_resume_skip_refuse_overwrite(tmp_path: Path) -> None:
     # as a kill leaves it: samples missing, half a file under a temporary name, no finished marker
     lost.unlink()
     (out / PASCAL3D / "Annotations" / "car_imagenet" / f"{lost.stem}.mat").unlink()
-    (lost.parent / ".x.1.part.JPEG").write_bytes(b"half")
+    with pytest.raises(FileNotFoundError), atomic_path(lost.parent / "x.JPEG") as half:
+        pass
+    half.write_bytes(b"half")
     marker.write_text(marker.read_text().replace("true", "false"))
     make_data(config, out, workers=1)
     assert {path: (out / path).read_bytes() for path in _files(out)} == files

@@ -178,7 +178,7 @@ def test_loss_that_is_not_a_number(tiny, tiny_folder, tmp_path):
 
 
 def test_unknown_method(tiny, tiny_folder, tmp_path):
-    with pytest.raises(ValueError, match="method is 'nerf': want one of ntdm, pose-classifier"):
+    with pytest.raises(ValueError, match="method is 'nerf': want ntdm or pose-classifier"):
         start(tiny_folder, tmp_path / "run", replace(tiny.TRAIN, method="nerf"))
 
 
