@@ -172,7 +172,7 @@ def test_run_fits_categories_writes_latents_and_goes_on_past_a_broken_cad(tmp_pa
     config = dataclasses.replace(SMALL, subdivisions=1, steps=8)
     out = tmp_path / "shapes"
     with pytest.raises(
-        ValueError, match="boat: CAD 02 of boat has 4 vertices and 0 .*; the 2 others are done"
+        ValueError, match=r"boat: CAD 02 of boat has 4 vertices and 0 .*; the 2 others are done"
     ):
         shape_fit.run(config, tmp_path / "cache", out)
     assert sorted(p.name for p in out.iterdir()) == [
