@@ -48,6 +48,9 @@ __device__ inline int first_bit(uint32_t bits) {
 __device__ inline int32_t atomic_add(int32_t* at, int32_t value) {
     return atomicAdd(at, value);
 }
+__device__ inline void atomic_add(int64_t* at, int64_t value) {
+    atomicAdd(reinterpret_cast<unsigned long long*>(at), static_cast<unsigned long long>(value));
+}
 __device__ inline void atomic_min(int64_t* at, int64_t value) {
     atomicMin(reinterpret_cast<long long*>(at), static_cast<long long>(value));
 }
@@ -121,6 +124,9 @@ inline int32_t atomic_add(int32_t* at, int32_t value) {
     const int32_t old = *at;
     *at += value;
     return old;
+}
+inline void atomic_add(int64_t* at, int64_t value) {
+    *at += value;
 }
 inline void atomic_min(int64_t* at, int64_t value) {
     *at = lesser(*at, value);
