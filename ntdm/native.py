@@ -2,10 +2,10 @@
 
 The kernels know neither torch nor Python (`extern "C"`, raw pointers, an explicit thread count or stream), so
 one build serves every torch and every Python. There are two libraries, of the .cpp and of the _cuda.cu
-files; the second is built where nvcc is and loaded (launch.py) when the first CUDA tensor comes. A library's
-name carries a hash of its sources, its flags and, for the first, the CPU model: a changed source, or a wheel
-carried to another CPU, is never run stale but built anew into the user's cache. This file imports no torch at
-the top, since setup.py uses it where there is none.
+files; the second is loaded (launch.py) when the first CUDA tensor comes. A library's name carries a hash of
+its sources, its flags and, for the first, the CPU model: a changed source, or a wheel carried to another CPU,
+is never run stale but built anew into the user's cache. This file imports no torch at the top, since setup.py
+uses it where there is none.
 """
 
 import ctypes
@@ -80,6 +80,16 @@ def nvcc() -> str | None:
     home = os.environ.get("CUDA_HOME")
     names = (f"{home}/bin/nvcc" if home else "", "nvcc", "/usr/local/cuda/bin/nvcc")
     return next((path for path in map(shutil.which, filter(None, names)) if path), None)
+
+
+def cuda_is_wanted() -> bool:
+    """Whether an installation builds the CUDA library: as $NTDM_CUDA says (0 or 1), else where a GPU is.
+
+    It takes nvcc 15 s of one core: elsewhere it waits for the first CUDA tensor.
+    """
+    said = os.environ.get("NTDM_CUDA", "")
+    driver = any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg"))
+    return said == "1" if said else driver and nvcc() is not None
 
 
 def build(out_dir: Path) -> Path:
