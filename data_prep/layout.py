@@ -111,7 +111,7 @@ def read_list(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"list {path} cannot be read: {error}") from None
+        raise ValueError(f"list {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

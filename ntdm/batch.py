@@ -37,7 +37,7 @@ def make_batch(
     """Stack samples; mirror half of them, jitter their colours and patch them where the config says so.
 
     Args:
-        items: as ntdm.cache.SampleDataset gives them.
+        items: as ntdm.sample_dataset.SampleDataset gives them.
         categories: the model's; a sample's category becomes its index there.
         num_latents: K of each category; empty for a method that uses no latents.
     """

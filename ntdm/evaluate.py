@@ -27,7 +27,9 @@ from ntdm.predictions import Geometry, Prediction, PredictionWriter
 from ntdm.progress import say, track
 from ntdm.rasterize import interpolate, rasterize
 from ntdm.render_and_compare import Solver, encode
+from ntdm.sample_dataset import SampleDataset
 from ntdm.sample_table import read_errors
+from ntdm.scoring import score
 
 SHEET_ROWS = 12
 
@@ -65,12 +67,12 @@ def run(
         made_with = {"infer": to_dict(config), "weights": weights, "data": caches.fingerprint(paths)}
         if not (table.exists() and finished(table, predictions.made_with(table), made_with, overwrite)):
             table.unlink(missing_ok=True)
-            data, writer = caches.SampleDataset(paths), PredictionWriter(table, made_with, overwrite)
+            data, writer = SampleDataset(paths), PredictionWriter(table, made_with, overwrite)
             if isinstance(model, NTDM) and not solvers:
                 size, focal = data.image_size, description["nominal_focal"]
                 solvers = [Solver(model, c, config, size, focal) for c in range(len(model.categories))]
             _predict(model, solvers, data, config, writer, split)
-        scored = predictions.score(table, paths, run_folder / "errors" / f"{split}.csv")
+        scored = score(table, paths, run_folder / "errors" / f"{split}.csv")
         say(f"{split}: {scored.samples} samples, {scored.failed} failed predictions")
         if isinstance(model, NTDM):
             sheet = _sheet(model, description["nominal_focal"], run_folder, split, paths)
@@ -104,7 +106,7 @@ def _check(
 def _predict(
     model: Any,
     solvers: Sequence[Solver],
-    data: caches.SampleDataset,
+    data: SampleDataset,
     config: InferConfig,
     writer: PredictionWriter,
     split: str,

@@ -6,7 +6,7 @@
 
 Radians everywhere. In a prediction file an empty column means "this method does not predict it", and the
 text ``nan`` in a pose means "this prediction failed". Ground truth never stands in a prediction file;
-:func:`score` joins it from the cache. The error file is described in ntdm/sample_table.py.
+:func:`ntdm.scoring.score` joins it from the cache. The error file is described in ntdm/sample_table.py.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,6 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ntdm import metrics
 from ntdm.outputs import atomic_hdf5, atomic_path
 from ntdm.sample_table import (
     KEY_COLUMNS,
@@ -33,7 +32,6 @@ from ntdm.sample_table import (
     read_table,
     refuse,
     write_csv,
-    write_errors,
 )
 
 POSE_COLUMNS = ("azimuth", "elevation", "theta", "distance")
@@ -43,7 +41,6 @@ PREDICTION_COLUMNS = (
 )  # fmt: skip
 
 SCHEMA, SCHEMA_VERSION = "ntdm-predictions", 1
-_BATCH = 128  # masks compared at once
 
 
 class Prediction(NamedTuple):
@@ -89,14 +86,6 @@ class Geometry:
         """(field, array) for every field that is there."""
         pairs = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
         return [(name, np.asarray(value)) for name, value in pairs if value is not None]
-
-
-class Scored(NamedTuple):
-    """What :func:`score` wrote."""
-
-    path: Path
-    samples: int
-    failed: int
 
 
 class PredictionWriter:
@@ -271,132 +260,12 @@ def read_geometry(path: Path, keys: Sequence[tuple[str, str]]) -> Geometry:
         place = _places(file)
         missing = [key for key in keys if key not in place]
         if missing:
-            raise ValueError(f"{path} has no sample {missing[0]}")
+            raise ValueError(f"{path} has no sample {missing[0]}: predict this split again")
         where = [place[key] for key in keys]
         return Geometry(**{
             field.name: np.stack([file[field.name][i] for i in where]) if where else file[field.name][:0]
             for field in dataclasses.fields(Geometry) if field.name in file
         })  # fmt: skip
-
-
-def score(predictions: Path, cache_files: Iterable[Path], out: Path) -> Scored:
-    """Compares a split's predictions with the truth of its cache files and writes the error CSV.
-
-    Amodal IoU is measured when every sample has a CAD (cad_index >= 0), visible IoU when every cache file
-    also has occluder masks; where only some samples have them, a mean over those would pass for the split's,
-    so it is left unmeasured.
-
-    Args:
-        predictions: ``<run>/predictions/<dataset>/<split>.csv``; masks are read from the ``.h5`` beside it.
-        cache_files: the cache files of that dataset and split, all categories that were predicted.
-        out: ``<run>/errors/<dataset>/<split>.csv``.
-
-    Raises:
-        ValueError: predictions missing for a cached sample, or made for an unknown one (named), or masks of
-            another size.
-    """
-    from ntdm.cache import CacheFile  # here, because ntdm.cache brings torch and the reports must not
-
-    table = read_predictions(predictions)
-    place = {key: row for row, key in enumerate(table.keys())}
-    n = len(table)
-    rotation, rotation_free, amodal, visible, amodal_free = (np.full(n, np.nan) for _ in range(5))
-    seen, all_cads, all_occluders = np.zeros(n, bool), True, True
-    beside = predictions.with_suffix(".h5")
-    for path in cache_files:
-        with CacheFile(path) as cache:
-            names = [(cache.category, name) for name in cache["name"]]
-            rows = _join(table, place, names, cache, path)
-            seen[rows] = True
-            truth = metrics.rotation_from_angles(cache["viewpoint"])
-            for columns, errors in ((POSE_COLUMNS, rotation), (FREE_POSE_COLUMNS, rotation_free)):
-                angles = np.stack([table[column][rows] for column in columns[:3]], -1)
-                errors[rows] = metrics.rotation_error(metrics.rotation_from_angles(angles), truth)
-            all_cads &= bool((cache["cad_index"] >= 0).all())
-            all_occluders &= "occluder_mask" in cache
-            if not beside.exists():
-                continue
-            for field, errors, mask in (
-                ("amodal", amodal, "amodal_mask"),
-                ("visible", visible, "visible_mask"),
-                ("amodal_free", amodal_free, "amodal_mask"),
-            ):
-                _mask_iou(beside, field, names, cache, mask, errors, rows)
-    if not seen.all():
-        row = int(np.flatnonzero(~seen)[0])
-        raise ValueError(
-            f"{predictions}, line {table.lines[row]}: sample {table.keys()[row]} "
-            "is in none of the cache files given"
-        )
-    has_pose, has_free = table.measured("azimuth"), table.measured("free_azimuth")
-    failed = ~np.isfinite(np.stack([table[c] for c in POSE_COLUMNS[:3]])).all(0) & has_pose
-    failed_free = ~np.isfinite(np.stack([table[c] for c in FREE_POSE_COLUMNS[:3]])).all(0) & has_free
-    columns_out: dict[str, Any] = {name: table[name] for name in KEY_COLUMNS}
-    if has_pose:
-        columns_out["rotation_error"] = rotation
-    if has_free:
-        columns_out["rotation_error_free"] = rotation_free
-    for name, values, measurable, lost in (
-        ("amodal_iou", amodal, all_cads, failed),
-        ("visible_iou", visible, all_cads and all_occluders, failed),
-        ("amodal_iou_free", amodal_free, all_cads, failed_free),
-    ):
-        if measurable and not np.isnan(values).any():
-            columns_out[name] = np.where(lost, 0.0, values)
-    if table.measured("predicted_category"):
-        columns_out["class_correct"] = (table["predicted_category"] == table["category"]).astype(int)
-    if table.measured("seconds"):
-        columns_out["seconds"] = table["seconds"]
-    return Scored(write_errors(out, columns_out), n, int(failed.sum()))
-
-
-def _join(
-    table: Table, place: Mapping[tuple[str, str], int], keys: list[tuple[str, str]], cache: Any, path: Path
-) -> list[int]:
-    missing = [key for key in keys if key not in place]
-    if missing:
-        raise ValueError(
-            f"{table.path} has no prediction for {len(missing)} of the {len(keys)} samples of {path}, "
-            f"the first is {missing[0]}: write a failed prediction as a row with nan for its pose"
-        )
-    rows = [place[key] for key in keys]
-    for column in ("dataset", "split"):
-        wrong = [row for row in rows if table[column][row] != getattr(cache, column)]
-        if wrong:
-            raise ValueError(
-                f"{table.path}, line {table.lines[wrong[0]]}: {column} is {str(table[column][wrong[0]])!r}, "
-                f"but {path} is {getattr(cache, column)!r}"
-            )
-    return rows
-
-
-def _mask_iou(
-    path: Path,
-    field: str,
-    keys: list[tuple[str, str]],
-    cache: Any,
-    truth: str,
-    errors: NDArray[np.float64],
-    rows: list[int],
-) -> None:
-    with _open_geometry(path) as file:
-        if field not in file:
-            return
-        place, size = _places(file), tuple(file[field].shape[1:])
-        if size != tuple(cache.image_size):
-            raise ValueError(
-                f"{path}: {field} masks are {size}, those of {cache.path} {cache.image_size} (H, W)"
-            )
-        missing = [key for key in keys if key not in place]
-        if missing:
-            raise ValueError(
-                f"{path} has no sample {missing[0]}, which its CSV has: predict this split again"
-            )
-        for start in range(0, len(keys), _BATCH):
-            part = range(start, min(start + _BATCH, len(keys)))
-            predicted = np.stack([file[field][place[keys[i]]] for i in part])
-            annotated = np.stack([cache.read(truth, i) for i in part])
-            errors[[rows[i] for i in part]] = metrics.iou(predicted, annotated)
 
 
 def _open_geometry(path: Path) -> h5py.File:

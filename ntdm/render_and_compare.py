@@ -10,7 +10,7 @@ with m the soft silhouette, f' the rendered feature, beta the background feature
 outline m is 1 and the gradient flows through f'; outside, f' is the texture at the nearest outline point,
 held fixed, and the gradient flows through m: it grows the silhouette over cells that look like the object
 and, as a cell that looks like background costs kappa, shrinks it from cells that do not. A weak prior keeps
-distance and s' near what the crop's normalisation says.
+distance and s' near what the crop's normalisation says; it is part of the loss that ranks the classes.
 """
 
 import itertools

@@ -32,6 +32,7 @@ from ntdm.deform import DeformableMesh, load_shape
 from ntdm.model import NTDM
 from ntdm.outputs import atomic_path, finished, sweep
 from ntdm.progress import say, track
+from ntdm.sample_dataset import SampleDataset
 
 DESCRIPTION: dict[str, type | tuple[type, ...]] = {  # what a run's config.json holds that is read again
     "method": str, "train": dict, "categories": list, "image_size": list, "nominal_focal": (float, int),
@@ -71,7 +72,7 @@ def run(
     paths = [p for key in train_on for p in caches.find(cache, key, categories)]
     if config.method == "ntdm":
         caches.require_latents(paths)
-    data = caches.SampleDataset(paths)
+    data = SampleDataset(paths)
     names = sorted({p.stem for p in paths})
     fitted = {c: load_shape(shapes / f"{c}.safetensors") for c in names} if config.method == "ntdm" else {}
     description = {
@@ -168,7 +169,7 @@ def sample_names(paths: Sequence[Path]) -> set[str]:
     return names
 
 
-def _fit(model: Model, data: caches.SampleDataset, config: TrainConfig, out: Path) -> float:
+def _fit(model: Model, data: SampleDataset, config: TrainConfig, out: Path) -> float:
     batch_size = min(config.batch_size, len(data))
     per_epoch = len(data) // batch_size
     total = per_epoch * config.epochs
@@ -286,7 +287,7 @@ def _typical_box(paths: Sequence[Path]) -> float:
 
 
 def _provenance(
-    config: TrainConfig, description: dict[str, Any], data: caches.SampleDataset, seconds: float
+    config: TrainConfig, description: dict[str, Any], data: SampleDataset, seconds: float
 ) -> dict[str, Any]:
     return {
         "ntdm": ntdm.__version__,

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {"ntdm.inspect", "ntdm.shape_fit", "ntdm.train", "ntdm.infer", "ntdm.evaluate", "ntdm.export"}
-FILES = {"ntdm.cache", "ntdm.predictions"}
+FILES = {"ntdm.cache", "ntdm.predictions", "ntdm.sample_dataset", "ntdm.scoring"}
 DOORS = {
     "kaolin": {"ntdm.rasterize_kaolin", "ntdm.shape_fit"},
     "open3d": {"ntdm.surface"},

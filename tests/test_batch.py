@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from ntdm.batch import jitter_colours, make_batch, patch_photos
-from ntdm.cache import SampleDataset, find
+from ntdm.cache import find
 from ntdm.camera import cam_from_obj
 from ntdm.mesh import icosphere
 from ntdm.rasterize import coverage
+from ntdm.sample_dataset import SampleDataset
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ntdm import cache
+from ntdm.sample_dataset import SampleDataset
 
 SIZE = (16, 24)
 CADS = {k: (np.eye(3, dtype=np.float32) * (k + 1), np.array([[0, 1, 2]], np.int32)) for k in (0, 3)}
@@ -115,12 +116,12 @@ def test_latents_replace_the_file_when_whole(tmp_path):
 
 def test_dataset_through_workers(tmp_path):
     paths = [write(tmp_path / f"{c}.h5") for c in ("bus", "car")]
-    data = cache.SampleDataset(paths)
+    data = SampleDataset(paths)
     assert len(data) == 6 and not data.has_latent and "latent" not in data[0]
     assert data[1]["image"].shape == (3, *SIZE) and data[1]["amodal_mask"].dtype == torch.bool
     cache.write_latents(paths[0], np.eye(3, 2))
     cache.write_latents(paths[1], np.eye(3, 2))
-    data = cache.SampleDataset(paths)
+    data = SampleDataset(paths)
     data[0]  # a handle opened here must not travel to the workers
     batches = list(DataLoader(data, batch_size=4, num_workers=2))
     assert batches[0]["category"] == ["bus"] * 3 + ["car"]
@@ -139,7 +140,7 @@ def test_latents_of_unequal_width_are_padded(tmp_path):
     cache.write_latents(path, np.ones((1, 1)))
     other = write(tmp_path / "b.h5")
     cache.write_latents(other, np.ones((3, 2)))
-    assert cache.SampleDataset([path, other])[0]["latent"].tolist() == [1, 0]
+    assert SampleDataset([path, other])[0]["latent"].tolist() == [1, 0]
 
 
 def test_images_of_two_sizes_are_refused(tmp_path):
@@ -149,9 +150,9 @@ def test_images_of_two_sizes_are_refused(tmp_path):
     ):
         pass
     with pytest.raises(ValueError, match="one size"):
-        cache.SampleDataset([path, write(tmp_path / "b.h5")])
+        SampleDataset([path, write(tmp_path / "b.h5")])
     with pytest.raises(ValueError, match=r"no sample in .*a\.h5"):
-        cache.SampleDataset([path])
+        SampleDataset([path])
 
 
 def test_find(tmp_path):

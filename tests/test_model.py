@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ntdm.batch import Batch
-from ntdm.cache import SampleDataset, find
+from ntdm.cache import find
 from ntdm.camera import cam_from_obj, camera_centre
 from ntdm.config import ShapeConfig
 from ntdm.deform import DeformableMesh
 from ntdm.mesh import sphere_uv
 from ntdm.model import NTDM
+from ntdm.sample_dataset import SampleDataset
 
 
 def build(tiny, **changes) -> NTDM:

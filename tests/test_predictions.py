@@ -13,10 +13,10 @@ from ntdm.predictions import (
     Prediction,
     PredictionWriter,
     read_predictions,
-    score,
     write_predictions,
 )
 from ntdm.sample_table import ERROR_COLUMNS, read_errors, write_errors
+from ntdm.scoring import score
 
 SIZE = (24, 32)
 CADS = {0: (np.eye(3, dtype=np.float32), np.array([[0, 1, 2]], np.int32))}
@@ -146,7 +146,7 @@ def test_masks_of_another_size_are_refused(tmp_path: Path) -> None:
     caches = [make_cache(tmp_path, "bus")]
     rows, _ = truth(caches[0])
     made = write_predictions(tmp_path / "p.csv", rows, Geometry(amodal=np.zeros((4, 8, 8), np.uint8)))
-    with pytest.raises(ValueError, match=r"amodal masks are \(8, 8\)"):
+    with pytest.raises(ValueError, match=r"masks are \(8, 8\)"):
         score(made, caches, tmp_path / "e.csv")
 
 
