@@ -236,7 +236,7 @@ class Solver:
         """
         config = self.config
         pose = torch.zeros(rows.shape[1], dtype=torch.bool, device=self.device)
-        pose[[0, 1, 2]] = True
+        pose[:3] = True
         pose[3], pose[4:6], pose[6] = (
             config.refine_distance, config.refine_principal_point, config.refine_scale,
         )  # fmt: skip
