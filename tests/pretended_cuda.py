@@ -89,9 +89,9 @@ def run(function: Any, args: tuple, kwargs: dict) -> Any:
 def pretended_cuda() -> Iterator[None]:
     """Within, the device "cuda" is there."""
     with (
-        mock.patch("torch.cuda._lazy_init", lambda: None),
-        mock.patch("torch.cuda.is_available", lambda: True),
-        mock.patch("torch.cuda.get_device_name", lambda *_: "a pretended device"),
+        mock.patch("torch.cuda._lazy_init", return_value=None),
+        mock.patch("torch.cuda.is_available", return_value=True),
+        mock.patch("torch.cuda.get_device_name", return_value="a pretended device"),
         Pretend(),
     ):
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor makes them on the CPU, then moves them
