@@ -67,7 +67,7 @@ def ours(batch: int, subdivisions: int, size: int, repeats: int, device: str) ->
 
 
 def kaolin(batch: int, subdivisions: int, size: int, repeats: int) -> str:
-    """One line: Kaolin's DIB-R at the same work, its kernel alone and as our backend, with weights and depth."""
+    """One line: Kaolin's DIB-R at the same work, its kernel alone and as our backend (weights, depth)."""
     reason = rasterize_kaolin.missing()
     if reason is not None:
         return f"Kaolin: not measured ({reason})"

@@ -3,9 +3,9 @@
     python benchmarks/bench_uv_scatter.py --threads 1
     python benchmarks/bench_uv_scatter.py --device cuda --paper
 
-Prints the machine, then one line an operator: the kernel's least wall and processor time after a warm-up, the
-bytes of its inputs and outputs over that time beside what a plain copy reaches, and the torch twin's time where
-it fits: on the CPU as a ratio of processor times, which other work on the machine disturbs less.
+Prints the machine, then one line an operator: the kernel's least wall and processor time after a warm-up,
+the bytes of its inputs and outputs over that time beside what a plain copy reaches, and the torch twin's time
+where it fits: on the CPU as a ratio of processor times, which other work on the machine disturbs less.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def sphere_view(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 class Bench:
-    """Prints one line an operator: the kernel's time, its share of the copy bandwidth, the torch twin's time."""
+    """Prints one line an operator: the kernel's time, its share of copy bandwidth, the torch twin's time."""
 
     def __init__(self, device: str, repeats: int) -> None:
         self.device, self.repeats, self.copy = device, repeats, copy_bandwidth(device)

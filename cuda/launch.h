@@ -3,22 +3,27 @@
 //     each(count, stream, body)             body(i), one thread an index
 //     each_team<N>(count, stream, body)     body(i, team), N lanes an index
 //
-// nvcc makes CUDA kernels of it. A plain C++ compiler makes loops, with teams of one lane: the same sources,
-// launchers included, then run on a machine without a GPU, and tests hold them against the CPU operators.
-// No result may depend on the order of indices: sums are made by the body that owns their target, and only
-// integers go through atomics.
+// nvcc makes CUDA kernels of it; a plain C++ compiler loops, or one thread a lane (launch_host.h): the same
+// sources, launchers included, then run on a machine without a GPU, and tests hold them against the CPU
+// operators. No result may depend on the order of indices: sums are made by the body that owns their target,
+// and only integers go through atomics.
 
 #pragma once
 
 #include <cstdint>
 #include <cstring>
-#include <vector>
 
 #include "device.h"
 
-namespace ntdm {
+#ifndef __CUDACC__
+#include "launch_host.h"
+#define NTDM_BODY
+#else
 
-#ifdef __CUDACC__
+// On bodies' operator(), which call what only the device has.
+#define NTDM_BODY __device__
+
+namespace ntdm {
 
 typedef cudaStream_t Stream;
 
@@ -44,6 +49,9 @@ struct Team {
 
 __device__ inline int first_bit(uint32_t bits) {
     return __ffs(int(bits)) - 1;
+}
+__device__ inline int count_bits(uint32_t bits) {
+    return __popc(bits);
 }
 __device__ inline int32_t atomic_add(int32_t* at, int32_t value) {
     return atomicAdd(at, value);
@@ -100,61 +108,6 @@ inline int launch_error() {
     return int(cudaGetLastError());
 }
 
-#else
-
-typedef void* Stream;
-
-template <int N>
-struct Team {
-    static constexpr int size = 1;
-    int lane;
-    char* scratch;
-
-    template <typename T>
-    T sum(T value) const {
-        return value;
-    }
-    uint32_t ballot(bool flag) const { return flag; }
-};
-
-inline int first_bit(uint32_t bits) {
-    return __builtin_ctz(bits);
-}
-inline int32_t atomic_add(int32_t* at, int32_t value) {
-    const int32_t old = *at;
-    *at += value;
-    return old;
-}
-inline void atomic_add(int64_t* at, int64_t value) {
-    *at += value;
-}
-inline void atomic_min(int64_t* at, int64_t value) {
-    *at = lesser(*at, value);
-}
-
-template <typename Body>
-void each(int64_t count, Stream, const Body& body) {
-    for (int64_t i = 0; i < count; ++i) body(i);
-}
-
-template <int N, typename Body>
-void each_team(int64_t count, Stream, const Body& body, int64_t scratch_bytes = 0) {
-    std::vector<double> scratch(size_t(scratch_bytes / sizeof(double) + 1));
-    const Team<N> team = {0, reinterpret_cast<char*>(scratch.data())};
-    for (int64_t i = 0; i < count; ++i) body(i, team);
-}
-
-inline int launch_error() {
-    return 0;
-}
-
-#endif
-
 }  // namespace ntdm
 
-// On bodies' operator(), which call what only the device has.
-#ifdef __CUDACC__
-#define NTDM_BODY __device__
-#else
-#define NTDM_BODY
 #endif

@@ -112,21 +112,31 @@ struct Quad {
         *s = lesser(greater(from, 0.0), 1.0);
     }
 
-    // Calls visit(texel, centre) for every texel of a q x q map that the quad owns, row by row.
-    template <typename Visit>
-    NTDM_DEVICE void each_texel(int64_t q, Visit visit) const {
-        const double hair = 1e-6;  // candidates are widened by it; contains() decides
+    // Rows and columns of a q x q map within which the quad's texels lie; columns run on beyond the seam.
+    struct Range {
+        int64_t top, left, rows, columns;
+    };
+    NTDM_DEVICE Range range(int64_t q) const {
+        const double hair = 1e-6;  // widened by it; contains() decides
         const double u0 = corner[0].u, v0 = corner[0].v;
-        const double row_low = greater(std::ceil((v0 + v_low) * q - 0.5 - hair), 0.0);
-        const double row_high = lesser(std::floor((v0 + v_high) * q - 0.5 + hair), q - 1.0);
-        const int64_t left = static_cast<int64_t>(std::ceil((u0 + u_low) * q - 0.5 - hair));
-        const int64_t right = static_cast<int64_t>(std::floor((u0 + u_high) * q - 0.5 + hair));
-        for (double row = row_low; row <= row_high; ++row)
-            for (int64_t free_column = left; free_column <= right; ++free_column) {
-                const int64_t column = ((free_column % q) + q) % q;
-                const Point x = {(column + 0.5) / q, (row + 0.5) / q};
-                if (contains(x)) visit(static_cast<int64_t>(row) * q + column, x);
-            }
+        const double top = greater(std::ceil((v0 + v_low) * q - 0.5 - hair), 0.0);
+        const double bottom = lesser(std::floor((v0 + v_high) * q - 0.5 + hair), q - 1.0);
+        const double left = std::ceil((u0 + u_low) * q - 0.5 - hair);
+        const double right = std::floor((u0 + u_high) * q - 0.5 + hair);
+        if (!(top <= bottom && left <= right)) return {0, 0, 0, 0};
+        return {int64_t(top), int64_t(left), int64_t(bottom - top) + 1, int64_t(right - left) + 1};
+    }
+};
+
+// A texel by its row and its column, which may run on beyond the seam.
+struct Texel {
+    int64_t number;
+    Point centre;
+
+    NTDM_DEVICE Texel(int64_t row, int64_t free_column, int64_t q) {
+        const int64_t column = ((free_column % q) + q) % q;
+        number = row * q + column;
+        centre = {(column + 0.5) / q, (row + 0.5) / q};
     }
 };
 

@@ -15,6 +15,7 @@ namespace {
 
 using ntdm::Point;
 using ntdm::Quad;
+using ntdm::Texel;
 
 struct Hit {
     int64_t texel;
@@ -40,11 +41,15 @@ bool find_hits(const T* uv, const uint8_t* coverage, const Shape& shape, std::ve
         for (int64_t j = 0; j + 1 < w; ++j) {
             const int64_t first = i * w + j;
             if (!quad.read(uv, coverage, w, first, shape.max_extent)) continue;
-            quad.each_texel(q, [&](int64_t texel, Point x) {
-                Hit hit = {texel, first, 0, 0};
-                quad.invert(x, &hit.s, &hit.t);
-                hits->push_back(hit);
-            });
+            const Quad::Range range = quad.range(q);
+            for (int64_t row = range.top; row < range.top + range.rows; ++row)
+                for (int64_t column = range.left; column < range.left + range.columns; ++column) {
+                    const Texel texel(row, column, q);
+                    if (!quad.contains(texel.centre)) continue;
+                    Hit hit = {texel.number, first, 0, 0};
+                    quad.invert(texel.centre, &hit.s, &hit.t);
+                    hits->push_back(hit);
+                }
         }
     return true;
 }

@@ -23,6 +23,7 @@ class _Hits(NamedTuple):
     quad: Tensor  # [N] int64
     texel: Tensor  # [N] int64
     st: Tensor  # [N, 2] double, the texel's centre in the quad
+    weight: Tensor  # [N, 4] of the quad's corners in the texel's mean
     by_texel: Tensor | None  # [N] int64 hits, texel after texel
 
 
@@ -38,7 +39,7 @@ def forward(
     assert hits.by_texel is not None
     launch(
         f"uv_scatter_average_{SUFFIX[features.dtype]}", features, len(hits.of_texel), w, d, hits.of_texel,
-        hits.texel_end, hits.by_texel, hits.quad, hits.texel, hits.st, mean, weight,
+        hits.texel_end, hits.by_texel, hits.quad, hits.weight, mean, weight,
     )  # fmt: skip
     return mean, weight
 
@@ -58,13 +59,18 @@ def backward(
     features_grad = features.new_empty(features.shape if for_features else (0,))
     uv_grad = uv.new_empty(uv.shape if for_uv else (0,))
     hits = _find_hits(uv, coverage.contiguous(), mean_grad.shape[1], max_extent, by_texel=False)
-    found = (hits.of_quad, hits.of_texel, hits.quad_end, hits.quad, hits.texel, hits.st)
     sizes, suffix = (len(hits.of_quad), h, w, d), SUFFIX[features.dtype]
     if for_features:
-        launch(f"uv_scatter_feature_gradient_{suffix}", mean_grad, *sizes, *found, features_grad)
+        launch(
+            f"uv_scatter_feature_gradient_{suffix}", mean_grad, *sizes, hits.of_quad, hits.quad_end,
+            hits.texel, hits.weight, features_grad,
+        )  # fmt: skip
     if for_uv:
         corners = hits.st.new_empty(len(hits.of_quad), 4, 2)
-        launch(f"uv_scatter_uv_gradient_{suffix}", mean_grad, features, uv, *sizes, *found, corners, uv_grad)
+        launch(
+            f"uv_scatter_uv_gradient_{suffix}", mean_grad, features, uv, *sizes, hits.of_quad, hits.of_texel,
+            hits.quad_end, hits.texel, hits.st, corners, uv_grad,
+        )  # fmt: skip
     return features_grad, uv_grad
 
 
@@ -84,10 +90,10 @@ def _find_hits(uv: Tensor, coverage: Tensor, size: int, max_extent: float, by_te
         )
     number = sum(total)
     quad, texel = quad_end.new_empty(2, number)
-    st = quad_end.new_empty(number, 2, dtype=torch.float64)
+    st, weight = uv.new_empty(number, 2, dtype=torch.float64), uv.new_empty(number, 4)
     order = quad_end.new_empty(number) if by_texel else None
     launch(
-        f"uv_scatter_list_{suffix}", *given, of_quad, of_texel, quad_end, texel_end, quad, texel, st,
+        f"uv_scatter_list_{suffix}", *given, of_quad, of_texel, quad_end, texel_end, quad, texel, st, weight,
         torch.zeros_like(of_texel) if by_texel else None, order,
     )  # fmt: skip
-    return _Hits(of_quad, of_texel, quad_end, texel_end, quad, texel, st, order)
+    return _Hits(of_quad, of_texel, quad_end, texel_end, quad, texel, st, weight, order)
