@@ -9,7 +9,9 @@ mesh on one large picture, as masks and synthetic photos need it.
 """
 
 import argparse
+import importlib.util
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from measure import machine, seconds
@@ -67,7 +69,7 @@ def ours(batch: int, subdivisions: int, size: int, repeats: int, device: str) ->
 
 
 def kaolin(batch: int, subdivisions: int, size: int, repeats: int) -> str:
-    """One line: Kaolin's DIB-R at the same work, its kernel alone and as our backend (weights, depth)."""
+    """One line: Kaolin's DIB-R at the same work, its kernels alone and as our backend (weights, depth)."""
     reason = rasterize_kaolin.missing()
     if reason is not None:
         return f"Kaolin: not measured ({reason})"
@@ -78,13 +80,16 @@ def kaolin(batch: int, subdivisions: int, size: int, repeats: int) -> str:
     image = torch.stack([2 * xy[..., 0] / size - 1, 1 - 2 * xy[..., 1] / size], -1)[:, faces]
     z = (1 / depth)[:, faces]
     one_hot = torch.eye(3, device="cuda").expand(batch, len(faces), 3, 3)
-    alone = seconds(lambda: dibr(size, size, z, image, one_hot), repeats, "cuda")[0]
+    alone = []
+    for backend in ("cuda", "nvdiffrast") if importlib.util.find_spec("nvdiffrast") else ("cuda",):
+        run = partial(dibr, size, size, z, image, one_hot, backend=backend)
+        alone.append(f"{backend} {seconds(run, repeats, 'cuda')[0] / batch * 1e6:6.1f} us")
     whole = seconds(lambda: rasterize(vertices, faces, focal, centre, shape, "kaolin"), repeats, "cuda")[0]
     index = [rasterize(vertices, faces, focal, centre, shape, b).face_index for b in ("native", "kaolin")]
     same = float((index[0] == index[1]).float().mean())
     return (
-        f"{batch:4d} x {size:3d}^2, {len(faces):6d} faces: Kaolin {alone / batch * 1e6:6.1f} us, as our "
-        f"backend {whole / batch * 1e6:6.1f} us; {same:.6f} of the pixels show the native face"
+        f"{batch:4d} x {size:3d}^2, {len(faces):6d} faces: Kaolin {', '.join(alone)}; as our backend "
+        f"{whole / batch * 1e6:6.1f} us; {same:.6f} of the pixels show the native face"
     )
 
 

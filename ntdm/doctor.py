@@ -112,7 +112,6 @@ def _kaolin() -> str:
     except (ImportError, OSError, RuntimeError) as error:
         return (
             f"Kaolin: not usable ({str(error).splitlines()[0]}); not needed: ntdm has its own rasterizer\n"
-            "  get it: with CUDA, FORCE_CUDA=1 pip install --no-build-isolation "
-            "git+https://github.com/NVIDIAGameWorks/kaolin"
+            "  get it: the README's section CUDA says which torch and Kaolin go together, and how"
         )
     return f"Kaolin {kaolin.__version__} (its rasterizer runs on CUDA only)"

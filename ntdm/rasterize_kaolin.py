@@ -49,10 +49,12 @@ def rasterize(
         a, b = corner[:, :, 1] - corner[:, :, 0], corner[:, :, 2] - corner[:, :, 0]
         valid = kept & ((a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]).abs() > _LINE_AREA)
         face_index = faces.new_full((len(xy), height, width), -1)
-        if face_index.numel() and valid.any():
+        count = int(valid.sum()) if face_index.numel() else 0
+        if count:
             image = _storable(_image_coordinates(corner, height, width), vertices_cam.dtype, valid)
             z = inverse[:, faces].to(image.dtype)
-            _, face_index = _mesh().rasterize(height, width, z, image, z[..., None], valid_faces=valid)
+            drawn = None if count == valid.numel() else valid
+            _, face_index = _mesh().rasterize(height, width, z, image, z[..., None], valid_faces=drawn)
     barycentric, depth = _at_pixels(vertices_cam, faces, focal, principal_point, face_index)
     return face_index, barycentric, depth, (~kept).sum(1)
 

@@ -1,7 +1,7 @@
 """The CUDA sources with a thread for every lane, against the same sources with teams of one lane.
 
-What the one-lane build (the fixture `device`) cannot see: lanes that take the pixel or channel of another, that
-miss a ballot, or that wait for one which has left.
+What the one-lane build (the fixture `device`) cannot see: lanes that take the pixel or channel of another,
+that miss a ballot, or that wait for one which has left.
 """
 
 import ctypes
