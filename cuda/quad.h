@@ -27,15 +27,20 @@ NTDM_DEVICE inline Point wrapped_difference(Point b, Point a) {
     return {du - std::round(du), b.v - a.v};
 }
 
+// As cross, for decisions: the explicit fma leaves the compiler nothing to contract differently at different
+// call sites. Kernels that count and kernels that list must find the same quads.
+NTDM_DEVICE inline double turn(Point a, Point b) {
+    return std::fma(a.u, b.v, -(a.v * b.u));
+}
+
 // True if x lies to the left of the line a -> b, or on it. Two quads that share an edge call this with the
 // same two pixels in the same order (right or down in the image), hence get the same answer and take opposite
-// sides: a texel on a shared edge has exactly one owner. The explicit fma leaves the compiler nothing to
-// contract differently at different call sites; corners are told apart because a fused product is not 0
-// there.
+// sides: a texel on a shared edge has exactly one owner. Corners are told apart because a fused product is
+// not 0 there.
 NTDM_DEVICE inline bool left_of(Point a, Point b, Point x) {
     const Point edge = wrapped_difference(b, a), to = wrapped_difference(x, a);
     if ((to.u == 0 && to.v == 0) || (to.u == edge.u && to.v == edge.v)) return true;
-    return std::fma(edge.u, to.v, -(edge.v * to.u)) >= 0;
+    return turn(edge, to) >= 0;
 }
 
 // Corner k's bilinear weight at (s, t): corners are left and right above, left and right below.
@@ -82,11 +87,11 @@ struct Quad {
         }
         if (u_high - u_low > max_extent || v_high - v_low > max_extent) return false;
         // The turn at each corner, walking 0 1 3 2: all of one sign in a convex quad.
-        const double turn[4] = {
-            cross(rel[1] - rel[0], rel[2] - rel[0]), cross(rel[3] - rel[1], rel[0] - rel[1]),
-            cross(rel[2] - rel[3], rel[1] - rel[3]), cross(rel[0] - rel[2], rel[3] - rel[2])};
-        positive = turn[0] > 0;
-        for (double value : turn)
+        const double turns[4] = {
+            turn(rel[1] - rel[0], rel[2] - rel[0]), turn(rel[3] - rel[1], rel[0] - rel[1]),
+            turn(rel[2] - rel[3], rel[1] - rel[3]), turn(rel[0] - rel[2], rel[3] - rel[2])};
+        positive = turns[0] > 0;
+        for (double value : turns)
             if (positive ? !(value > 0) : !(value < 0)) return false;
         return true;
     }

@@ -245,16 +245,9 @@ def _run_cuda(given: _Given, sizes: tuple[int, ...], wanted: _Wanted, dtype: tor
 
 
 def _launch(
-    run: _Kernel,
-    texture: Tensor,
-    seen: Tensor,
-    map_index: Tensor,
-    uv: Tensor,
-    alpha: Tensor,
-    target: Tensor | None,
-    target_index: Tensor | None,
-    outputs: _Wanted,
-) -> None:
+    run: _Kernel, texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor, alpha: Tensor,
+    target: Tensor | None, target_index: Tensor | None, outputs: _Wanted,
+) -> None:  # fmt: skip
     given = (texture, seen, map_index, uv, alpha, target, target_index)
     inputs = tuple(None if tensor is None else tensor.contiguous() for tensor in given)
     num_maps, q, _, b, d = texture.shape
@@ -287,16 +280,9 @@ def _lookup_fake(
 
 
 def _similarity(
-    run: _Kernel,
-    texture: Tensor,
-    seen: Tensor,
-    map_index: Tensor,
-    uv: Tensor,
-    alpha: Tensor,
-    target: Tensor,
-    target_index: Tensor | None,
-    with_jacobian: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    run: _Kernel, texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor, alpha: Tensor, target: Tensor,
+    target_index: Tensor | None, with_jacobian: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     cosine, evidence, jacobian = _similarity_fake(
         texture, seen, map_index, uv, alpha, target, target_index, with_jacobian
     )
@@ -306,15 +292,9 @@ def _similarity(
 
 
 def _similarity_fake(
-    texture: Tensor,
-    seen: Tensor,
-    map_index: Tensor,
-    uv: Tensor,
-    alpha: Tensor,
-    target: Tensor,
-    target_index: Tensor | None,
-    with_jacobian: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor, alpha: Tensor, target: Tensor,
+    target_index: Tensor | None, with_jacobian: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     num_points = uv.shape[0]
     return (
         texture.new_empty(num_points),
