@@ -1,7 +1,7 @@
 #!/bin/sh
 # Everything about CUDA that needs a GPU, in one call: builds, tests, compute-sanitizer, 100 repeats bit for bit,
-# times. Usage: benchmarks/gpu_check.sh [OUT]; PYTHON names the interpreter, which needs torch and pytest only: the
-# operators run from the checkout. Every step runs, whatever the others do; exit code 1 if one failed.
+# times. Usage: benchmarks/gpu_check.sh [OUT]; PYTHON names the interpreter, which needs torch, numpy, h5py, pillow
+# and pytest: the operators run from the checkout. Every step runs, whatever the others do; exit code 1 if one failed.
 set -u
 cd "$(dirname "$0")/.."
 out=${1:-gpu_check}

@@ -7,6 +7,7 @@ one nothing here runs.
 
 import ctypes
 import functools
+import sys
 
 import torch
 from torch import Tensor
@@ -19,7 +20,11 @@ SUFFIX = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16", to
 @functools.cache
 def library() -> ctypes.CDLL:
     """The loaded CUDA library. Raises what :func:`ntdm.native.build_cuda` raises."""
-    return ctypes.CDLL(str(native.built_cuda() or native.build_cuda(native.user_cache())))
+    found = native.built_cuda()
+    if found is None:
+        print("building the CUDA operators; that is done once", file=sys.stderr, flush=True)
+        found = native.build_cuda(native.user_cache())
+    return ctypes.CDLL(str(found))
 
 
 def stream(device: torch.device) -> int:
