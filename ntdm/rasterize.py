@@ -141,6 +141,11 @@ def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tens
             f"interpolate: attributes are {attributes.dtype}, the fragments {fragments.barycentric.dtype}"
         )
     _check_faces("interpolate", faces)
+    for name, tensor in (("attributes", attributes), ("faces", faces)):
+        if tensor.device != fragments.barycentric.device:
+            raise ValueError(
+                f"interpolate: {name} is on {tensor.device}, the fragments on {fragments.barycentric.device}"
+            )
     return operators.interpolate(attributes, faces, fragments.face_index, fragments.barycentric)
 
 
@@ -190,7 +195,7 @@ def soft_silhouette(
         )
     mesh = (vertices_cam, faces, focal, principal_point, inside, float(sigma))
     silhouette = Silhouette(*operators.soft_silhouette(*mesh))
-    if backend == "kaolin" and _takes_kaolin(backend, vertices_cam):
+    if _takes_kaolin(backend, vertices_cam) and backend == "kaolin":
         silhouette = silhouette._replace(soft=rasterize_kaolin.soft_mask(*mesh))
     return silhouette
 

@@ -353,6 +353,12 @@ def test_bad_input_is_a_sentence():
         soft_silhouette(v, faces, f, c, fragments, 0.0)
     with pytest.raises(ValueError, match="same batch"):
         soft_silhouette(v[:1], faces, f[:1], c[:1], fragments)
+    with pytest.raises(ValueError, match="attributes is on meta, the fragments on cpu"):
+        interpolate(v.to("meta"), faces, fragments)
+    with pytest.raises(ValueError, match="faces is on meta, vertices_cam on cpu"):
+        rasterize(v, faces.to("meta"), f, c, size)
+    with pytest.raises(ValueError, match="backend must be one of"):
+        soft_silhouette(v, faces, f, c, fragments, backend="other")
     with pytest.raises(ValueError, match="attributes must be"):
         interpolate(v[0], faces, fragments)
     with pytest.raises(ValueError, match=r"the fragments torch\.float64"):
