@@ -84,18 +84,22 @@ struct LookUp {
         T* of_evidence = of_cosine + 2 + b;
         if (team.lane == 0)
             for (int64_t i = 0; i < 2 * (2 + b); ++i) of_cosine[i] = 0;
+        T cosine_du = 0, cosine_dv = 0, evidence_du = 0, evidence_dv = 0;
         each_row(p, corners, [&](int corner, int64_t bin, int64_t place, T mark) {
             T along = 0;
             for (int64_t c = team.lane; c < d; c += team.size) along += texture[place * d + c] * blend[c];
             along = nothing ? T(0) : mark * team.sum(along);
+            cosine_du += corners.weight_du[corner] * weight_of[bin] * along;
+            cosine_dv += corners.weight_dv[corner] * weight_of[bin] * along;
+            evidence_du += corners.weight_du[corner] * weight_of[bin] * mark;
+            evidence_dv += corners.weight_dv[corner] * weight_of[bin] * mark;
             if (team.lane != 0) return;
-            of_cosine[0] += corners.weight_du[corner] * weight_of[bin] * along;
-            of_cosine[1] += corners.weight_dv[corner] * weight_of[bin] * along;
             of_cosine[2 + bin] += corners.weight[corner] * along;
-            of_evidence[0] += corners.weight_du[corner] * weight_of[bin] * mark;
-            of_evidence[1] += corners.weight_dv[corner] * weight_of[bin] * mark;
             of_evidence[2 + bin] += corners.weight[corner] * mark;
         });
+        if (team.lane != 0) return;
+        of_cosine[0] = cosine_du, of_cosine[1] = cosine_dv;
+        of_evidence[0] = evidence_du, of_evidence[1] = evidence_dv;
     }
 };
 
