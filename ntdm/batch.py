@@ -28,8 +28,8 @@ class Batch(NamedTuple):
 
     def to(self, device: str) -> "Batch":
         """The batch on a device."""
-        moved = {k: v.to(device) for k, v in self._asdict().items() if isinstance(v, Tensor)}
-        return self._replace(**moved, latent=[z.to(device) for z in self.latent])
+        moved: dict[str, Any] = {k: v.to(device) for k, v in self._asdict().items() if isinstance(v, Tensor)}
+        return self._replace(**moved | {"latent": [z.to(device) for z in self.latent]})
 
 
 def make_batch(

@@ -220,7 +220,7 @@ def _sheet(model: NTDM, focal: float, run_folder: Path, split: str, paths: Seque
     for n, (i, key) in enumerate(zip(chosen, keys, strict=True)):
         photo, row = photos[key], place[key]
         shape = model.shapes[key[0]]
-        latent = torch.from_numpy(masks.latent[n, : shape.num_latents])[None].to(shape.scale)
+        latent = torch.from_numpy(masks.latent[n, : shape.num_latents])[None].to(model.faces.device)
         vertices = shape(latent) * float(masks.scale[n])
         viewpoint = vertices.new_tensor([[float(table[column][row]) for column in predictions.POSE_COLUMNS]])
         shading = _shading(model, cam_from_obj(vertices, viewpoint), focal, photo.shape[:2])
