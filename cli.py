@@ -413,10 +413,11 @@ def demo(
     synthetic.make_data(settled(SyntheticConfig), data, overwrite=overwrite)
     say("demo 2/5: cache files")
     pascal3d = data / RAW_FOLDERS[Dataset.pascal3d]
+    prep = PrepConfig(image_size=(128, 128))
     for dataset, folder in RAW_FOLDERS.items():
-        _prepare(
-            dataset, data / folder, cache, pascal3d, PrepConfig(image_size=(128, 128)), overwrite=overwrite
-        )
+        # OOD-CV's training photos are PASCAL3D+'s own.
+        splits = ["iid", *configs.NUISANCES] if dataset is Dataset.ood_cv else None
+        _prepare(dataset, data / folder, cache, pascal3d, prep, splits=splits, overwrite=overwrite)
     say("demo 3/5: shapes")
     shape_fit.run(settled(ShapeConfig), cache, shapes, overwrite=overwrite)
     runs = [out / "runs" / method for method in ("ntdm", "pose-classifier")]

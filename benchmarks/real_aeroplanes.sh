@@ -15,7 +15,9 @@ start=$(date +%s)
     --set width=128 --set steps=1200 --set normal_weight=2e-6 --set laplacian_weight=5e-4 --set transport_share=0.15
 "$ntdm" train --cache "$out/cache" --shapes "$out/shapes" --out "$out/run" --categories aeroplane \
     --set epochs=100 --set augment=0.4
-"$ntdm" evaluate --run "$out/run" --cache "$out/cache" --splits pascal3d/val
+# Half as far as the default, which serves synthetic photos: on real ones a lower loss is not a better pose.
+"$ntdm" evaluate --run "$out/run" --cache "$out/cache" --splits pascal3d/val \
+    --set steps=30 --set learning_rate=0.05 --set decay_every=12
 
 "$ntdm" report --table 1 --runs "$out/run" --out "$out/report" --no-published
 cat "$out/report/table_1.md"

@@ -13,9 +13,10 @@ from ntdm.data_prep.workers import process_pool
 
 # The parent says its workers' numbers, then works until it is stopped.
 PARENT = """
-import os, time
+import os, signal, time
 from ntdm.data_prep.workers import process_pool
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
         with process_pool(2) as pool:
             tasks = [pool.submit(os.getpid) for _ in range(2)]
