@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -47,9 +48,11 @@ NTDM_DEVICE inline float read(Half value) {
 #ifdef __CUDACC__
     return __half2float(__ushort_as_half(value.bits));
 #else
-    _Float16 half;
-    std::memcpy(&half, &value, sizeof half);
-    return float(half);
+    const int exponent = value.bits >> 10 & 31, fraction = value.bits & 1023;
+    float size =
+        exponent ? std::ldexp(float(1024 + fraction), exponent - 25) : std::ldexp(float(fraction), -24);
+    if (exponent == 31) size = fraction ? NAN : INFINITY;
+    return value.bits >> 15 ? -size : size;
 #endif
 }
 
@@ -69,8 +72,14 @@ NTDM_DEVICE inline void write(Half* to, float value) {
 #ifdef __CUDACC__
     to->bits = __half_as_ushort(__float2half_rn(value));
 #else
-    const _Float16 half = _Float16(value);
-    std::memcpy(to, &half, sizeof half);
+    const float size = std::fabs(value);
+    int exponent;
+    std::frexp(size, &exponent);
+    const int last = size > 0 ? greater(exponent - 11, -24) : -24;  // exponent of the last bit that is kept
+    // A fraction that rounds up to 2048 carries into the exponent, as it should.
+    uint16_t bits = uint16_t(((last + 25) << 10) + int(std::nearbyint(std::ldexp(size, -last))) - 1024);
+    if (!(size < 65520)) bits = size > 0 ? 0x7c00 : 0x7e00;
+    to->bits = uint16_t(bits | (std::signbit(value) ? 0x8000 : 0));
 #endif
 }
 
