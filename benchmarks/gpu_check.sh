@@ -8,6 +8,10 @@ out=${1:-gpu_check}
 python=${PYTHON:-python3}
 [ -x .venv/bin/python ] && python=${PYTHON:-.venv/bin/python}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+"$python" -c "import torch; raise SystemExit(not torch.cuda.is_available())" || {
+    echo "gpu_check: $python sees no CUDA device through torch" >&2
+    exit 2
+}
 mkdir -p "$out"
 failed=""
 
@@ -46,7 +50,7 @@ step bench_uv_scatter "$python" benchmarks/bench_uv_scatter.py --device cuda --p
 step bench_rasterize "$python" benchmarks/bench_rasterize.py --device cuda
 
 if "$python" -c "import ntdm.cli" 2>/dev/null; then
-    step demo "$python" -m ntdm.cli demo --quick --device cuda "$out/demo"
+    step demo "$python" -c "from ntdm.cli import main; main()" demo --quick --device cuda "$out/demo"
 fi
 [ -z "$failed" ] || { echo "gpu_check: failed:$failed"; exit 1; }
 echo "gpu_check: all held"
