@@ -5,14 +5,14 @@ import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
 from ntdm import camera, mesh, rasterize_kaolin
-from ntdm.rasterize import rasterize, soft_silhouette
+from ntdm.rasterize import _takes_kaolin, rasterize, soft_silhouette
 
 Scene = tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, int]]
 
@@ -170,6 +170,15 @@ def test_asked_for_where_it_cannot_run(monkeypatch):
     monkeypatch.setattr(rasterize_kaolin, "missing", lambda: None)
     with pytest.raises(ValueError, match="backend kaolin wants CUDA tensors"):
         rasterize(vertices, faces, focal, centre, size, backend="kaolin")
+
+
+@pytest.mark.parametrize("reason", [None, "No module named 'kaolin'"])
+def test_it_is_the_default_on_cuda_where_it_imports(monkeypatch, reason):
+    monkeypatch.setattr(rasterize_kaolin, "missing", lambda: reason)
+    on_cuda, on_cpu = SimpleNamespace(is_cuda=True), SimpleNamespace(is_cuda=False)
+    assert _takes_kaolin("auto", on_cuda) == (reason is None)
+    assert not _takes_kaolin("auto", on_cpu)
+    assert not _takes_kaolin("native", on_cuda)
 
 
 def test_the_placeholder_of_the_package_index_is_missing(monkeypatch):
