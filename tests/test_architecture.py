@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = {"ntdm.inspect", "ntdm.shape_fit", "ntdm.train", "ntdm.infer", "ntdm.evaluate", "ntdm.export"}
 FILES = {"ntdm.cache", "ntdm.predictions", "ntdm.sample_dataset", "ntdm.scoring"}
 DOORS = {
-    "kaolin": {"ntdm.rasterize", "ntdm.shape_fit"},
+    "kaolin": {"ntdm.rasterize_kaolin", "ntdm.shape_fit"},
     "open3d": {"ntdm.surface"},
     "h5py": {"ntdm.cache", "ntdm.predictions", "ntdm.outputs"},
     "matplotlib": {"ntdm.reports.figures"},
@@ -19,7 +19,7 @@ DOORS = {
     "rich": {"ntdm.progress", "ntdm.cli"},
     "ctypes": {
         "ntdm.native",
-        "ntdm.rasterize",
+        "ntdm.launch",
         "ntdm.rasterize_ops",
         "ntdm.uv_scatter",
         "ntdm.texture_lookup",
