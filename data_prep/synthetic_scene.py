@@ -32,22 +32,25 @@ def background(size: tuple[int, int], rng: np.random.Generator, unseen: bool = F
     clutter = _UNSEEN_SHAPES if unseen else _SEEN_SHAPES
     for _ in range(rng.integers(4, 14)):
         shape = clutter[rng.integers(len(clutter))]
-        covered = _draw(size, shape, rng)
+        covered = np.flatnonzero(_draw(size, shape, rng))
         slope = rng.uniform(-0.6, 0.6, 2)
-        side_light = 1 + slope[0] * (columns[covered] - 0.5) + slope[1] * (rows[covered] - 0.5)
+        side_light = 1 + slope[0] * points[covered, 0] + slope[1] * points[covered, 1]
         if rng.random() < 0.3:
-            inside = _surface(points[covered.ravel()], rng, unseen)
+            inside = _surface(points[covered], rng, unseen)
         else:
             inside = random_colour(rng)
-        picture[covered] = inside * side_light[:, None]
-    picture = np.clip(picture * rng.uniform(0.7, 1.1), 0, 1)
-    return _blurred(picture, rng.uniform(0.4, 1.8))
+        picture.reshape(-1, 3)[covered] = inside * side_light[:, None]
+    return _blurred(picture * rng.uniform(0.7, 1.1), rng.uniform(0.4, 1.8))
 
 
 def sensor(picture: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
     """A finished photo: white balance, noise, eight bits."""
-    tinted = picture * (1 + rng.normal(0, 0.03, 3)) + rng.normal(0, rng.uniform(0, 0.02), picture.shape)
-    return (np.clip(tinted, 0, 1) * 255 + 0.5).astype(np.uint8)
+    tinted = picture * (1 + rng.normal(0, 0.03, 3))
+    tinted += rng.normal(0, rng.uniform(0, 0.02), picture.shape)
+    np.clip(tinted, 0, 1, out=tinted)
+    tinted *= 255
+    tinted += 0.5
+    return tinted.astype(np.uint8)
 
 
 # ---- occluders --------------------------------------------------------------------------------------------
