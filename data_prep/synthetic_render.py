@@ -98,11 +98,11 @@ def frame(cad: Cad, angles: Array, size: tuple[int, int], fill: float, place: tu
     distance = camera.PASCAL3D_FOCAL_PX / max(size)
     for _ in range(FRAMING_STEPS):
         view = View(np.array([*angles, distance]), np.zeros(2), size)
-        xy, _ = view.project(cad.vertices)
+        xy, _ = view.project(cad.outline)
         low, high = xy.min(0), xy.max(0)
         distance *= max((high - low) / (fill * np.array([width, height])))
     view = View(np.array([*angles, distance]), np.zeros(2), size)
-    xy, _ = view.project(cad.vertices)
+    xy, _ = view.project(cad.outline)
     low, high = xy.min(0), xy.max(0)
     slack = np.array([width, height]) - (high - low)
     return View(view.viewpoint, slack * np.asarray(place) - low, size)
@@ -134,7 +134,7 @@ def render(cad: Cad, view: View, rng: np.random.Generator, unseen_texture: bool 
         rng: decides colours, textures and light.
         unseen_texture: paint from the texture families that training never shows.
     """
-    xy, _ = view.project(cad.vertices)
+    xy, _ = view.project(cad.outline)
     limit = np.array([view.size[1], view.size[0]])
     low = np.clip(np.floor(xy.min(0)).astype(int), 0, limit - 1)
     high = np.clip(np.ceil(xy.max(0)).astype(int), low + 1, limit)
@@ -149,7 +149,7 @@ def render(cad: Cad, view: View, rng: np.random.Generator, unseen_texture: bool 
     corners = cad.faces[face]
     points = _interpolated([cad.vertices[corners[:, k]] for k in range(3)], weights)
     normals = _interpolated([cad.corner_normals[face, k] for k in range(3)], weights)
-    owner = cad.face_material[face]
+    owner = _owner(cad, face, points, normals)
     colour = _albedo(cad, owner, points, rng, unseen_texture)
     shaded = _shade(colour, owner, cad.materials, points, normals, view, rng)
     fine = np.zeros((*face_map.shape, 4))
@@ -172,7 +172,7 @@ def ground_shadow(cad: Cad, view: View, strength: float) -> Array:
     R = camera.rotation(torch.as_tensor(view.viewpoint)).numpy()
     rays = rays_cam @ R
     centre = camera.camera_centre(torch.as_tensor(view.viewpoint)).numpy()
-    low, high = cad.vertices.min(0), cad.vertices.max(0)
+    low, high = cad.outline.min(0), cad.outline.max(0)
     hit = centre + rays * ((low[2] - centre[2]) / rays[..., 2])[..., None]
     # distance to the footprint, rounded: the blob is a soft rectangle
     beyond = np.maximum(np.abs(hit[..., :2]) - 0.85 * high[:2], 0)
@@ -189,6 +189,18 @@ def _rasterize(
         torch.as_tensor(principal_point * scale, dtype=torch.float32)[None],
         (size[0] * scale, size[1] * scale),
     )
+
+
+def _owner(cad: Cad, face: NDArray[np.int64], points: Array, normals: Array) -> NDArray[np.int64]:
+    """The material [N] at points [N, 3] of the faces [N]: the face's own, or a band over its paint."""
+    owner = cad.face_material[face]
+    if cad.bands:
+        painted = np.isin(owner, [k for k, name in enumerate(cad.materials) if name.startswith("paint")])
+        lean = np.abs(_unit(normals)[:, 2])
+    for band in cad.bands:
+        inside = (points[:, 2] > band.low) & (points[:, 2] < band.high) & (lean <= band.steepest)
+        owner = np.where(painted & inside, cad.materials.index(band.material), owner)
+    return owner
 
 
 def _material_colour(material: str, rng: np.random.Generator) -> Array:

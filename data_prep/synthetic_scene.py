@@ -16,6 +16,7 @@ FOREGROUND = {1: (0.2, 0.4), 2: (0.4, 0.6), 3: (0.6, 0.8)}
 BACKGROUND = {1: (0.0, 0.2), 2: (0.2, 0.4), 3: (0.4, 0.6)}
 LAYOUTS = 40  # tries of a whole layout, as the benchmark's authors allow
 PLACEMENTS = 60  # occluders tried in one layout
+WEATHER = ("fog", "rain", "snow", "night")
 
 
 def background(size: tuple[int, int], rng: np.random.Generator, unseen: bool = False) -> Array:
@@ -113,7 +114,7 @@ def _occluder(
     """A thing about `side` pixels wide around `centre` (row, column): colours [H, W, 3], mask [H, W]."""
     height, width = size[0], size[1]
     if rng.random() < 0.4:
-        cads = synthetic_models.build(things[int(rng.integers(len(things)))])
+        cads = synthetic_models.built_in(things[int(rng.integers(len(things)))])
         cad = cads[rng.integers(len(cads))]
         angles = np.array([rng.uniform(0, 2 * np.pi), rng.uniform(-0.2, 0.9), rng.uniform(-0.5, 0.5)])
         box = max(int(side), 8)
@@ -146,8 +147,8 @@ def _occluder(
 
 
 def weather(picture: Array, kind: int, rng: np.random.Generator) -> Array:
-    """Fog, rain, snow or night (`kind` modulo 4) over a photo [H, W, 3] in 0..1."""
-    return (_fog, _rain, _snow, _night)[kind % 4](picture, rng)
+    """The kind of WEATHER, counted round, over a photo [H, W, 3] in 0..1."""
+    return (_fog, _rain, _snow, _night)[kind % len(WEATHER)](picture, rng)
 
 
 def _fog(picture: Array, rng: np.random.Generator) -> Array:
