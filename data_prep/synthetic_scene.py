@@ -27,9 +27,8 @@ def background(size: tuple[int, int], rng: np.random.Generator, unseen: bool = F
     picture = _surface(points, rng, unseen).reshape(height, width, 3)
     if rng.random() < 0.6:  # a floor or a skyline
         line = rng.uniform(0.3, 0.8) * height / max(size) + (columns - 0.5) * rng.normal(0, 0.1)
-        below = (rows > line).ravel()
-        floor = picture.reshape(-1, 3)
-        floor[below] = _surface(points[below] * [1, 1.5, 1], rng, unseen)
+        below = np.flatnonzero(rows > line)
+        picture.reshape(-1, 3)[below] = _surface(points.take(below, 0) * [1, 1.5, 1], rng, unseen)
     clutter = _UNSEEN_SHAPES if unseen else _SEEN_SHAPES
     for _ in range(rng.integers(4, 14)):
         shape = clutter[rng.integers(len(clutter))]
@@ -37,7 +36,7 @@ def background(size: tuple[int, int], rng: np.random.Generator, unseen: bool = F
         slope = rng.uniform(-0.6, 0.6, 2)
         side_light = 1 + slope[0] * points[covered, 0] + slope[1] * points[covered, 1]
         if rng.random() < 0.3:
-            inside = _surface(points[covered], rng, unseen)
+            inside = _surface(points.take(covered, 0), rng, unseen)
         else:
             inside = random_colour(rng)
         picture.reshape(-1, 3)[covered] = inside * side_light[:, None]
