@@ -44,7 +44,7 @@ class Cad:
     face_material: NDArray[np.int64]  # [F], index into `materials`
     materials: tuple[str, ...]
     anchors: dict[str, NDArray[np.float64]]
-    corner_normals: NDArray[np.float64] = field(repr=False)  # [F, 3, 3] unit, for shading
+    corner_normals: NDArray[np.float32] = field(repr=False)  # [F, 3, 3] unit, for shading
     bands: tuple[Band, ...] = ()
 
     @cached_property
@@ -194,7 +194,7 @@ class Assembly:
             face_material=np.concatenate(owner),
             materials=materials,
             anchors=anchors,
-            corner_normals=np.concatenate(normals),
+            corner_normals=np.concatenate(normals).astype(np.float32),
         )
 
 

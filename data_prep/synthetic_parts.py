@@ -13,8 +13,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from ntdm.data_prep.synthetic_cad import CREASE_COSINE, OFF_DECIMALS, Band, Cad
+from ntdm.data_prep.synthetic_texture import Array
 
-Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 PARTS = 4  # beside wheels and screen
@@ -45,10 +45,10 @@ def with_parts(vertices: Array, faces: Labels, category: str) -> Cad:
         faces: [F, 3], 0-based, of either winding; kept as they are.
         category: decides what the parts are made of.
     """
-    vertices = np.round(np.asarray(vertices, float), OFF_DECIMALS)
+    places = np.asarray(vertices, np.float64).round(OFF_DECIMALS)
     faces = np.asarray(faces, np.int64)
-    corners = np.unique(vertices, axis=0, return_inverse=True)[1].reshape(-1)[faces]
-    edges = vertices[faces]
+    corners = np.unique(places, axis=0, return_inverse=True)[1].reshape(-1)[faces]
+    edges = places[faces]
     normals = np.cross(edges[:, 1] - edges[:, 0], edges[:, 2] - edges[:, 0])
     length = np.linalg.norm(normals, axis=1)
     # a face without area is never seen; any unit vector will do
@@ -62,15 +62,15 @@ def with_parts(vertices: Array, faces: Labels, category: str) -> Cad:
     order = sorted({*names, "tyre", "metal", "glass", *(band[0] for band in _BANDS.get(category, ()))})
     centres = edges.mean(1)
     material = np.array([order.index(name) for name in names])[_parts(patch, centres, units, length)]
-    for wheel, axle, radius in _wheels(shell, vertices, faces):
+    for wheel, axle, radius in _wheels(shell, places, faces):
         outer = np.linalg.norm(centres[wheel, 1:] - axle, axis=1) > TYRE * radius
         material[wheel] = np.where(outer, order.index("tyre"), order.index("metal"))
     if category == "tvmonitor":
         material[_screen(patch, centres, units, length)] = order.index("glass")
-    used = vertices[np.unique(faces)]
+    used = places[np.unique(faces)]
     floor, height = used[:, 2].min(), np.ptp(used[:, 2])
     return Cad(
-        vertices=vertices,
+        vertices=places,
         faces=faces,
         face_material=material,
         materials=tuple(order),
@@ -112,14 +112,15 @@ def _patches(corners: Labels, units: Array) -> tuple[Labels, Array]:
     return patch, np.where(sides[:count] == sides[first[patch]], 1.0, -1.0)
 
 
-def _corner_normals(corners: Labels, patch: Labels, weighted: Array, units: Array) -> Array:
+def _corner_normals(corners: Labels, patch: Labels, weighted: Array, units: Array) -> NDArray[np.float32]:
     """Normals [F, 3, 3] at each face's corners, over the faces of its patch that meet there."""
     key = corners + patch[:, None] * (corners.max() + 1)
     place = np.unique(key, return_inverse=True)[1].reshape(-1)
     addends = np.repeat(weighted, 3, axis=0)
     total = np.stack([np.bincount(place, column) for column in addends.T], 1)[place].reshape(-1, 3, 3)
     length = np.linalg.norm(total, axis=2, keepdims=True)
-    return np.where(length > 1e-12, total / np.maximum(length, 1e-12), units[:, None])
+    normals = np.where(length > 1e-12, total / np.maximum(length, 1e-12), units[:, None])
+    return normals.astype(np.float32)
 
 
 def _parts(patch: Labels, centres: Array, units: Array, area: Array) -> Labels:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ntdm import camera
 from ntdm.data_prep.synthetic_cad import Cad
-from ntdm.data_prep.synthetic_texture import Array, Family, draw_family
+from ntdm.data_prep.synthetic_texture import Array, Family, draw_family, picked
 from ntdm.rasterize import Fragments, coverage, rasterize
 
 SUPERSAMPLING = 2
@@ -95,17 +95,20 @@ def frame(cad: Cad, angles: Array, size: tuple[int, int], fill: float, place: tu
         place: (x, y) in 0..1, where in the remaining slack it stands.
     """
     height, width = size
+    turned = cad.outline @ camera.rotation(torch.as_tensor(angles)).numpy().T  # all but the distance
     distance = camera.PASCAL3D_FOCAL_PX / max(size)
     for _ in range(FRAMING_STEPS):
-        view = View(np.array([*angles, distance]), np.zeros(2), size)
-        xy, _ = view.project(cad.outline)
-        low, high = xy.min(0), xy.max(0)
+        low, high = _extent(turned, distance)
         distance *= max((high - low) / (fill * np.array([width, height])))
-    view = View(np.array([*angles, distance]), np.zeros(2), size)
-    xy, _ = view.project(cad.outline)
-    low, high = xy.min(0), xy.max(0)
+    low, high = _extent(turned, distance)
     slack = np.array([width, height]) - (high - low)
-    return View(view.viewpoint, slack * np.asarray(place) - low, size)
+    return View(np.array([*angles, distance]), slack * np.asarray(place) - low, size)
+
+
+def _extent(turned: Array, distance: float) -> tuple[Array, Array]:
+    """Lowest and highest x, y in pixels from the principal point, of points [V, 3] turned to the camera."""
+    xy = turned[:, :2] * [1, -1] * (camera.PASCAL3D_FOCAL_PX / (distance - turned[:, 2:]))
+    return xy.min(0), xy.max(0)
 
 
 def visible_anchors(cad: Cad, view: View) -> dict[str, tuple[Array, int]]:
@@ -114,8 +117,10 @@ def visible_anchors(cad: Cad, view: View) -> dict[str, tuple[Array, int]]:
         return {}
     points = np.stack(list(cad.anchors.values()))
     xy, depth = view.project(points)
-    fragments = _rasterize(cad, view.points_cam(cad.vertices), view.principal_point, view.size, 1)
-    surface = fragments.depth[0].numpy()
+    fragments, (top, left) = _rasterize(cad, view, 1)
+    surface = np.full(view.size, np.inf)
+    height, width = fragments.depth.shape[1:]
+    surface[top : top + height, left : left + width] = fragments.depth[0].numpy()
     result = {}
     for name, (x, y), z in zip(cad.anchors, xy, depth, strict=True):
         row, column = int(np.floor(y)), int(np.floor(x))
@@ -134,69 +139,76 @@ def render(cad: Cad, view: View, rng: np.random.Generator, unseen_texture: bool 
         rng: decides colours, textures and light.
         unseen_texture: paint from the texture families that training never shows.
     """
-    xy, _ = view.project(cad.outline)
-    limit = np.array([view.size[1], view.size[0]])
-    low = np.clip(np.floor(xy.min(0)).astype(int), 0, limit - 1)
-    high = np.clip(np.ceil(xy.max(0)).astype(int), low + 1, limit)
-    width, height = (high - low).tolist()
-    fragments = _rasterize(
-        cad, view.points_cam(cad.vertices), view.principal_point - low, (height, width), SUPERSAMPLING
-    )
+    fragments, corner = _rasterize(cad, view, SUPERSAMPLING)
     face_map = fragments.face_index[0].numpy()
-    # take: indexing whole rows is four times as slow
+    # take: indexing is four times as slow
     hit = np.flatnonzero(face_map >= 0)
     face = face_map.take(hit)
-    weights = fragments.barycentric[0].numpy().reshape(-1, 3).take(hit, 0).astype(float)
-    corners = cad.faces.take(face, 0).T
-    points = _interpolated([cad.vertices.take(corner, 0) for corner in corners], weights)
-    normals = _interpolated([cad.corner_normals[:, k].take(face, 0) for k in range(3)], weights)
+    weights = fragments.barycentric[0].numpy().reshape(-1, 3).T.take(hit, 1)
+    corners, vertices = cad.faces.T.take(face, 1), cad.vertices.T.astype(np.float32)
+    points = _interpolated([vertices.take(vertex, 1) for vertex in corners], weights)
+    normals = _interpolated([cad.corner_normals[:, k].T.take(face, 1) for k in range(3)], weights)
     owner = _owner(cad, face, points, normals)
     colour = _albedo(cad, owner, points, rng, unseen_texture)
     shaded = _shade(colour, owner, cad.materials, points, normals, view, rng)
-    # the number of each fine pixel among those hit; nothing hit is the row of zeros behind them
-    number = np.full(face_map.shape, len(hit))
-    number.ravel()[hit] = np.arange(len(hit))
-    shaded = np.concatenate([np.clip(shaded, 0, 1), np.zeros((1, 3))])
+    # the number of each fine pixel among those hit; what nothing hits is the zero behind them
+    number = np.full(face_map.shape, len(hit), np.int32)
+    number.ravel()[hit] = np.arange(len(hit), dtype=np.int32)
+    channels = np.concatenate([np.clip(shaded.T, 0, 1), np.zeros((3, 1), np.float32)], 1)
     grid = [number[i::SUPERSAMPLING, j::SUPERSAMPLING] for i, j in np.ndindex(SUPERSAMPLING, SUPERSAMPLING)]
-    colours = [shaded.take(cell.ravel(), 0) for cell in grid]
-    premultiplied = (sum(colours[1:], start=colours[0]) / len(grid)).reshape(height, width, 3)
-    alpha = np.mean([cell < len(hit) for cell in grid], axis=0)
-    return Cutout(premultiplied, alpha, (int(low[1]), int(low[0])))
+    colours = [channels.take(cell, 1) for cell in grid]
+    premultiplied = np.add.reduce(colours) / len(grid)
+    alpha = np.stack([cell < len(hit) for cell in grid]).mean(0, np.float32)
+    return Cutout(premultiplied.transpose(1, 2, 0), alpha, corner)
 
 
-def ground_shadow(cad: Cad, view: View, strength: float) -> Array:
-    """Factor [H, W] in 0..1 that darkens the ground under the model; all 1 where that is not seen."""
-    height, width = view.size
+def cast_ground_shadow(cad: Cad, view: View, strength: float, picture: Array) -> None:
+    """Darken the ground under the model by up to `strength`, in place; nothing where that is not seen.
+
+    picture: [H, W, 3] in 0..1.
+    """
     if np.sin(view.viewpoint[1]) < 0.05:
-        return np.ones(view.size)
-    x = (np.arange(width) + 0.5 - view.principal_point[0]) / camera.PASCAL3D_FOCAL_PX
-    y = (view.principal_point[1] - np.arange(height) - 0.5) / camera.PASCAL3D_FOCAL_PX
-    rays_cam = np.stack(np.broadcast_arrays(x[None, :], y[:, None], -1.0), -1)
-    R = camera.rotation(torch.as_tensor(view.viewpoint)).numpy()
-    rays = rays_cam @ R
-    centre = camera.camera_centre(torch.as_tensor(view.viewpoint)).numpy()
+        return
     low, high = cad.outline.min(0), cad.outline.max(0)
-    hit = centre + rays * ((low[2] - centre[2]) / rays[..., 2])[..., None]
+    reach = np.maximum(-low, high)[:2] + CONTACT_SHADOW
+    rim, _ = view.project(
+        np.array([[x, y, low[2]] for x in (-reach[0], reach[0]) for y in (-reach[1], reach[1])])
+    )
+    column, row = np.clip(np.floor(rim.min(0)).astype(int), 0, view.size[::-1])
+    end_column, end_row = np.clip(np.ceil(rim.max(0)).astype(int), 0, view.size[::-1])
+    x = (np.arange(column, end_column) + 0.5 - view.principal_point[0]) / camera.PASCAL3D_FOCAL_PX
+    y = (view.principal_point[1] - np.arange(row, end_row) - 0.5) / camera.PASCAL3D_FOCAL_PX
+    R = camera.rotation(torch.as_tensor(view.viewpoint)).numpy().astype(np.float32)
+    rays = np.stack(np.broadcast_arrays(x[None, :], y[:, None], -1.0), -1, dtype=np.float32) @ R
+    centre = camera.camera_centre(torch.as_tensor(view.viewpoint)).float().numpy()
+    steps = (np.float32(low[2]) - centre[2]) / rays[..., 2]
     # distance to the footprint, rounded: the blob is a soft rectangle
-    beyond = np.maximum(np.abs(hit[..., :2]) - 0.85 * high[:2], 0)
-    return 1 - strength * np.clip(1 - np.linalg.norm(beyond, axis=-1) / CONTACT_SHADOW, 0, 1) ** 2
+    beyond_x, beyond_y = (
+        np.maximum(np.abs(centre[k] + rays[..., k] * steps) - np.float32(0.85 * high[k]), 0) for k in (0, 1)
+    )
+    blob = np.clip(1 - np.sqrt(beyond_x**2 + beyond_y**2) / CONTACT_SHADOW, 0, 1) ** 2
+    picture[row:end_row, column:end_column] *= 1 - strength * blob[..., None]
 
 
-def _rasterize(
-    cad: Cad, points_cam: torch.Tensor, principal_point: Array, size: tuple[int, int], scale: int
-) -> Fragments:
-    return rasterize(
-        points_cam.float()[None],
+def _rasterize(cad: Cad, view: View, scale: int) -> tuple[Fragments, tuple[int, int]]:
+    """The part of the photo that the model covers, `scale` times as fine, and its corner (row, column)."""
+    xy, _ = view.project(cad.outline)
+    limit = np.array([view.size[1], view.size[0]])
+    low = np.clip(np.floor(xy.min(0)).astype(int), 0, limit - 1)
+    width, height = (np.clip(np.ceil(xy.max(0)).astype(int), low + 1, limit) - low).tolist()
+    fragments = rasterize(
+        view.points_cam(cad.vertices).float()[None],
         torch.as_tensor(cad.faces),
         torch.tensor([camera.PASCAL3D_FOCAL_PX * scale], dtype=torch.float32),
-        torch.as_tensor(principal_point * scale, dtype=torch.float32)[None],
-        (size[0] * scale, size[1] * scale),
+        torch.as_tensor((view.principal_point - low) * scale, dtype=torch.float32)[None],
+        (height * scale, width * scale),
     )
+    return fragments, (int(low[1]), int(low[0]))
 
 
 def _owner(cad: Cad, face: NDArray[np.int64], points: Array, normals: Array) -> NDArray[np.int64]:
     """The material [N] at points [N, 3] of the faces [N]: the face's own, or a band over its paint."""
-    owner = cad.face_material[face]
+    owner = cad.face_material.take(face)
     if cad.bands:
         painted = np.isin(owner, [k for k, name in enumerate(cad.materials) if name.startswith("paint")])
         lean = np.abs(_unit(normals)[:, 2])
@@ -239,15 +251,15 @@ def _albedo(
         np.zeros(3) if name in ("paint", "paint2") else _material_colour(name, parts[name])
         for name in cad.materials
     ]
-    colour = np.array(typical).take(owner, 0)
+    colour = np.array(typical, np.float32).T.take(owner, 1).T
     for index, name in enumerate(cad.materials):
         if name in ("paint", "paint2"):
             where = np.flatnonzero(owner == index)
             if name == "paint2" and second is not None:
-                painted = second(points.take(where, 0), parts[name])
+                painted = second(picked(points, where), parts[name])
             else:  # one generator seed for both: without a second paint the whole body is of one piece
-                painted = paint(points.take(where, 0), np.random.default_rng(paint_seed))
-            colour[where] = painted
+                painted = paint(picked(points, where), np.random.default_rng(paint_seed))
+            colour.T[:, where] = painted.T
     return np.clip(colour, 0.02, 1, out=colour)
 
 
@@ -261,21 +273,25 @@ def _shade(
     rng: np.random.Generator,
 ) -> Array:
     """Hemispheric ambient + Lambert + Blinn-Phong under one distant lamp and a weak fill light."""
-    eye = _unit(camera.camera_centre(torch.as_tensor(view.viewpoint)).numpy() - points)
+    eye = _unit(camera.camera_centre(torch.as_tensor(view.viewpoint)).float().numpy() - points)
     normals = _unit(normals)
-    normals *= np.where(_dot(normals, eye) < 0, -1.0, 1.0)[:, None]  # two-sided
+    normals *= np.where(_dot(normals, eye) < 0, np.float32(-1), np.float32(1))[:, None]  # two-sided
     turn, height = rng.uniform(0, 2 * np.pi), np.deg2rad(rng.uniform(20, 80))
-    lamp = np.array([np.cos(height) * np.cos(turn), np.cos(height) * np.sin(turn), np.sin(height)])
-    tint = 1 + rng.normal(0, 0.04, 3)
+    lamp = np.array(
+        [np.cos(height) * np.cos(turn), np.cos(height) * np.sin(turn), np.sin(height)], np.float32
+    )
+    tint = (1 + rng.normal(0, 0.04, 3)).astype(np.float32)
     ambient = rng.uniform(0.4, 0.6) * (0.8 + 0.2 * normals[:, 2])
     diffuse = rng.uniform(0.5, 0.85) * np.maximum(normals @ lamp, 0)
-    diffuse += rng.uniform(0.05, 0.2) * np.maximum(normals @ (lamp * [-1, -1, 0.3]), 0)
+    diffuse += rng.uniform(0.05, 0.2) * np.maximum(normals @ (lamp * np.array([-1, -1, 0.3], np.float32)), 0)
     light = ambient + diffuse
-    glowing = np.array([m.endswith("light") for m in materials])[owner]
+    glowing = np.array([m.endswith("light") for m in materials]).take(owner)
     light = np.where(glowing, LAMP_GLOW + light, light)
-    strength, shininess = np.array([GLOSS[m] for m in materials]).T
-    facing = np.maximum(_dot(normals, _unit(lamp + eye)), 0)
-    shine = strength[owner] * facing ** shininess[owner]
+    strength, shininess = np.array([GLOSS[m] for m in materials], np.float32).T
+    facing = np.maximum(_dot(normals, _unit(lamp + eye)), np.float32(1e-6))
+    shine = strength.take(owner) * np.exp(
+        shininess.take(owner) * np.log(facing)
+    )  # six times as fast as a power
     return colour * light[:, None] * tint + (rng.uniform(0.3, 1.0) * shine)[:, None]
 
 
@@ -283,9 +299,9 @@ def _shade(
 
 
 def _interpolated(corners: Sequence[Array], weights: Array) -> Array:
-    """Values [N, 3] inside N triangles from those at their three corners, each [N, 3], by weights [N, 3]."""
-    terms = [corner * weights[:, k, None] for k, corner in enumerate(corners)]
-    return terms[0] + terms[1] + terms[2]
+    """Values [N, 3] inside N triangles from those at their three corners, each [3, N], by weights [3, N]."""
+    terms = [corner * weight for corner, weight in zip(corners, weights, strict=True)]
+    return (terms[0] + terms[1] + terms[2]).T
 
 
 def _dot(a: Array, b: Array) -> Array:

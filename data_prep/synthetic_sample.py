@@ -17,7 +17,7 @@ from ntdm.config import NUISANCES, SyntheticConfig
 from ntdm.data_prep import synthetic_models, synthetic_scene, synthetic_viewpoints
 from ntdm.data_prep.synthetic_cad import Cad, mat_file
 from ntdm.data_prep.synthetic_models import Models
-from ntdm.data_prep.synthetic_render import View, frame, ground_shadow, render, visible_anchors
+from ntdm.data_prep.synthetic_render import View, cast_ground_shadow, frame, render, visible_anchors
 from ntdm.data_prep.synthetic_texture import Array
 from ntdm.outputs import atomic_path
 
@@ -141,7 +141,7 @@ def _photograph(sample: Sample, cad: Cad, view: View) -> Array:
     picture = synthetic_scene.background(view.size, sample.generator("background"), sample.split == "context")
     strength = rng.uniform(0.25, 0.65)
     if rng.random() < SHADOWED.get(sample.category, SHADOWED_ELSE):
-        picture *= ground_shadow(cad, view, strength)[..., None]
+        cast_ground_shadow(cad, view, strength, picture)
     render(cad, view, sample.generator("look"), sample.split == "texture").over(picture)
     if sample.split == "weather":
         picture = synthetic_scene.weather(picture, sample.index, rng)
