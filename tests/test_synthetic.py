@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from ntdm import camera
-from ntdm.config import SyntheticConfig
+from ntdm.config import CATEGORIES, SyntheticConfig
 from ntdm.data_prep import synthetic, synthetic_models, synthetic_scene, synthetic_texture
 from ntdm.data_prep.synthetic import make_data
 from ntdm.data_prep.synthetic_cad import box, off_text
 from ntdm.data_prep.synthetic_render import View, frame, render, visible_anchors
-from ntdm.data_prep.synthetic_sample import OCCLUDED, OOD_CV, PASCAL3D, Sample
+from ntdm.data_prep.synthetic_sample import OCCLUDED, OOD_CV, PASCAL3D, SPLITS, Sample
 from ntdm.data_prep.synthetic_viewpoints import best_constant_pose
 from ntdm.outputs import atomic_path
 
@@ -282,15 +282,33 @@ def test_foreign_folder_and_unknown_category_are_refused(tmp_path: Path) -> None
     assert not (tmp_path / "new").exists()
 
 
-def test_no_constant_guess_scores_well() -> None:
-    config = SyntheticConfig()
-    for split, count in (("train", 300), ("val", config.val_per_category)):
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("categories", [SyntheticConfig().categories, CATEGORIES])
+def test_no_constant_guess_scores_well(categories: tuple[str, ...], seed: int) -> None:
+    """On any split of the default sizes, all categories together."""
+    config = SyntheticConfig(categories=categories, seed=seed)
+    counts = {"train": 300, "val": config.val_per_category, "iid": config.iid_per_category}
+    for split in SPLITS:
         viewpoints = [
             Sample(config, Path(), split, category, index).angles
-            for category in config.categories
-            for index in range(count)
+            for category in categories
+            for index in range(counts.get(split, config.ood_per_category))
         ]
-        assert best_constant_pose(np.array(viewpoints)) < 0.15
+        assert best_constant_pose(np.array(viewpoints)) < 0.15, split
+
+
+def test_viewpoints_of_small_test_splits_cover_the_prior() -> None:
+    config = SyntheticConfig()
+    angles = np.rad2deg(
+        [
+            Sample(config, Path(), "val", category, k).angles
+            for category in config.categories
+            for k in range(50)
+        ]
+    )
+    for column, (low, high) in zip(angles.T, ((0, 360), (-10, 50), (-15, 15)), strict=True):
+        assert np.histogram(column, 6, (low, high))[0].min() >= 15  # of 25
+    assert np.abs(np.corrcoef(angles.T) - np.eye(3)).max() < 0.2
 
 
 def test_best_constant_pose_of_one_pose_is_everything() -> None:
