@@ -12,8 +12,10 @@ What the nuisances show and training does not:
     context   the same families, and unseen outlines, in the background           synthetic_scene.py
     weather   fog, rain, snow or night over the photo                             synthetic_scene.py
 
-Each differs from training in that alone. Its truth is the annotation: the camera is exact, and `cad_index`
-names the very shape in the photo, stretched copies too. OOD-CV/shifts.csv says for each photo what was done.
+Textures, backgrounds and lights of all test splits are disjoint from training's, cell by cell of the ranges
+they are drawn from, and as hard (synthetic_draws.py); beyond that a nuisance differs in its shift alone. Its
+truth is the annotation: the camera is exact, and `cad_index` names the very shape in the photo, stretched
+copies too. OOD-CV/shifts.csv says for each photo what was done.
 As in the originals, OOD-CV has neither bottles nor monitors.
 """
 

@@ -258,7 +258,7 @@ def _albedo(
             if name == "paint2" and second is not None:
                 painted = second(picked(points, where), parts[name])
             else:  # one generator seed for both: without a second paint the whole body is of one piece
-                painted = paint(picked(points, where), np.random.default_rng(paint_seed))
+                painted = paint(picked(points, where), type(rng)(np.random.PCG64(paint_seed)))
             colour.T[:, where] = painted.T
     return np.clip(colour, 0.02, 1, out=colour)
 

@@ -16,6 +16,7 @@ from ntdm import camera
 from ntdm.config import NUISANCES, SyntheticConfig
 from ntdm.data_prep import synthetic_models, synthetic_scene, synthetic_viewpoints
 from ntdm.data_prep.synthetic_cad import Cad, mat_file
+from ntdm.data_prep.synthetic_draws import HeldOutDraws, TrainingDraws
 from ntdm.data_prep.synthetic_models import Models
 from ntdm.data_prep.synthetic_render import View, cast_ground_shadow, frame, render, visible_anchors
 from ntdm.data_prep.synthetic_texture import Array
@@ -105,6 +106,11 @@ class Sample:
         words = (self.split, self.category, purpose)
         return np.random.default_rng([self.config.seed, self.index, *(zlib.crc32(w.encode()) for w in words)])
 
+    def draws(self, purpose: str) -> np.random.Generator:
+        """As `generator`, for textures, backgrounds and lights, which training and tests must not share."""
+        kind = TrainingDraws if self.split == "train" else HeldOutDraws
+        return kind(self.generator(purpose).bit_generator)
+
     def _file(self, pascal: str, ood_cv: str, suffix: str) -> Path:
         if self.split in ("train", "val"):
             return self.out / PASCAL3D / pascal / f"{self.category}_imagenet" / f"{self.name}.{suffix}"
@@ -137,14 +143,14 @@ def _stage(sample: Sample) -> tuple[Cad, View]:
 
 def _photograph(sample: Sample, cad: Cad, view: View) -> Array:
     """The photo [H, W, 3] in 0..1 before the sensor."""
-    rng = sample.generator("scene")
-    picture = synthetic_scene.background(view.size, sample.generator("background"), sample.split == "context")
+    rng = sample.draws("scene")
+    picture = synthetic_scene.background(view.size, sample.draws("background"), sample.split == "context")
     strength = rng.uniform(0.25, 0.65)
     if rng.random() < SHADOWED.get(sample.category, SHADOWED_ELSE):
         cast_ground_shadow(cad, view, strength, picture)
-    render(cad, view, sample.generator("look"), sample.split == "texture").over(picture)
+    render(cad, view, sample.draws("look"), sample.split == "texture").over(picture)
     if sample.split == "weather":
-        picture = synthetic_scene.weather(picture, sample.index, rng)
+        picture = synthetic_scene.weather(picture, sample.index, sample.generator("weather"))
     return picture
 
 
@@ -192,7 +198,7 @@ def _occlude(sample: Sample, cad: Cad, view: View, level: int) -> None:
     with Image.open(sample.photo) as file:
         photo = np.array(file.convert("RGB"))
     amodal = view.mask(cad)
-    rng = sample.generator(f"occluders {level}")
+    rng = sample.draws(f"occluders {level}")
     # occluders of a category under test would be a second right answer to "what is it"
     strangers = [name for name in synthetic_models.RECIPES if name not in sample.config.categories]
     others = [name for name in synthetic_models.RECIPES if name != sample.category]

@@ -25,8 +25,8 @@ def random_colour(rng: np.random.Generator) -> Array:
     """An RGB colour [3] in 0..1, with grey, white and black as common as they are on real objects."""
     if rng.random() < 0.3:
         grey = rng.choice([0.12, 0.35, 0.6, 0.92]) + rng.uniform(-0.08, 0.08)
-        return (grey + rng.normal(0, 0.015, 3)).astype(np.float32)
-    hue, saturation, value = rng.random(), rng.uniform(0.25, 0.95), rng.uniform(0.3, 0.95)
+        return (grey + rng.uniform(-0.025, 0.025, 3)).astype(np.float32)
+    hue, saturation, value = rng.uniform(), rng.uniform(0.25, 0.95), rng.uniform(0.3, 0.95)
     return np.array(colorsys.hsv_to_rgb(hue, saturation, value), np.float32)
 
 
@@ -128,7 +128,7 @@ def _zigzag(points: Array, rng: np.random.Generator) -> Array:
 
 def _cells(points: Array, rng: np.random.Generator) -> Array:
     """Voronoi cells of random colours."""
-    seeds = rng.uniform(-0.6, 0.6, (rng.integers(40, 90), 3)).astype(np.float32)
+    seeds = rng.random((rng.integers(40, 90), 3)).astype(np.float32) * 1.2 - 0.6
     palette = np.stack([random_colour(rng) for _ in range(6)])
     distance = (seeds**2).sum(1)[None] - 2 * points @ seeds.T
     return palette[rng.integers(0, 6, len(seeds))][distance.argmin(1)]

@@ -1,5 +1,6 @@
 """Synthetic data: models, the annotated camera, raw formats, determinism, resumption."""
 
+import colorsys
 import filecmp
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from ntdm.config import CATEGORIES, SyntheticConfig
 from ntdm.data_prep import synthetic, synthetic_models, synthetic_scene, synthetic_texture
 from ntdm.data_prep.synthetic import make_data
 from ntdm.data_prep.synthetic_cad import box, off_text
+from ntdm.data_prep.synthetic_draws import CELLS, HeldOutDraws, TrainingDraws
 from ntdm.data_prep.synthetic_render import View, frame, render, visible_anchors
 from ntdm.data_prep.synthetic_sample import OCCLUDED, OOD_CV, PASCAL3D, SPLITS, Sample
 from ntdm.data_prep.synthetic_viewpoints import best_constant_pose
@@ -93,6 +95,27 @@ def test_frame_fills_the_photo_and_keeps_the_object_inside() -> None:
     assert max((high - low) / [120, 90]) == pytest.approx(0.7, abs=1e-3)
     assert (low > 0).all()
     assert (high < [120, 90]).all()
+
+
+@pytest.mark.parametrize("kind", [TrainingDraws, HeldOutDraws])
+def test_training_and_tests_draw_from_disjoint_cells(kind: type[TrainingDraws]) -> None:
+    rng = kind(np.random.PCG64(0))
+    share = (rng.uniform(2, 6, 4000) - 2) / 4
+    counts = np.histogram(share, CELLS, (0, 1))[0]
+    assert counts[1 - kind.odd :: 2].sum() == 0
+    assert counts[kind.odd :: 2].min() > 400  # of 500
+    assert type(rng.spawn(1)[0]) is kind
+    hues = [colorsys.rgb_to_hsv(*synthetic_texture.random_colour(rng).tolist()) for _ in range(400)]
+    coloured = np.array([hue for hue, saturation, _ in hues if saturation > 0.4])
+    assert (
+        np.floor(coloured * CELLS) % 2 == kind.odd
+    ).mean() > 0.98  # but for colours of three equal numbers
+
+
+def test_each_split_draws_its_looks_from_its_own_cells() -> None:
+    for split in SPLITS:
+        rng = Sample(CONFIG, Path(), split, "car", 0).draws("look")
+        assert isinstance(rng, HeldOutDraws) == (split != "train")
 
 
 def test_rendered_alpha_is_the_mask() -> None:
