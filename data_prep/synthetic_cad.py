@@ -182,7 +182,7 @@ class Assembly:
             vertices.append(points)
             faces.append(triangles + offset)
             owner.append(np.full(len(triangles), materials.index(material)))
-            normals.append(_corner_normals(points, triangles))
+            normals.append(crease_normals(points, triangles))
             offset += len(points)
         joined = np.concatenate(vertices)
         low, high = joined.min(0), joined.max(0)
@@ -251,7 +251,7 @@ def _outward(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> Solid:
     return vertices, np.ascontiguousarray(faces)
 
 
-def _corner_normals(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.float64]:
+def crease_normals(vertices: NDArray[np.floating], faces: NDArray[np.int64]) -> NDArray[np.float64]:
     """Area-weighted normals [F, 3, 3] at each face's corners, over the neighbours this side of the crease."""
     a, b, c = np.moveaxis(vertices[faces], 1, 0)
     area = np.cross(b - a, c - a)

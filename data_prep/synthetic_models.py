@@ -2,14 +2,15 @@
 
 Training, validation and all nuisances but one show the first models of a category; the last ones (two where
 there are six or more, else one) appear only in OOD-CV's shape nuisance, and so does a stretched copy of each
-model of a tree that is held back, whose file number comes after all others. Of a single model only the
-stretched copy is held back.
+model that is held back, whose file number comes after all others. Of a single model only the stretched copy
+is held back.
 
 Each built-in recipe works in its own units with the front at -y; Assembly.finish normalises. Materials: paint
 and paint2 are coloured anew in every photo; glass, tyre, metal, dark, headlight, taillight and frame keep the
 look that makes a category's parts recognisable.
 """
 
+import dataclasses
 import hashlib
 import zlib
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ import numpy as np
 
 from ntdm.data_prep.cad import read_cads
 from ntdm.data_prep.synthetic_aeroplanes import AEROPLANES
-from ntdm.data_prep.synthetic_cad import Assembly, Cad, Recipe
+from ntdm.data_prep.synthetic_cad import OFF_DECIMALS, Assembly, Cad, Recipe, crease_normals
 from ntdm.data_prep.synthetic_furniture import CHAIRS, SOFAS
 from ntdm.data_prep.synthetic_motorbikes import MOTORBIKES
 from ntdm.data_prep.synthetic_parts import with_parts
@@ -81,19 +82,33 @@ def models(category: str, cad_root: Path | None = None) -> Models:
     """
     if cad_root is None:
         cads = dict(enumerate(built_in(category), 1))
-        return Models(cads, *_held_back(list(cads)))
-    released, broken = read_cads(cad_root, category)
-    if broken:
-        raise ValueError(f"{next(iter(broken.values()))}; mend or remove it: photos are taken of every model")
-    cads = {k + 1: with_parts(vertices, faces, category) for k, (vertices, faces) in released.items()}
+    else:
+        released, broken = read_cads(cad_root, category)
+        if broken:
+            raise ValueError(
+                f"{next(iter(broken.values()))}; mend or remove it: photos are taken of every model"
+            )
+        cads = {k + 1: with_parts(*model, category) for k, model in released.items()}
     training, unseen = _held_back(list(cads))
     stretched = tuple(range(max(cads) + 1, max(cads) + 1 + len(unseen or training)))
     for number, original in zip(stretched, unseen or training, strict=True):
-        cad = cads[original]
-        used = cad.vertices[np.unique(cad.faces)]
-        move = non_rigid(used, np.random.default_rng(zlib.crc32(f"{category} {original}".encode())))
-        cads[number] = with_parts(move(cad.vertices), cad.faces, category)
+        seed = zlib.crc32(f"{category} {original}".encode())
+        cads[number] = _stretched(cads[original], np.random.default_rng(seed), category)
     return Models(cads, training, (*unseen, *stretched), stretched)
+
+
+def _stretched(cad: Cad, rng: np.random.Generator, category: str) -> Cad:
+    """A model in another shape, the parts as they were or, of a CAD without names, found anew."""
+    move = non_rigid(cad.vertices[np.unique(cad.faces)], rng)
+    vertices = move(cad.vertices)
+    if not cad.anchors:
+        return with_parts(vertices, cad.faces, category)
+    return dataclasses.replace(
+        cad,
+        vertices=np.round(vertices, OFF_DECIMALS),
+        anchors={name: move(point[None])[0] for name, point in cad.anchors.items()},
+        corner_normals=crease_normals(vertices, cad.faces).astype(np.float32),
+    )
 
 
 def fingerprint(cad_root: Path, categories: Sequence[str]) -> str:

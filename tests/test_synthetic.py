@@ -58,9 +58,9 @@ def _view(record: dict) -> View:
 
 @pytest.mark.parametrize("category", synthetic_models.RECIPES)
 def test_models_follow_pascal3d(category: str) -> None:
-    cads = synthetic_models.built_in(category)
-    assert len(cads) >= 6
-    for cad in cads:
+    cads = synthetic_models.models(category).cads
+    assert len(cads) >= 8
+    for cad in cads.values():
         low, high = cad.vertices.min(0), cad.vertices.max(0)
         np.testing.assert_allclose(low + high, 0, atol=3e-5)  # OFF's five decimals
         assert np.linalg.norm(high - low) == pytest.approx(1, abs=3e-5)
@@ -73,8 +73,9 @@ def test_models_follow_pascal3d(category: str) -> None:
 
 
 def test_models_of_a_category_differ() -> None:
-    view = frame(synthetic_models.built_in("car")[0], np.deg2rad([70, 20, 0]), (96, 96), 0.9, (0.5, 0.5))
-    masks = [view.mask(cad) for cad in synthetic_models.built_in("car")]
+    cads = synthetic_models.models("car").cads
+    view = frame(cads[1], np.deg2rad([70, 20, 0]), (96, 96), 0.9, (0.5, 0.5))
+    masks = [view.mask(cad) for cad in cads.values()]
     for first in range(len(masks)):
         for second in range(first):
             union, both = masks[first] | masks[second], masks[first] & masks[second]
@@ -179,9 +180,9 @@ def test_left_anchor_is_left_of_right_anchor_from_the_front() -> None:
 
 def test_cads_on_disk(made: Path) -> None:
     structs = scipy.io.loadmat(made / PASCAL3D / "CAD" / "car.mat")["car"]
-    cads = synthetic_models.built_in("car")
+    cads = synthetic_models.models("car").cads
     assert structs.shape == (1, len(cads))
-    for number, cad in enumerate(cads, 1):
+    for number, cad in cads.items():
         lines = (made / PASCAL3D / "CAD" / "car" / f"{number:02d}.off").read_text().split("\n")
         assert lines[0] == "OFF"
         count = int(lines[1].split()[0])
@@ -193,7 +194,7 @@ def test_cads_on_disk(made: Path) -> None:
         np.testing.assert_array_equal(model["vertices"], vertices)
         np.testing.assert_array_equal(model["faces"].astype(int), faces + 1)
         assert model["left_front_wheel"].shape == (1, 3)
-    assert off_text(cads[0]).endswith("\n")
+    assert off_text(cads[1]).endswith("\n")
 
 
 def test_occluded_ratios_are_in_their_ranges(made: Path) -> None:
