@@ -70,11 +70,12 @@ class View:
 
 @dataclass(frozen=True)
 class Cutout:
-    """Colour times alpha [h, w, 3] and alpha [h, w] of an object at `corner` (row, column) of its photo."""
+    """A rendered object at `corner` (row, column) of its photo."""
 
-    premultiplied: Array
-    alpha: Array
+    premultiplied: Array  # [h, w, 3] colour times alpha
+    alpha: Array  # [h, w]
     corner: tuple[int, int]
+    depth: Array  # of the surface on the fine grid, CAD units, inf beside it
 
     def over(self, picture: Array) -> None:
         """Composite onto `picture` [H, W, 3] in place; the cut-out must lie inside."""
@@ -111,22 +112,22 @@ def _extent(turned: Array, distance: float) -> tuple[Array, Array]:
     return xy.min(0), xy.max(0)
 
 
-def visible_anchors(cad: Cad, view: View) -> dict[str, tuple[Array, int]]:
-    """Each anchor's pixel (x, y) and PASCAL3D+ status: 1 visible, 2 self-occluded, 4 outside."""
+def visible_anchors(cad: Cad, view: View, cutout: Cutout) -> dict[str, tuple[Array, int]]:
+    """Each anchor's pixel (x, y) and PASCAL3D+ status: 1 visible, 2 self-occluded, 4 outside.
+
+    cutout: the same model, rendered in the same view.
+    """
     if not cad.anchors:
         return {}
     points = np.stack(list(cad.anchors.values()))
     xy, depth = view.project(points)
-    fragments, (top, left) = _rasterize(cad, view, 1)
-    surface = np.full(view.size, np.inf)
-    height, width = fragments.depth.shape[1:]
-    surface[top : top + height, left : left + width] = fragments.depth[0].numpy()
+    cells = np.floor((xy[:, ::-1] - cutout.corner) * SUPERSAMPLING).astype(int)
     result = {}
-    for name, (x, y), z in zip(cad.anchors, xy, depth, strict=True):
-        row, column = int(np.floor(y)), int(np.floor(x))
-        inside = 0 <= row < view.size[0] and 0 <= column < view.size[1]
-        hidden = inside and z > surface[row, column] + ANCHOR_TOLERANCE
-        result[name] = (np.array([x, y]), 4 if not inside else 2 if hidden else 1)
+    for name, pixel, z, cell in zip(cad.anchors, xy, depth, cells, strict=True):
+        outside = (pixel < 0).any() or (pixel >= view.size[::-1]).any()
+        on_grid = (cell >= 0).all() and (cell < cutout.depth.shape).all()
+        hidden = on_grid and z > cutout.depth[tuple(cell)] + ANCHOR_TOLERANCE
+        result[name] = (pixel, 4 if outside else 2 if hidden else 1)
     return result
 
 
@@ -139,7 +140,7 @@ def render(cad: Cad, view: View, rng: np.random.Generator, unseen_texture: bool 
         rng: decides colours, textures and light.
         unseen_texture: paint from the texture families that training never shows.
     """
-    fragments, corner = _rasterize(cad, view, SUPERSAMPLING)
+    fragments, corner = _rasterize(cad, view)
     face_map = fragments.face_index[0].numpy()
     # take: indexing is four times as slow
     hit = np.flatnonzero(face_map >= 0)
@@ -159,7 +160,7 @@ def render(cad: Cad, view: View, rng: np.random.Generator, unseen_texture: bool 
     colours = [channels.take(cell, 1) for cell in grid]
     premultiplied = np.add.reduce(colours) / len(grid)
     alpha = np.stack([cell < len(hit) for cell in grid]).mean(0, np.float32)
-    return Cutout(premultiplied.transpose(1, 2, 0), alpha, corner)
+    return Cutout(premultiplied.transpose(1, 2, 0), alpha, corner, fragments.depth[0].numpy())
 
 
 def cast_ground_shadow(cad: Cad, view: View, strength: float, picture: Array) -> None:
@@ -190,8 +191,8 @@ def cast_ground_shadow(cad: Cad, view: View, strength: float, picture: Array) ->
     picture[row:end_row, column:end_column] *= 1 - strength * blob[..., None]
 
 
-def _rasterize(cad: Cad, view: View, scale: int) -> tuple[Fragments, tuple[int, int]]:
-    """The part of the photo that the model covers, `scale` times as fine, and its corner (row, column)."""
+def _rasterize(cad: Cad, view: View) -> tuple[Fragments, tuple[int, int]]:
+    """The part of the photo that the model covers, on the fine grid, and its corner (row, column)."""
     xy, _ = view.project(cad.outline)
     limit = np.array([view.size[1], view.size[0]])
     low = np.clip(np.floor(xy.min(0)).astype(int), 0, limit - 1)
@@ -199,9 +200,9 @@ def _rasterize(cad: Cad, view: View, scale: int) -> tuple[Fragments, tuple[int, 
     fragments = rasterize(
         view.points_cam(cad.vertices).float()[None],
         torch.as_tensor(cad.faces),
-        torch.tensor([camera.PASCAL3D_FOCAL_PX * scale], dtype=torch.float32),
-        torch.as_tensor((view.principal_point - low) * scale, dtype=torch.float32)[None],
-        (height * scale, width * scale),
+        torch.tensor([camera.PASCAL3D_FOCAL_PX * SUPERSAMPLING], dtype=torch.float32),
+        torch.as_tensor((view.principal_point - low) * SUPERSAMPLING, dtype=torch.float32)[None],
+        (height * SUPERSAMPLING, width * SUPERSAMPLING),
     )
     return fragments, (int(low[1]), int(low[0]))
 

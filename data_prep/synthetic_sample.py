@@ -18,7 +18,7 @@ from ntdm.data_prep import synthetic_models, synthetic_scene, synthetic_viewpoin
 from ntdm.data_prep.synthetic_cad import Cad, mat_file
 from ntdm.data_prep.synthetic_draws import HeldOutDraws, TrainingDraws
 from ntdm.data_prep.synthetic_models import Models
-from ntdm.data_prep.synthetic_render import View, cast_ground_shadow, frame, render, visible_anchors
+from ntdm.data_prep.synthetic_render import Cutout, View, cast_ground_shadow, frame, render, visible_anchors
 from ntdm.data_prep.synthetic_texture import Array
 from ntdm.outputs import atomic_path
 
@@ -121,9 +121,11 @@ def make(sample: Sample) -> None:
     """Photo, annotation, and for validation photos the three occlusion levels; files already there stay."""
     cad, view = _stage(sample)
     if not sample.annotation.exists():
-        picture = _photograph(sample, cad, view)
+        cutout = render(cad, view, sample.draws("look"), sample.split == "texture")
+        picture = _photograph(sample, cad, view, cutout)
         _write_jpeg(sample.photo, synthetic_scene.sensor(picture, sample.generator("sensor")))
-        write_bytes(sample.annotation, mat_file("record", _record(sample, cad, view)))
+        anchors = visible_anchors(cad, view, cutout)
+        write_bytes(sample.annotation, mat_file("record", _record(sample, cad, view, anchors)))
     if sample.split == "val":
         for level in synthetic_scene.FOREGROUND:
             if not sample.occluded(level, "annotations").exists():
@@ -141,26 +143,25 @@ def _stage(sample: Sample) -> tuple[Cad, View]:
     return cad, frame(cad, sample.angles, size, rng.uniform(*FILL), place)
 
 
-def _photograph(sample: Sample, cad: Cad, view: View) -> Array:
+def _photograph(sample: Sample, cad: Cad, view: View, cutout: Cutout) -> Array:
     """The photo [H, W, 3] in 0..1 before the sensor."""
     rng = sample.draws("scene")
     picture = synthetic_scene.background(view.size, sample.draws("background"), sample.split == "context")
     strength = rng.uniform(0.25, 0.65)
     if rng.random() < SHADOWED.get(sample.category, SHADOWED_ELSE):
         cast_ground_shadow(cad, view, strength, picture)
-    render(cad, view, sample.draws("look"), sample.split == "texture").over(picture)
+    cutout.over(picture)
     if sample.split == "weather":
         picture = synthetic_scene.weather(picture, sample.index, sample.generator("weather"))
     return picture
 
 
-def _record(sample: Sample, cad: Cad, view: View) -> dict[str, object]:
+def _record(sample: Sample, cad: Cad, view: View, found: dict[str, tuple[Array, int]]) -> dict[str, object]:
     """MATLAB's `record`: degrees, and pixels whose first centre is (1, 1), corner-origin plus one half."""
     height, width = view.size
     xy, _ = view.project(cad.outline)
     low, high = np.maximum(xy.min(0), 0), np.minimum(xy.max(0), [width, height])
     azimuth, elevation, theta = np.rad2deg(view.viewpoint[:3])
-    found = visible_anchors(cad, view)
     anchors = {
         name: {"location": pixel[None] + 0.5, "status": float(status)}
         for name, (pixel, status) in found.items()

@@ -51,7 +51,9 @@ def sensor(picture: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
     """A finished photo: white balance, noise, eight bits."""
     tinted = picture * (1 + rng.normal(0, 0.03, 3)).astype(np.float32)
     # the sum of four random bytes: nearly normal, in a third of the time
-    grain = rng.integers(0, 256, (4, *picture.shape), np.uint8).sum(0, dtype=np.int16) - np.float32(510)
+    count = picture.size
+    dice = rng.integers(0, 2**64, -(-count // 2), np.uint64).view(np.uint8)[: 4 * count]
+    grain = dice.reshape(4, *picture.shape).sum(0, dtype=np.int16) - np.float32(510)
     tinted += rng.uniform(0, 0.02) / GRAIN_DEVIATION * grain
     np.clip(tinted, 0, 1, out=tinted)
     tinted *= 255

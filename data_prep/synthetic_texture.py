@@ -49,14 +49,16 @@ def value_noise(points: Array, rng: np.random.Generator, octaves: int = 2) -> Ar
 def _between_nodes(lattice: Array, at: Array) -> Array:
     """Trilinear values [N] of a lattice [L, L, L] that repeats, at points [N, 3] in cells."""
     values = np.empty(len(at), np.float32)
-    corners = [np.roll(lattice, (-i, -j, -k), (0, 1, 2)).ravel() for i, j, k in np.ndindex(2, 2, 2)]
+    side = LATTICE + 1  # with the first nodes once more behind the last
+    nodes = np.pad(lattice, (0, 1), mode="wrap").ravel()
+    corners = [nodes[(i * side + j) * side + k :] for i, j, k in np.ndindex(2, 2, 2)]
     for start in range(0, len(at), BLOCK):
-        points = at[start : start + BLOCK]
+        points = at[start : start + BLOCK].T
         cell = np.floor(points)
-        x, y, z = cell.T.astype(np.int32) & (LATTICE - 1)
-        node = (x * LATTICE + y) * LATTICE + z
+        x, y, z = cell.astype(np.intp) & (LATTICE - 1)
+        node = (x * side + y) * side + z
         between = [corner.take(node) for corner in corners]
-        for mix in (points - cell).T:
+        for mix in points - cell:
             half = len(between) // 2
             between = [a + mix * (b - a) for a, b in zip(between[:half], between[half:], strict=True)]
         values[start : start + BLOCK] = between[0]

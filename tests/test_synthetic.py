@@ -172,7 +172,7 @@ def test_annotation_is_the_camera_of_the_photo(made: Path) -> None:
 def test_left_anchor_is_left_of_right_anchor_from_the_front() -> None:
     cad = synthetic_models.built_in("car")[0]
     view = frame(cad, np.deg2rad([0, 10, 0]), (90, 120), 0.7, (0.5, 0.5))
-    found = visible_anchors(cad, view)
+    found = visible_anchors(cad, view, render(cad, view, np.random.default_rng(0)))
     assert found["left_front_light"][0][0] < found["right_front_light"][0][0]
     assert found["left_front_light"][1] == 1
     assert found["left_back_trunk"][1] == 2
