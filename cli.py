@@ -133,23 +133,37 @@ def doctor() -> None:
 @app.command()
 def make_data(
     out: Path,
-    categories: CategoriesOption = None,
+    categories: Annotated[list[str] | None, typer.Option(help="Repeat, or separate by commas.")] = None,
+    cad_root: Annotated[
+        Path | None, typer.Option(help="PASCAL3D+ root whose CADs are shown. Default: built-in models.")
+    ] = None,
+    viewpoints: Annotated[
+        Path | None, typer.Option(help="Folder of train.csv and val.csv. Default: a broad prior.")
+    ] = None,
     settings: SetOption = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes, 0: one a CPU; the files do not depend on it.")
+    ] = 0,
     seed: SeedOption = None,
     device: CpuOption = Device.auto,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write synthetic PASCAL3D+, Occluded PASCAL3D+ and OOD-CV trees in their raw formats.
 
+    Default categories: car, motorbike and sofa; with --cad-root all twelve.
+
     \b
     Example: ntdm make-data data --categories aeroplane,car --set train_per_category=100
+    Example: ntdm make-data data --cad-root PASCAL3D+_release1.1 --viewpoints lists
     """
     from ntdm.data_prep import synthetic
 
-    config = _adjusted(SyntheticConfig(), settings, seed)
+    config = SyntheticConfig() if cad_root is None else SyntheticConfig(categories=configs.CATEGORIES)
+    config = _adjusted(config, settings, seed)
     if categories:
         config = dataclasses.replace(config, categories=tuple(_split(categories)))
-    print(synthetic.make_data(config, out, overwrite=overwrite))
+    sources = {"cad_root": cad_root, "viewpoints": viewpoints}
+    print(synthetic.make_data(config, out, **sources, workers=workers, overwrite=overwrite))
 
 
 @app.command()

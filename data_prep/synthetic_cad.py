@@ -8,10 +8,12 @@ about x = 0. A model's parts carry a material (paint, glass, tyre, ...) so that 
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import scipy.io
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import ConvexHull
 
 Solid = tuple[NDArray[np.float64], NDArray[np.int64]]  # vertices [V, 3], faces [F, 3], 0-based, outward
 
@@ -19,7 +21,18 @@ Station = tuple[float, float, float, float]  # of a hull: y, half width, lowest 
 
 # OFF files of the release carry five decimals; models are rounded to them so that file and memory agree.
 OFF_DECIMALS = 5
+OUTLINE_AS_IT_IS = 4000  # vertices that are projected sooner than a hull of them is made
 CREASE_COSINE = 0.55  # faces that meet at a sharper angle than ~57 degrees are shaded apart
+
+
+@dataclass(frozen=True)
+class Band:
+    """A material over a model's paint between two heights: windows and labels that are no faces."""
+
+    material: str
+    low: float  # z, object frame
+    high: float
+    steepest: float  # largest |z| of a unit normal: windows stand, roofs lie
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,14 @@ class Cad:
     face_material: NDArray[np.int64]  # [F], index into `materials`
     materials: tuple[str, ...]
     anchors: dict[str, NDArray[np.float64]]
-    corner_normals: NDArray[np.float64] = field(repr=False)  # [F, 3, 3] unit, for shading
+    corner_normals: NDArray[np.float32] = field(repr=False)  # [F, 3, 3] unit, for shading
+    bands: tuple[Band, ...] = ()
+
+    @cached_property
+    def outline(self) -> NDArray[np.float64]:
+        """Vertices [K, 3] that bound the model's picture from everywhere: of many, the convex hull's."""
+        used = self.vertices[np.unique(self.faces)]
+        return used[ConvexHull(used, qhull_options="QJ").vertices] if len(used) > OUTLINE_AS_IT_IS else used
 
 
 def loft(rings: ArrayLike) -> Solid:
@@ -162,7 +182,7 @@ class Assembly:
             vertices.append(points)
             faces.append(triangles + offset)
             owner.append(np.full(len(triangles), materials.index(material)))
-            normals.append(_corner_normals(points, triangles))
+            normals.append(crease_normals(points, triangles))
             offset += len(points)
         joined = np.concatenate(vertices)
         low, high = joined.min(0), joined.max(0)
@@ -174,7 +194,7 @@ class Assembly:
             face_material=np.concatenate(owner),
             materials=materials,
             anchors=anchors,
-            corner_normals=np.concatenate(normals),
+            corner_normals=np.concatenate(normals).astype(np.float32),
         )
 
 
@@ -184,26 +204,34 @@ Recipe = Callable[[Assembly], None]
 def off_text(cad: Cad) -> str:
     """The model as the text of a PASCAL3D+ OFF file: five decimals, 0-based triangles."""
     lines = ["OFF", f"{len(cad.vertices)} {len(cad.faces)} 0"]
-    lines += [f"{x:.5f} {y:.5f} {z:.5f}" for x, y, z in cad.vertices]
-    lines += [f"3 {i} {j} {k}" for i, j, k in cad.faces]
+    lines += [f"{x:.5f} {y:.5f} {z:.5f}" for x, y, z in cad.vertices.tolist()]
+    lines += [f"3 {i} {j} {k}" for i, j, k in cad.faces.tolist()]
     return "\n".join(lines) + "\n"
 
 
-def mat_bytes(category: str, cads: Sequence[Cad]) -> bytes:
-    """CAD/<category>.mat: a 1 x M struct array named like the category; absent anchors are empty."""
-    names = sorted({name for cad in cads for name in cad.anchors})
+def mat_bytes(category: str, cads: Sequence[Cad | None]) -> bytes:
+    """CAD/<category>.mat: a 1 x M struct array named like the category; what is absent is empty."""
+    names = sorted({name for cad in cads if cad for name in cad.anchors})
     fields = ["vertices", "faces", "pnames", "azimuth_extent", *names, "azimuth", "elevation", "visibility"]
     models = np.empty((1, len(cads)), dtype=[(name, object) for name in fields])
     nothing = np.zeros((0, 0))
     pnames = np.empty((1, len(names)), dtype=object)
     pnames[0, :] = names
-    for k, cad in enumerate(cads):
-        model = models[0, k]
-        model["vertices"], model["faces"] = cad.vertices, (cad.faces + 1).astype(np.uint16)
-        model["pnames"], model["azimuth_extent"], model["visibility"] = pnames, nothing, nothing
+    for name in fields:
+        for model in models[0]:
+            model[name] = nothing
+    for model, cad in zip(models[0], cads, strict=True):
+        if cad is None:
+            continue
+        index = np.uint16 if len(cad.vertices) < 2**16 else np.uint32  # as MATLAB, by magnitude
+        model["vertices"], model["faces"], model["pnames"] = (
+            cad.vertices,
+            (cad.faces + 1).astype(index),
+            pnames,
+        )
         model["azimuth"], model["elevation"] = np.arange(0.0, 360, 5)[None], np.arange(-90, 91, 2.5)[None]
-        for name in names:
-            model[name] = cad.anchors[name][None] if name in cad.anchors else nothing
+        for name, anchor in cad.anchors.items():
+            model[name] = anchor[None]
     return mat_file(category, models)
 
 
@@ -223,7 +251,7 @@ def _outward(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> Solid:
     return vertices, np.ascontiguousarray(faces)
 
 
-def _corner_normals(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.float64]:
+def crease_normals(vertices: NDArray[np.floating], faces: NDArray[np.int64]) -> NDArray[np.float64]:
     """Area-weighted normals [F, 3, 3] at each face's corners, over the neighbours this side of the crease."""
     a, b, c = np.moveaxis(vertices[faces], 1, 0)
     area = np.cross(b - a, c - a)

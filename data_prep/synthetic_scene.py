@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from ntdm.data_prep import synthetic_models, synthetic_render
-from ntdm.data_prep.synthetic_texture import Array, draw_family, random_colour
+from ntdm.data_prep.synthetic_texture import Array, draw_family, picked, random_colour
 
 Mask = NDArray[np.bool_]
 
@@ -16,38 +16,49 @@ FOREGROUND = {1: (0.2, 0.4), 2: (0.4, 0.6), 3: (0.6, 0.8)}
 BACKGROUND = {1: (0.0, 0.2), 2: (0.2, 0.4), 3: (0.4, 0.6)}
 LAYOUTS = 40  # tries of a whole layout, as the benchmark's authors allow
 PLACEMENTS = 60  # occluders tried in one layout
+GRAIN_DEVIATION = 147.8  # of the sum of four uniform bytes
+WEATHER = ("fog", "rain", "snow", "night")
 
 
 def background(size: tuple[int, int], rng: np.random.Generator, unseen: bool = False) -> Array:
     """A cluttered background [H, W, 3] in 0..1; `unseen` takes families that training never shows."""
     height, width = size
-    rows, columns = np.mgrid[:height, :width] / max(size)
-    points = np.stack([columns.ravel() - 0.5, rows.ravel() - 0.5, np.zeros(height * width)], 1)
-    picture = _surface(points, rng, unseen).reshape(height, width, 3)
+    rows, columns = np.mgrid[:height, :width].astype(np.float32) / max(size)
+    points = np.stack([columns.ravel() - 0.5, rows.ravel() - 0.5, np.zeros(height * width, np.float32)]).T
+    pixels = _surface(points, rng, unseen)
     if rng.random() < 0.6:  # a floor or a skyline
         line = rng.uniform(0.3, 0.8) * height / max(size) + (columns - 0.5) * rng.normal(0, 0.1)
-        below = (rows > line).ravel()
-        floor = picture.reshape(-1, 3)
-        floor[below] = _surface(points[below] * [1, 1.5, 1], rng, unseen)
+        below = np.flatnonzero(rows > line)
+        pixels.T[:, below] = _surface(
+            picked(points, below) * np.array([1, 1.5, 1], np.float32), rng, unseen
+        ).T
     clutter = _UNSEEN_SHAPES if unseen else _SEEN_SHAPES
     for _ in range(rng.integers(4, 14)):
         shape = clutter[rng.integers(len(clutter))]
-        covered = _draw(size, shape, rng)
-        slope = rng.uniform(-0.6, 0.6, 2)
-        side_light = 1 + slope[0] * (columns[covered] - 0.5) + slope[1] * (rows[covered] - 0.5)
+        covered = np.flatnonzero(_draw(size, shape, rng))
+        slope = rng.uniform(-0.6, 0.6, 2).astype(np.float32)
+        side_light = 1 + slope[0] * points[covered, 0] + slope[1] * points[covered, 1]
         if rng.random() < 0.3:
-            inside = _surface(points[covered.ravel()], rng, unseen)
+            inside = _surface(picked(points, covered), rng, unseen).T
         else:
-            inside = random_colour(rng)
-        picture[covered] = inside * side_light[:, None]
-    picture = np.clip(picture * rng.uniform(0.7, 1.1), 0, 1)
-    return _blurred(picture, rng.uniform(0.4, 1.8))
+            inside = random_colour(rng)[:, None]
+        pixels.T[:, covered] = inside * side_light
+    picture = pixels.reshape(height, width, 3)
+    return _blurred(picture * rng.uniform(0.7, 1.1), rng.uniform(0.4, 1.8))
 
 
 def sensor(picture: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
     """A finished photo: white balance, noise, eight bits."""
-    tinted = picture * (1 + rng.normal(0, 0.03, 3)) + rng.normal(0, rng.uniform(0, 0.02), picture.shape)
-    return (np.clip(tinted, 0, 1) * 255 + 0.5).astype(np.uint8)
+    tinted = picture * (1 + rng.normal(0, 0.03, 3)).astype(np.float32)
+    # the sum of four random bytes: nearly normal, in a third of the time
+    count = picture.size
+    dice = rng.integers(0, 2**64, -(-count // 2), np.uint64).view(np.uint8)[: 4 * count]
+    grain = dice.reshape(4, *picture.shape).sum(0, dtype=np.int16) - np.float32(510)
+    tinted += rng.uniform(0, 0.02) / GRAIN_DEVIATION * grain
+    np.clip(tinted, 0, 1, out=tinted)
+    tinted *= 255
+    tinted += 0.5
+    return tinted.astype(np.uint8)
 
 
 # ---- occluders --------------------------------------------------------------------------------------------
@@ -109,8 +120,9 @@ def _occluder(
 ) -> tuple[NDArray[np.uint8], Mask]:
     """A thing about `side` pixels wide around `centre` (row, column): colours [H, W, 3], mask [H, W]."""
     height, width = size[0], size[1]
+    patch: Array
     if rng.random() < 0.4:
-        cads = synthetic_models.build(things[int(rng.integers(len(things)))])
+        cads = synthetic_models.built_in(things[int(rng.integers(len(things)))])
         cad = cads[rng.integers(len(cads))]
         angles = np.array([rng.uniform(0, 2 * np.pi), rng.uniform(-0.2, 0.9), rng.uniform(-0.5, 0.5)])
         box = max(int(side), 8)
@@ -123,8 +135,9 @@ def _occluder(
         box = max(int(side), 8)
         shapes = _SEEN_SHAPES if rng.random() < 0.4 else [_leaf]
         solid = _draw((box, box), shapes[rng.integers(len(shapes))], rng, whole=True)
-        rows, columns = np.mgrid[:box, :box] / box - 0.5
-        points = np.stack([columns.ravel(), rows.ravel(), np.zeros(box * box)], 1) * rng.uniform(0.4, 1)
+        rows, columns = np.mgrid[:box, :box].astype(np.float32) / box - 0.5
+        points = np.stack([columns.ravel(), rows.ravel(), np.zeros(box * box, np.float32)]).T
+        points *= rng.uniform(0.4, 1)
         patch = _surface(points, rng, False).reshape(box, box, 3)
         patch = patch * (1 + 0.5 * (columns * rng.normal() + rows * rng.normal()))[..., None]
         corner = np.round(centre - box / 2).astype(int)
@@ -143,8 +156,8 @@ def _occluder(
 
 
 def weather(picture: Array, kind: int, rng: np.random.Generator) -> Array:
-    """Fog, rain, snow or night (`kind` modulo 4) over a photo [H, W, 3] in 0..1."""
-    return (_fog, _rain, _snow, _night)[kind % 4](picture, rng)
+    """The kind of WEATHER, counted round, over a photo [H, W, 3] in 0..1."""
+    return (_fog, _rain, _snow, _night)[kind % len(WEATHER)](picture, rng)
 
 
 def _fog(picture: Array, rng: np.random.Generator) -> Array:
@@ -285,5 +298,7 @@ def _clouds(size: tuple[int, int], cells: int, rng: np.random.Generator) -> Arra
 
 def _blurred(picture: Array, radius: float) -> Array:
     """Gaussian blur of [H, W, 3] in 0..1, through eight bits (Pillow's is many times faster than scipy's)."""
-    eight = Image.fromarray((np.clip(picture, 0, 1) * 255).astype(np.uint8))
-    return np.asarray(eight.filter(ImageFilter.GaussianBlur(radius)), float) / 255
+    channels = (np.clip(picture, 0, 1) * 255).astype(np.uint8).transpose(2, 0, 1)
+    blur = ImageFilter.GaussianBlur(radius)
+    blurred = np.stack([np.asarray(Image.fromarray(channel).filter(blur)) for channel in channels])
+    return (blurred / np.float32(255)).transpose(1, 2, 0)

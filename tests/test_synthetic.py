@@ -1,5 +1,6 @@
 """Synthetic data: models, the annotated camera, raw formats, determinism, resumption."""
 
+import colorsys
 import filecmp
 import re
 from pathlib import Path
@@ -11,11 +12,14 @@ import torch
 from PIL import Image
 
 from ntdm import camera
-from ntdm.config import SyntheticConfig
+from ntdm.config import CATEGORIES, SyntheticConfig
 from ntdm.data_prep import synthetic, synthetic_models, synthetic_scene, synthetic_texture
-from ntdm.data_prep.synthetic import OCCLUDED, OOD_CV, PASCAL3D, make_data
+from ntdm.data_prep.synthetic import make_data
 from ntdm.data_prep.synthetic_cad import box, off_text
-from ntdm.data_prep.synthetic_render import View, frame, render
+from ntdm.data_prep.synthetic_draws import CELLS, HeldOutDraws, TrainingDraws
+from ntdm.data_prep.synthetic_render import View, frame, render, visible_anchors
+from ntdm.data_prep.synthetic_sample import OCCLUDED, OOD_CV, PASCAL3D, SPLITS, Sample
+from ntdm.data_prep.synthetic_viewpoints import best_constant_pose
 from ntdm.outputs import atomic_path
 
 CONFIG = SyntheticConfig(
@@ -27,6 +31,9 @@ CONFIG = SyntheticConfig(
     image_size=80,
     seed=5,
 )
+
+
+TRAINING_CADS = 4  # of the six built-in ones
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +58,9 @@ def _view(record: dict) -> View:
 
 @pytest.mark.parametrize("category", synthetic_models.RECIPES)
 def test_models_follow_pascal3d(category: str) -> None:
-    cads = synthetic_models.build(category)
-    assert len(cads) >= 6
-    for cad in cads:
+    cads = synthetic_models.models(category).cads
+    assert len(cads) >= 8
+    for cad in cads.values():
         low, high = cad.vertices.min(0), cad.vertices.max(0)
         np.testing.assert_allclose(low + high, 0, atol=3e-5)  # OFF's five decimals
         assert np.linalg.norm(high - low) == pytest.approx(1, abs=3e-5)
@@ -66,8 +73,9 @@ def test_models_follow_pascal3d(category: str) -> None:
 
 
 def test_models_of_a_category_differ() -> None:
-    view = frame(synthetic_models.build("car")[0], np.deg2rad([70, 20, 0]), (96, 96), 0.9, (0.5, 0.5))
-    masks = [view.mask(cad) for cad in synthetic_models.build("car")]
+    cads = synthetic_models.models("car").cads
+    view = frame(cads[1], np.deg2rad([70, 20, 0]), (96, 96), 0.9, (0.5, 0.5))
+    masks = [view.mask(cad) for cad in cads.values()]
     for first in range(len(masks)):
         for second in range(first):
             union, both = masks[first] | masks[second], masks[first] & masks[second]
@@ -81,7 +89,7 @@ def test_box_is_closed_and_outward() -> None:
 
 
 def test_frame_fills_the_photo_and_keeps_the_object_inside() -> None:
-    cad = synthetic_models.build("chair")[0]
+    cad = synthetic_models.built_in("chair")[0]
     view = frame(cad, np.deg2rad([200, 30, 12]), (90, 120), 0.7, (0.1, 0.9))
     xy, _ = view.project(cad.vertices)
     low, high = xy.min(0), xy.max(0)
@@ -90,8 +98,29 @@ def test_frame_fills_the_photo_and_keeps_the_object_inside() -> None:
     assert (high < [120, 90]).all()
 
 
+@pytest.mark.parametrize("kind", [TrainingDraws, HeldOutDraws])
+def test_training_and_tests_draw_from_disjoint_cells(kind: type[TrainingDraws]) -> None:
+    rng = kind(np.random.PCG64(0))
+    share = (rng.uniform(2, 6, 4000) - 2) / 4
+    counts = np.histogram(share, CELLS, (0, 1))[0]
+    assert counts[1 - kind.odd :: 2].sum() == 0
+    assert counts[kind.odd :: 2].min() > 400  # of 500
+    assert type(rng.spawn(1)[0]) is kind
+    hues = [colorsys.rgb_to_hsv(*synthetic_texture.random_colour(rng).tolist()) for _ in range(400)]
+    coloured = np.array([hue for hue, saturation, _ in hues if saturation > 0.4])
+    assert (
+        np.floor(coloured * CELLS) % 2 == kind.odd
+    ).mean() > 0.98  # but for colours of three equal numbers
+
+
+def test_each_split_draws_its_looks_from_its_own_cells() -> None:
+    for split in SPLITS:
+        rng = Sample(CONFIG, Path(), split, "car", 0).draws("look")
+        assert isinstance(rng, HeldOutDraws) == (split != "train")
+
+
 def test_rendered_alpha_is_the_mask() -> None:
-    cad = synthetic_models.build("aeroplane")[2]
+    cad = synthetic_models.built_in("aeroplane")[2]
     view = frame(cad, np.deg2rad([50, 20, -5]), (80, 100), 0.8, (0.4, 0.6))
     picture = np.zeros((80, 100, 3))
     cutout = render(cad, view, np.random.default_rng(0))
@@ -124,10 +153,10 @@ def test_annotation_is_the_camera_of_the_photo(made: Path) -> None:
         photo = root / "Images" / path.parent.name / record["filename"]
         with Image.open(photo) as file:
             assert file.size == tuple(record["imgsize"][:2])
-        view, cad = _view(record), synthetic_models.build(category)[int(thing["cad_index"]) - 1]
+        view, cad = _view(record), synthetic_models.built_in(category)[int(thing["cad_index"]) - 1]
         assert thing["class"] == category
         assert (thing["viewpoint"]["viewport"], thing["viewpoint"]["focal"]) == (3000, 1)
-        assert 1 <= thing["cad_index"] <= synthetic.TRAINING_CADS
+        assert 1 <= thing["cad_index"] <= TRAINING_CADS
         rows, columns = np.nonzero(view.mask(cad))
         # a pixel whose centre is covered spans [column, column + 1]; MATLAB's frame is half a pixel further
         found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) + 0.5
@@ -141,9 +170,9 @@ def test_annotation_is_the_camera_of_the_photo(made: Path) -> None:
 
 
 def test_left_anchor_is_left_of_right_anchor_from_the_front() -> None:
-    cad = synthetic_models.build("car")[0]
+    cad = synthetic_models.built_in("car")[0]
     view = frame(cad, np.deg2rad([0, 10, 0]), (90, 120), 0.7, (0.5, 0.5))
-    found = synthetic.visible_anchors(cad, view)
+    found = visible_anchors(cad, view, render(cad, view, np.random.default_rng(0)))
     assert found["left_front_light"][0][0] < found["right_front_light"][0][0]
     assert found["left_front_light"][1] == 1
     assert found["left_back_trunk"][1] == 2
@@ -151,9 +180,9 @@ def test_left_anchor_is_left_of_right_anchor_from_the_front() -> None:
 
 def test_cads_on_disk(made: Path) -> None:
     structs = scipy.io.loadmat(made / PASCAL3D / "CAD" / "car.mat")["car"]
-    cads = synthetic_models.build("car")
+    cads = synthetic_models.models("car").cads
     assert structs.shape == (1, len(cads))
-    for number, cad in enumerate(cads, 1):
+    for number, cad in cads.items():
         lines = (made / PASCAL3D / "CAD" / "car" / f"{number:02d}.off").read_text().split("\n")
         assert lines[0] == "OFF"
         count = int(lines[1].split()[0])
@@ -165,7 +194,7 @@ def test_cads_on_disk(made: Path) -> None:
         np.testing.assert_array_equal(model["vertices"], vertices)
         np.testing.assert_array_equal(model["faces"].astype(int), faces + 1)
         assert model["left_front_wheel"].shape == (1, 3)
-    assert off_text(cads[0]).endswith("\n")
+    assert off_text(cads[1]).endswith("\n")
 
 
 def test_occluded_ratios_are_in_their_ranges(made: Path) -> None:
@@ -192,7 +221,7 @@ def test_occluded_ratios_are_in_their_ranges(made: Path) -> None:
                 record = _record(
                     made / PASCAL3D / "Annotations" / f"{category}_imagenet" / name.replace(".JPEG", ".mat")
                 )
-                cad = synthetic_models.build(category)[int(record["objects"]["cad_index"]) - 1]
+                cad = synthetic_models.built_in(category)[int(record["objects"]["cad_index"]) - 1]
                 # the annotation's float64 camera is the one that made the mask
                 assert (_view(record).mask(cad) != amodal).mean() < 1e-3
                 checked += 1
@@ -216,7 +245,7 @@ def test_ood_cv_lists_and_shifts(made: Path) -> None:
                 assert name not in train
                 assert (root / "images" / category / f"{name}.JPEG").exists()
                 thing = _record(root / "annotations" / category / f"{name}.mat")["objects"]
-                assert (thing["cad_index"] > synthetic.TRAINING_CADS) == (nuisance == "shape")
+                assert (thing["cad_index"] > TRAINING_CADS) == (nuisance == "shape")
                 elevation, theta = thing["viewpoint"]["elevation"], thing["viewpoint"]["theta"]
                 unseen = not -10 <= elevation <= 50 and abs(theta) >= 15
                 assert unseen == (nuisance == "pose")
@@ -277,21 +306,39 @@ def test_foreign_folder_and_unknown_category_are_refused(tmp_path: Path) -> None
     assert not (tmp_path / "new").exists()
 
 
-def test_no_constant_guess_scores_well() -> None:
-    config = SyntheticConfig()
-    for split, count in (("train", 300), ("val", config.val_per_category)):
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("categories", [SyntheticConfig().categories, CATEGORIES])
+def test_no_constant_guess_scores_well(categories: tuple[str, ...], seed: int) -> None:
+    """On any split of the default sizes, all categories together."""
+    config = SyntheticConfig(categories=categories, seed=seed)
+    counts = {"train": 300, "val": config.val_per_category, "iid": config.iid_per_category}
+    for split in SPLITS:
         viewpoints = [
-            synthetic._angles(synthetic._Sample(config, Path(), split, category, index))
-            for category in config.categories
-            for index in range(count)
+            Sample(config, Path(), split, category, index).angles
+            for category in categories
+            for index in range(counts.get(split, config.ood_per_category))
         ]
-        assert synthetic.best_constant_pose(np.array(viewpoints)) < 0.15
+        assert best_constant_pose(np.array(viewpoints)) < 0.15, split
+
+
+def test_viewpoints_of_small_test_splits_cover_the_prior() -> None:
+    config = SyntheticConfig()
+    angles = np.rad2deg(
+        [
+            Sample(config, Path(), "val", category, k).angles
+            for category in config.categories
+            for k in range(50)
+        ]
+    )
+    for column, (low, high) in zip(angles.T, ((0, 360), (-10, 50), (-15, 15)), strict=True):
+        assert np.histogram(column, 6, (low, high))[0].min() >= 15  # of 25
+    assert np.abs(np.corrcoef(angles.T) - np.eye(3)).max() < 0.2
 
 
 def test_best_constant_pose_of_one_pose_is_everything() -> None:
-    assert synthetic.best_constant_pose(np.tile([1.0, 0.2, 0.1], (5, 1))) == 1
+    assert best_constant_pose(np.tile([1.0, 0.2, 0.1], (5, 1))) == 1
     apart = np.array([[0.0, 0, 0], [2.0, 0, 0], [4.0, 0, 0], [0.1, 0, 0]])
-    assert synthetic.best_constant_pose(apart) == 0.5
+    assert best_constant_pose(apart) == 0.5
     assert camera.rotation(torch.as_tensor(apart)).shape == (4, 3, 3)
 
 
