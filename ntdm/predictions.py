@@ -291,5 +291,8 @@ def _wrapped(column: str, value: Any) -> Any:
     if value is None or angle not in POSE_COLUMNS[:3] or not math.isfinite(value):
         return value
     if angle == "azimuth":
-        return float(value) % (2 * math.pi)
-    return value if abs(value) <= math.pi else math.remainder(value, 2 * math.pi)
+        # The outer % takes care of a tiny negative angle, whose remainder rounds up to 2 pi itself.
+        return float(value) % (2 * math.pi) % (2 * math.pi)
+    if not -math.pi < value <= math.pi:
+        value = math.remainder(value, 2 * math.pi)
+    return math.pi if value == -math.pi else value
