@@ -1,4 +1,4 @@
-"""Prediction and error files of a run (design.md 3.3): schema, writing, reading, scoring.
+"""Prediction files of a run (design.md 3.3): schema, writing, reading, joining to the cache.
 
     <run>/predictions/<dataset>/<split>.csv    one row a sample: pose, predicted category, score, seconds
     <run>/predictions/<dataset>/<split>.h5     what does not fit a cell: masks, shape latent, scale
@@ -23,6 +23,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ntdm.cache import CacheFile
 from ntdm.outputs import atomic_hdf5, atomic_path
 from ntdm.sample_table import (
     KEY_COLUMNS,
@@ -235,6 +236,30 @@ def read_predictions(path: Path) -> Table:
             "radians are wanted; is it in degrees?",
         )
     return table
+
+
+def rows_of(table: Table, file: CacheFile) -> list[int]:
+    """The row of `table` for each sample of a cache file, in the file's order.
+
+    Raises ValueError: a sample has no prediction, or one made for another dataset or split.
+    """
+    place = {key: row for row, key in enumerate(table.keys())}
+    keys = [(file.category, name) for name in file["name"]]
+    missing = [key for key in keys if key not in place]
+    if missing:
+        raise ValueError(
+            f"{table.path} has no prediction for {len(missing)} of the {len(keys)} samples of {file.path}, "
+            f"the first is {missing[0]}: write a failed prediction as a row with nan for its pose"
+        )
+    rows = [place[key] for key in keys]
+    for column in ("dataset", "split"):
+        wrong = [row for row in rows if table[column][row] != getattr(file, column)]
+        if wrong:
+            raise ValueError(
+                f"{table.path}, line {table.lines[wrong[0]]}: {column} is {str(table[column][wrong[0]])!r}, "
+                f"but {file.path} is {getattr(file, column)!r}"
+            )
+    return rows
 
 
 def made_with(path: Path) -> dict[str, Any]:
