@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 cannot be done (one sentence on stderr says why), 2 bad ar
 
 import dataclasses
 import errno
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is being obeyed
             say("interrupted; the same command resumes")
             raise typer.Exit(130) from None
         except (ValueError, OSError, native.BuildError) as error:
@@ -244,7 +246,7 @@ def train(
             cache,
             shapes,
             out,
-            train_on=tuple(_split(train_on) or ["pascal3d/train"]),
+            train_on=tuple(_keys(train_on, "--train-on") or ["pascal3d/train"]),
             categories=_split(categories) or None,
             resume=resume,
             overwrite=overwrite,
@@ -299,7 +301,7 @@ def evaluate(
     from ntdm import evaluate
 
     settled = _config(InferConfig, config, settings, seed)
-    wanted = _split(splits) or ([] if cache.is_file() else _test_splits(cache))
+    wanted = _keys(splits, "--splits") or ([] if cache.is_file() else _test_splits(cache))
     for path in evaluate.run(run, cache, wanted, settled, overwrite=overwrite):
         print(path)
 
@@ -351,7 +353,7 @@ def export(
 
     if order is not None and form is not Format.ood_cv:
         raise typer.BadParameter(f"{form} has no order of rows: it belongs to ood-cv", param_hint="--order")
-    wanted = [] if cache.is_file() else _split(splits) or _test_splits(cache)
+    wanted = [] if cache.is_file() else _keys(splits, "--splits") or _test_splits(cache)
     paths = [cache] if cache.is_file() else [path for split in wanted for path in find(cache, split)]
     options = {"order": order} if order else {}
     print(export.FORMATS[form](paths, run, out, **options))
@@ -476,6 +478,15 @@ def _adjusted(config: Config, settings: Sequence[str] | None, seed: int | None =
 
 def _split(values: Sequence[str] | None) -> list[str]:
     return [part.strip() for value in values or () for part in value.split(",") if part.strip()]
+
+
+def _keys(values: Sequence[str] | None, option: str) -> list[str]:
+    """Each DATASET/SPLIT once."""
+    keys = [key.strip("/") for key in _split(values)]
+    for key in keys:
+        if not re.fullmatch(r"[\w-]+/[\w-]+", key):
+            raise typer.BadParameter(f"{key!r}: want DATASET/SPLIT, as pascal3d/val", param_hint=option)
+    return list(dict.fromkeys(keys))
 
 
 def _box(text: str | None) -> tuple[float, float, float, float] | None:

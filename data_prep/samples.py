@@ -18,9 +18,9 @@ from ntdm.data_prep.annotation import ObjectPose, SampleError, object_class, obj
 from ntdm.data_prep.cad import Cad
 from ntdm.data_prep.layout import refuse_link
 from ntdm.data_prep.npz import read_npz
+from ntdm.photo import to_rgb
 from ntdm.rasterize import coverage
 
-_LARGEST_PHOTO = 40_000_000  # pixels: half a gigabyte as float32 RGB
 _IMAGE_SUFFIXES = (".JPEG", ".jpg", ".jpeg", ".JPG", ".png")
 
 
@@ -137,6 +137,8 @@ def _wanted_objects(objects: list[object], category: str, item: Item, config: Pr
         if item.object >= len(objects):
             text = f"{item.annotation} has {len(objects)} objects, the list names number {item.object}"
             raise SampleError("no_object", text)
+        if object_class(objects[item.object]) != category:
+            raise SampleError("other_class", f"{item.annotation}: object {item.object} is no {category}")
         return [item.object]
     if not objects:
         raise SampleError("no_object", f"{item.annotation} has no objects")
@@ -169,10 +171,8 @@ def _read_photo(listing: Listing, item: Item) -> _Photo:
     try:
         refuse_link(path)
         with Image.open(path) as image:
-            if image.width * image.height > _LARGEST_PHOTO:
-                raise ValueError(f"{image.width} x {image.height} pixels, more than {_LARGEST_PHOTO}")
-            # Gray and CMYK become RGB. EXIF rotation is ignored: MATLAB did so when the poses were annotated.
-            pixels = np.asarray(image.convert("RGB"))
+            # EXIF rotation is ignored: MATLAB did so when the poses were annotated.
+            pixels = to_rgb(image)
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged bytes.
     except Exception as error:
         raise SampleError("image_unreadable", f"{path} is not a readable image: {error}") from None

@@ -32,18 +32,25 @@ def process_pool(
             f"a worker process of {workers} was killed, for want of memory perhaps; try fewer workers"
         ) from None
     finally:
-        pool.shutdown(cancel_futures=True)
+        with _interrupts_held():  # a second Ctrl-C would leave workers waiting, and the exit waiting for them
+            pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Process(SpawnProcess):
     def start(self) -> None:
         """Start with Ctrl-C blocked, which the new process keeps from its first instruction on."""
         resource_tracker.ensure_running()  # its first start would unblock the signal
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _interrupts_held():
             super().start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Context(SpawnContext):

@@ -151,6 +151,7 @@ class CacheWriter:
             stored = self._file[name]
             stored.resize(self.count + 1, axis=0)
             stored[self.count] = value
+        self._file.check()
         self.count += 1
 
     def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -212,6 +213,8 @@ class CacheFile:
             what = f"attribute {missing[0]} is missing" if missing else "it is not complete"
             raise ValueError(f"{self.path}: {what}; make it again with prep-data --overwrite")
         self.dataset, self.split, self.category = (str(attrs[k]) for k in ("dataset", "split", "category"))
+        if self.category != self.path.stem:
+            raise ValueError(f"{self.path} holds category {self.category}: name it {self.category}.h5")
         self.inputs = str(attrs.get("inputs", ""))
         self.config: dict[str, Any] = json.loads(attrs["config"])
         self.dropped: dict[str, int] = json.loads(attrs["dropped"])

@@ -5,7 +5,7 @@ An unknown key is an error, so is a value of another type or out of range.
 
 import dataclasses
 import json
-import math
+import sys
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ CATEGORIES = (
     "chair", "diningtable", "motorbike", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 NUISANCES = ("shape", "pose", "texture", "context", "weather")
+LARGEST_SEED = 10**9  # a step has a seed of its own: this one times a million
 OCCLUSION_LEVELS = ("L1", "L2", "L3")
 
 
@@ -37,7 +38,8 @@ class SyntheticConfig:
         if not self.categories or len(set(self.categories)) != len(self.categories):
             raise ValueError(f"synthetic categories are {self.categories}: want one or more, each once")
         counts = ("train_per_category", "val_per_category", "ood_per_category", "iid_per_category")
-        _within(self, "synthetic", 0, None, *counts, "seed")
+        _within(self, "synthetic", 0, None, *counts)
+        _within(self, "synthetic", 0, LARGEST_SEED, "seed")
         _within(self, "synthetic", 48, 2048, "image_size")
 
 
@@ -83,7 +85,8 @@ class ShapeConfig:
         _within(self, "shape", 1, None, "width", "layers", "steps", "surface_samples")
         _within(self, "shape", 0, 20, "frequencies")
         _within(self, "shape", 0, 1, "learning_rate", "transport_share")
-        _within(self, "shape", 0, None, "normal_weight", "laplacian_weight", "seed")
+        _within(self, "shape", 0, None, "normal_weight", "laplacian_weight")
+        _within(self, "shape", 0, LARGEST_SEED, "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +130,8 @@ class TrainConfig:
         sizes = ("feature_dim", "view_bins", "texture_size", "positives", "epochs", "batch_size", "pose_bins")
         _within(self, "train", 1, None, *sizes, "background_bank", "background_per_image")
         negatives = ("same_class_negatives", "other_class_negatives", "background_negatives")
-        _within(self, "train", 0, None, *negatives, "view_temperature", "weight_decay", "seed")
+        _within(self, "train", 0, None, *negatives, "view_temperature", "weight_decay")
+        _within(self, "train", 0, LARGEST_SEED, "seed")
         shares = ("texture_momentum", "first_visit_alpha", "final_learning_rate", "augment", "patches")
         _within(self, "train", 0, 1, *shares, "quad_extent", "background_weight")
         _within(self, "train", 0, 4, "far_angle")
@@ -254,7 +258,7 @@ def _within(config: Any, stage: str, low: float, high: float | None, *keys: str)
     for key in keys:
         value = getattr(config, key)
         entries = value if isinstance(value, tuple) else (value,)
-        if not all(low <= entry <= (math.inf if high is None else high) for entry in entries):
+        if not all(low <= entry <= (sys.float_info.max if high is None else high) for entry in entries):
             wanted = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
             raise ValueError(f"{stage} {key} is {value!r}: want {wanted}")
 

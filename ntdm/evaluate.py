@@ -66,7 +66,9 @@ def run(
         table = run_folder / "predictions" / f"{split}.csv"
         made_with = {"infer": to_dict(config), "weights": weights, "data": caches.fingerprint(paths)}
         if not (table.exists() and finished(table, predictions.made_with(table), made_with, overwrite)):
-            table.unlink(missing_ok=True)
+            errors = run_folder / "errors" / f"{split}.csv"
+            for stale in (table, errors):
+                stale.unlink(missing_ok=True)
             data, writer = SampleDataset(paths), PredictionWriter(table, made_with, overwrite)
             if isinstance(model, NTDM) and not solvers:
                 size, focal = data.image_size, description["nominal_focal"]
@@ -96,6 +98,8 @@ def _check(
                     f"{path} has images of {file.image_size}, {run_folder} was trained on "
                     f"{tuple(description['image_size'])} (H, W); prepare the split at that size"
                 )
+    if not trained_on - {""}:
+        raise ValueError(f"{run_folder / 'train_names.txt'} is empty: restore it, or train again")
     seen = sorted(train.sample_names(paths) & trained_on)
     if seen:
         raise ValueError(
@@ -124,7 +128,7 @@ def _predict(
             rows, geometry = _fit(model, solvers, photo, items, config)
         seconds = (time.monotonic() - start) / len(items)
         writer.add([row._replace(seconds=seconds) for row in rows], geometry)
-    writer.finish()
+    writer.finish(keys)
 
 
 def _classify(

@@ -29,6 +29,7 @@ from ntdm.config import InferConfig, to_dict
 from ntdm.crop import CropMap
 from ntdm.model import NTDM
 from ntdm.outputs import atomic_path, finished, sweep
+from ntdm.photo import to_rgb
 from ntdm.progress import track
 from ntdm.rasterize import interpolate, rasterize
 from ntdm.render_and_compare import Photos, Solution, Solver, encode
@@ -37,7 +38,7 @@ from ntdm.uv_scatter import uv_scatter
 FILES = ("result.json", "amodal.png", "visible.png", "overlay.png", "mesh.obj", "mesh.mtl", "mesh.png")
 TEXTURE_SIZE = 256
 UNSEEN, OCCLUDED, VISIBLE = (150, 150, 150), (214, 69, 65), (63, 163, 77)
-LARGEST_PHOTO = 100_000_000  # pixels
+FARTHEST, SMALLEST_BOX = 1e6, 1.0  # pixels, of a box's edges and sides
 
 
 def run(
@@ -131,14 +132,11 @@ def read_photo(path: Path) -> np.ndarray:
     """RGB u8 [H, W, 3], EXIF rotation applied; ValueError when it is not a readable image of a sane size."""
     try:
         with Image.open(path) as image:
-            if image.width * image.height > LARGEST_PHOTO:
-                raise ValueError(
-                    f"photo {path} has {image.width} x {image.height} pixels; shrink it below {LARGEST_PHOTO}"
-                )
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise ValueError(f"photo {path} does not exist") from None
-    except (OSError, Image.DecompressionBombError, SyntaxError) as error:
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged bytes.
+    except Exception as error:
         raise ValueError(f"photo {path} cannot be read as an image: {error}") from None
 
 
@@ -238,8 +236,10 @@ def _checked_box(
     if bbox is None:
         return 0.0, 0.0, float(width), float(height)
     x0, y0, x1, y1 = bbox
-    if not all(map(math.isfinite, bbox)) or x1 <= x0 or y1 <= y0:
-        raise ValueError(f"--bbox {x0},{y0},{x1},{y1}: want x0,y0,x1,y1 with x0 < x1 and y0 < y1")
+    if not all(abs(edge) <= FARTHEST for edge in bbox) or min(x1 - x0, y1 - y0) < SMALLEST_BOX:
+        raise ValueError(
+            f"--bbox {x0},{y0},{x1},{y1}: want x0,y0,x1,y1 in pixels, at least {SMALLEST_BOX:g} wide and high"
+        )
     if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
         raise ValueError(f"--bbox {x0},{y0},{x1},{y1} misses photo {path}, which is {width} x {height}")
     return bbox

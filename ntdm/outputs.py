@@ -1,6 +1,7 @@
 """Output files: whole or not there at all, kept when they were made with the same config, else refused."""
 
 import contextlib
+import io
 import os
 import platform
 import re
@@ -40,24 +41,62 @@ def atomic_path(final: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_hdf5(final: Path, copy_of: Path | None = None) -> Iterator[h5py.File]:
+def atomic_hdf5(final: Path, copy_of: Path | None = None) -> Iterator["WholeFile"]:
     """An HDF5 file open for writing, new or a copy of another, renamed onto `final` when the block ends well.
 
-    Raises OSError when the disk is full; `final` is then what it was before.
+    Raises OSError when the disk is full, at the latest when the block ends; `final` is then as it was before.
     """
     with atomic_path(final) as temporary:
         if copy_of is not None:
             shutil.copyfile(copy_of, temporary)
-        file = h5py.File(temporary, "w" if copy_of is None else "r+")
-        try:
+        with WholeFile(temporary, final, new=copy_of is None) as file:
             yield file
-            file.flush()
-        except BaseException as error:
-            _abandon(file)
-            if isinstance(error, OSError) and error.errno:  # the library's own text runs over three lines
-                raise OSError(error.errno, os.strerror(error.errno), str(final)) from None
-            raise
-        file.close()
+        file.check()
+
+
+class WholeFile(h5py.File):
+    """An HDF5 file whose writes never fail in the library's sight.
+
+    After a failed write the library can neither flush nor close the file, and brings the process down at its
+    exit. So the failure is kept from it, and :meth:`check` tells of it.
+    """
+
+    def __init__(self, path: Path, name: Path, new: bool) -> None:
+        self._sink, self._name = _Sink(path, "w+" if new else "r+"), name
+        super().__init__(self._sink, "w" if new else "r+")
+
+    def check(self) -> None:
+        """Raises OSError where a write has failed since the file was opened."""
+        error = self._sink.error
+        if error is not None:
+            raise OSError(error.errno, error.strerror, str(self._name))
+
+    def close(self) -> None:
+        """Close the library's file, then the system's."""
+        super().close()
+        self._sink.close()
+
+
+class _Sink(io.FileIO):
+    """A file that remembers its first failed write and ignores all later ones."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
+        while left and self.error is None:
+            try:
+                left = left[super().write(left) :]
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
 
 
 def sweep(folder: Path) -> None:
@@ -83,19 +122,6 @@ def _runs(process: int) -> bool:
     except PermissionError:  # another user's
         return True
     return True
-
-
-def _abandon(file: h5py.File) -> None:
-    """Close a file that is not wanted any more, even when its last writes find no room."""
-    try:
-        file.flush()
-    except (OSError, RuntimeError):
-        # A file that cannot be closed brings the process down at its exit: let the writes go nowhere.
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nowhere, file.id.get_vfd_handle())
-        os.close(nowhere)
-    with contextlib.suppress(OSError, RuntimeError):
-        file.close()
 
 
 def _remove(path: Path) -> None:

@@ -10,11 +10,15 @@ text ``nan`` in a pose means "this prediction failed". Ground truth never stands
 """
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import math
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+import weakref
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,8 +96,8 @@ class Geometry:
 class PredictionWriter:
     """Writes a split's prediction files batch by batch; an interrupted run goes on where it stopped.
 
-    Every batch is a file of its own in a hidden folder beside the final files, so several processes can feed
-    one split; :meth:`finish` joins them, sorted by category and name, and only then do the final names exist.
+    Every batch is a file of its own in a hidden folder beside the final files, which one writer at a time may
+    hold; :meth:`finish` joins them, sorted by category and name, and only then do the final names exist.
 
     Args:
         path: the final ``.csv``; the ``.h5`` stands beside it.
@@ -108,9 +112,10 @@ class PredictionWriter:
         if overwrite and self.folder.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._unlock = weakref.finalize(self, os.close, self._locked())
         note = self.folder / "config.json"
-        if note.exists():
-            if json.loads(note.read_text()) != json.loads(json.dumps(self.made_with)):
+        if note.exists() and self._parts():
+            if _read_note(note) != json.loads(json.dumps(self.made_with)):
                 raise ValueError(
                     f"{self.folder} holds unfinished predictions of another config: "
                     "delete it, or finish them with the config they were begun with"
@@ -120,8 +125,11 @@ class PredictionWriter:
                 temporary.write_text(json.dumps(self.made_with))
         self.done: set[tuple[str, str]] = set()  # (category, name) of the samples predicted so far
         for part in self._parts():
-            with np.load(part, allow_pickle=False) as batch:
-                self.done.update(zip(batch["category"].tolist(), batch["name"].tolist(), strict=True))
+            try:
+                with np.load(part, allow_pickle=False) as batch:
+                    self.done.update(zip(batch["category"].tolist(), batch["name"].tolist(), strict=True))
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                raise ValueError(f"{part} is damaged ({error}): delete it, and run the same again") from None
 
     def add(self, rows: Sequence[Prediction], geometry: Geometry | None = None) -> None:
         """Stores a batch of rows (n) and its geometry (arrays of n), safe once this returns.
@@ -149,8 +157,14 @@ class PredictionWriter:
             np.savez(temporary, **members)
         self.done.update(keys)
 
-    def finish(self) -> Path:
-        """Joins the batches into the final ``.h5`` and ``.csv`` and removes them; returns the ``.csv``."""
+    def finish(self, wanted: Collection[tuple[str, str]] = ()) -> Path:
+        """Joins the batches into the final ``.h5`` and ``.csv`` and removes them; returns the ``.csv``.
+
+        Raises ValueError when a sample of `wanted` (category, name) has no prediction yet.
+        """
+        missing = sorted(set(wanted) - self.done)
+        if missing:
+            raise ValueError(f"{self.path}: {len(missing)} samples are not predicted, such as {missing[0]}")
         rows: list[tuple[tuple[str, ...], Path, int]] = []
         for part in self._parts():
             with np.load(part, allow_pickle=False) as batch:
@@ -163,7 +177,21 @@ class PredictionWriter:
         with atomic_path(self.path) as temporary:
             write_csv(temporary, PREDICTION_COLUMNS, (row for row, _, _ in rows))
         shutil.rmtree(self.folder)
+        self._unlock()
         return self.path
+
+    def _locked(self) -> int:
+        """A lock on the folder of batches, gone with this object; ValueError where another holds it."""
+        lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.stat(self.folder)  # whoever held it may have finished and removed it
+        except (BlockingIOError, FileNotFoundError):
+            os.close(lock)
+            raise ValueError(
+                f"{self.path}: another process predicts this split; wait until it has finished"
+            ) from None
+        return lock
 
     def _parts(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("*.npz") if not p.name.startswith("."))
@@ -207,6 +235,15 @@ class PredictionWriter:
                         )
                     shapes[key] = tuple(map(max, old, array.shape[1:])), array.dtype
         return dict(sorted(shapes.items()))
+
+
+def _read_note(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): delete {path.parent}, and run the same again"
+        ) from None
 
 
 def write_predictions(

@@ -94,26 +94,28 @@ def run(
     if same and weights.exists():
         say(f"{out}: finished already, with the same config")
         return out
-    if overwrite:
-        for stale in (described, weights, checkpoint, out / "run.json", out / "train.csv"):
-            stale.unlink(missing_ok=True)
-        for folder in ("predictions", "errors", "sheets"):  # of the model that goes
-            shutil.rmtree(out / folder, ignore_errors=True)
+    if resume and overwrite:
+        raise ValueError("--resume goes on with a run and --overwrite begins it anew: pass one of them")
     if resume and not checkpoint.exists():
         raise ValueError(f"--resume: {checkpoint} does not exist; there is nothing to go on from")
     torch.manual_seed(config.seed)
     model = build(config, names, fitted)
     _check_image_size(data.image_size, model)
+    if overwrite:  # not before all that may be refused has been looked at
+        for stale in (described, weights, checkpoint, out / "run.json", out / "train.csv"):
+            stale.unlink(missing_ok=True)
+        for folder in ("predictions", "errors", "sheets"):  # of the model that goes
+            shutil.rmtree(out / folder, ignore_errors=True)
     with atomic_path(described) as part:
         part.write_text(json.dumps(description, indent=1) + "\n")
     with atomic_path(out / "train_names.txt") as part:
         part.write_text("".join(f"{name}\n" for name in sorted(sample_names(paths))))
     seconds = _fit(model, data, config, out)
-    with atomic_path(weights) as part:
-        state = {k: v.contiguous() for k, v in model.state_dict().items()}
-        part.write_bytes(safetensors.torch.save(state))
     with atomic_path(out / "run.json") as part:
         part.write_text(json.dumps(_provenance(config, description, data, seconds), indent=1) + "\n")
+    with atomic_path(weights) as part:  # last: a run with weights is finished
+        state = {k: v.contiguous() for k, v in model.state_dict().items()}
+        part.write_bytes(safetensors.torch.save(state))
     shutil.rmtree(checkpoint.parent, ignore_errors=True)
     return out
 
@@ -140,6 +142,11 @@ def load(run_folder: Path) -> tuple[Model, dict[str, Any]]:
     for key, kind in DESCRIPTION.items():
         if not isinstance(description.get(key), kind):
             raise ValueError(f"{described}: {key} is {description.get(key)!r}; train again with --overwrite")
+    size = description["image_size"]
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise ValueError(f"{described}: image_size is {size!r}, want [H, W]; train again with --overwrite")
+    if not (description["nominal_focal"] > 0 and description["typical_box"] > 0):
+        raise ValueError(f"{described}: nominal_focal or typical_box is not positive; train again")
     try:
         config = from_dict(TrainConfig, description["train"], str(described))
         shapes = {
@@ -201,6 +208,11 @@ def _fit(model: Model, data: SampleDataset, config: TrainConfig, out: Path) -> f
         sums = {k: sums.get(k, 0.0) + v for k, v in figures.items()}
         count += 1
         if (step + 1) % per_epoch == 0:
+            if sums.get("texels") == 0:
+                raise ValueError(
+                    "an epoch used no texel: no photo shows its mesh, or quad_extent or view_temperature "
+                    "leave nothing of it"
+                )
             row = {"epoch": (step + 1) // per_epoch, "step": step + 1, "seconds": time.monotonic() - start}
             history.append(row | {k: v / count for k, v in sums.items()})
             sums, count = {}, 0

@@ -127,11 +127,18 @@ def test_existing_result_is_refused_and_overwritten_when_asked(tiny, tiny_folder
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])
 def test_other_kinds_of_pictures(tiny, tiny_folder, tmp_path, mode):
     gradient = np.linspace(0, 255, 40 * 30).reshape(40, 30)
-    picture = Image.fromarray(gradient.astype(np.uint16 if mode == "I;16" else np.uint8))
+    wide = mode == "I;16"
+    picture = Image.fromarray((gradient * 257).astype(np.uint16) if wide else gradient.astype(np.uint8))
     (picture if mode == "I;16" else picture.convert(mode)).save(tmp_path / "p.png")
     photo = infer.read_photo(tmp_path / "p.png")
     assert photo.shape == (40, 30, 3)
     assert photo.dtype == np.uint8
+    np.testing.assert_allclose(photo, np.repeat(gradient[..., None], 3, -1), atol=1.01)
+
+
+def test_what_is_transparent_lies_on_white(tmp_path):
+    Image.fromarray(np.full((4, 4, 4), (200, 0, 0, 0), np.uint8)).save(tmp_path / "p.png")
+    assert (infer.read_photo(tmp_path / "p.png") == 255).all()
 
 
 def test_exif_rotation_is_applied(tmp_path):
@@ -172,8 +179,8 @@ def test_bad_photo(tiny, tiny_folder, tmp_path, content, message):
     [
         ((200, 10, 220, 40), "misses photo .*90 x 70"),
         ((-30, 10, 0, 40), "misses photo"),
-        ((40, 10, 20, 40), "want x0,y0,x1,y1 with x0 < x1"),
-        ((10, 10, 10, 40), "want x0,y0,x1,y1 with x0 < x1"),
+        ((40, 10, 20, 40), "at least 1 wide and high"),
+        ((10, 10, 10, 40), "at least 1 wide and high"),
         ((0, 0, math.nan, 40), "want x0,y0,x1,y1"),
         ((0, 0, math.inf, 40), "want x0,y0,x1,y1"),
     ],
@@ -198,7 +205,7 @@ def test_run_without_meshes(tiny, tiny_folder, tmp_path):
 
 
 def test_enormous_photo_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(infer, "LARGEST_PHOTO", 100)
+    monkeypatch.setattr("ntdm.photo.LARGEST", 100)
     Image.new("RGB", (11, 10)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="11 x 10 pixels"):
         infer.read_photo(tmp_path / "a.png")
