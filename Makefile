@@ -19,7 +19,7 @@ lint: $(STAMP)
 	cd build/types && ../../.venv/bin/mypy --config-file ../../pyproject.toml -p ntdm # laid out as installed: mypy knows no package-dir
 
 bench: $(STAMP)
-	for script in benchmarks/*.py; do .venv/bin/python $$script || exit 1; done
+	for script in benchmarks/bench_*.py; do .venv/bin/python $$script || exit 1; done
 
 setup: $(STAMP)
 

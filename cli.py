@@ -77,10 +77,21 @@ class Format(StrEnum):
     ood_cv = "ood-cv"
 
 
-def _check_device(device: Device) -> Device:
+def _only_cpu(device: Device) -> Device:
     if device is Device.cuda:
-        raise ValueError("--device cuda: the CUDA kernels are not part of this version yet; use --device cpu")
+        raise ValueError("--device cuda: this command computes on the CPU only; leave --device out")
     return device
+
+
+def _resolved(device: Device) -> str:
+    """ "cpu" or "cuda"; ValueError when CUDA is asked for and not there."""
+    import torch
+
+    if device is Device.auto:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no CUDA device; `ntdm doctor` says what is missing")
+    return str(device)
 
 
 CategoriesOption = Annotated[
@@ -93,9 +104,8 @@ SetOption = Annotated[
 SeedOption = Annotated[
     int | None, typer.Option(help="Random seed, where the stage draws anything. Default: 0.")
 ]
-DeviceOption = Annotated[
-    Device, typer.Option(callback=_check_device, help="Where to compute; this version: the CPU.")
-]
+DeviceOption = Annotated[Device, typer.Option(help="Where to compute. auto: on CUDA where it is there.")]
+CpuOption = Annotated[Device, typer.Option(callback=_only_cpu, help="Where to compute: the CPU only.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an output made before.")]
 CacheOption = Annotated[Path, typer.Option(help="Folder of the cache files.")]
 RunOption = Annotated[Path, typer.Option(help="Folder of a trained run.")]
@@ -126,7 +136,7 @@ def make_data(
     categories: CategoriesOption = None,
     settings: SetOption = None,
     seed: SeedOption = None,
-    device: DeviceOption = Device.auto,
+    device: CpuOption = Device.auto,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write synthetic PASCAL3D+, Occluded PASCAL3D+ and OOD-CV trees in their raw formats.
@@ -159,7 +169,7 @@ def prep_data(
         bool, typer.Option("--strict", help="Fail at the first damaged or missing file.")
     ] = False,
     seed: SeedOption = None,
-    device: DeviceOption = Device.auto,
+    device: CpuOption = Device.auto,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Cut object-centred crops with exact cameras and masks out of a raw dataset, into cache files.
@@ -198,7 +208,7 @@ def fit_shapes(
     config: ConfigOption = "tiny",
     settings: SetOption = None,
     seed: SeedOption = None,
-    device: DeviceOption = Device.auto,
+    device: CpuOption = Device.auto,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Fit the deformable mesh of every category to its CADs; write shapes, and latents into the caches.
@@ -250,6 +260,7 @@ def train(
             categories=_split(categories) or None,
             resume=resume,
             overwrite=overwrite,
+            device=_resolved(device),
         )
     )
 
@@ -277,7 +288,7 @@ def infer(
     settled, box = _config(InferConfig, config, settings, seed), _box(bbox)
     from ntdm import infer
 
-    print(infer.run(images, run, out, box, settled, overwrite=overwrite))
+    print(infer.run(images, run, out, box, settled, overwrite=overwrite, device=_resolved(device)))
 
 
 @app.command()
@@ -302,7 +313,7 @@ def evaluate(
 
     settled = _config(InferConfig, config, settings, seed)
     wanted = _keys(splits, "--splits") or ([] if cache.is_file() else _test_splits(cache))
-    for path in evaluate.run(run, cache, wanted, settled, overwrite=overwrite):
+    for path in evaluate.run(run, cache, wanted, settled, overwrite=overwrite, device=_resolved(device)):
         print(path)
 
 
@@ -399,7 +410,7 @@ def demo(
     def settled(cls: type[Config]) -> Config:
         return _adjusted(cls(), QUICK[cls] if quick else (), seed)
 
-    data, cache, shapes = out / "data", out / "cache", out / "shapes"
+    data, cache, shapes, where = out / "data", out / "cache", out / "shapes", _resolved(device)
     say("demo 1/5: synthetic datasets")
     synthetic.make_data(settled(SyntheticConfig), data, overwrite=overwrite)
     say("demo 2/5: cache files")
@@ -415,9 +426,9 @@ def demo(
     for run in runs:
         say(f"demo 4/5: {run.name}: train, predict, score")
         config = dataclasses.replace(settled(TrainConfig), method=run.name)
-        train.run(config, cache, shapes, run, overwrite=overwrite)
-        evaluate.run(run, cache, DEMO_SPLITS, settled(InferConfig), overwrite=overwrite)
-    meshes = _infer_examples(pascal3d, runs[0], out / "inferred", settled(InferConfig))
+        train.run(config, cache, shapes, run, overwrite=overwrite, device=where)
+        evaluate.run(run, cache, DEMO_SPLITS, settled(InferConfig), overwrite=overwrite, device=where)
+    meshes = _infer_examples(pascal3d, runs[0], out / "inferred", settled(InferConfig), where)
     say("demo 5/5: tables")
     written = [tables.report(table, runs, out / "report", False) for table in (1, 2)]
     for path in written:
@@ -427,7 +438,7 @@ def demo(
     print(out)
 
 
-def _infer_examples(pascal3d: Path, run: Path, out: Path, config: InferConfig) -> list[Path]:
+def _infer_examples(pascal3d: Path, run: Path, out: Path, config: InferConfig, device: str) -> list[Path]:
     """Infer the first test photo of every category, its annotated box given; returns the coloured meshes."""
     from ntdm import infer
     from ntdm.data_prep.annotation import object_pose, read_objects
@@ -437,7 +448,7 @@ def _infer_examples(pascal3d: Path, run: Path, out: Path, config: InferConfig) -
         annotation = pascal3d / "Annotations" / folder / f"{name}.mat"
         x0, y0, x1, y1 = object_pose(read_objects(annotation)[0], str(annotation)).bbox.tolist()
         photo = pascal3d / "Images" / folder / f"{name}.JPEG"
-        infer.run([photo], run, out, (x0, y0, x1, y1), config, overwrite=True)
+        infer.run([photo], run, out, (x0, y0, x1, y1), config, overwrite=True, device=device)
     return sorted(out.glob("*/mesh.obj"))
 
 

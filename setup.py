@@ -20,7 +20,7 @@ def native():  # by its path: ntdm itself is not importable under build isolatio
 
 
 class BuildRooms(build_py):
-    """The packages, then cli.py, the kernels' sources and the library built from them."""
+    """The packages, then cli.py, the kernels' sources and the libraries built from them."""
 
     def find_package_modules(self, package, package_dir):
         # package-dir maps folders only; the editable finder accepts the file, a wheel needs the copy below.
@@ -33,12 +33,14 @@ class BuildRooms(build_py):
             package = Path(self.build_lib).resolve() / "ntdm"
             shutil.copy2(ROOT / "cli.py", package / "cli.py")
             shutil.copytree(ROOT / "cuda", package / "kernels", dirs_exist_ok=True)
-        for old in package.glob("libntdm-*.so"):
+        for old in package.glob("libntdm*.so"):
             old.unlink()
-        try:
-            native().build(package)
-        except RuntimeError as reason:  # still usable: built at first use, and `ntdm doctor` says so
-            print(f"ntdm: operators not built now: {reason}", file=sys.stderr)
+        kernels = native()
+        for build in (kernels.build, *([kernels.build_cuda] if kernels.cuda_is_wanted() else [])):
+            try:
+                build(package)
+            except RuntimeError as reason:  # still usable: built at first use, and `ntdm doctor` says so
+                print(f"ntdm: operators not built now: {reason}", file=sys.stderr)
 
 
 class WithOperators(Distribution):

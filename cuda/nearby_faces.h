@@ -12,7 +12,7 @@
 #include <limits>
 #include <vector>
 
-#include "projection.h"
+#include "outline.h"
 
 namespace ntdm {
 
@@ -45,13 +45,6 @@ template <typename V, typename T>
 inline void store(T* to, V value) {
     std::memcpy(to, &value, sizeof value);
 }
-
-// A projected face as three segments from corner k to corner k + 1.
-template <typename T>
-struct Outline {
-    T x[3], y[3], dx[3], dy[3];
-    T along_x[3], along_y[3];  // (dx, dy) / length^2, 0 for a point
-};
 
 // Bounding boxes as arrays, for the passes that look for a group's faces.
 template <typename T>
@@ -122,23 +115,11 @@ void prepare(const int64_t* faces, int64_t face_count, Scratch<T>& scratch) {
     Boxes<T>& boxes = scratch.boxes;
     boxes.count = 0;
     for (int64_t f = 0; f < face_count; ++f) {
-        const Vertex* corner[3] = {&vertices[faces[3 * f]], &vertices[faces[3 * f + 1]],
-                                   &vertices[faces[3 * f + 2]]};
-        if (corner[0]->inverse * corner[1]->inverse * corner[2]->inverse == 0) continue;
         Outline<T>& out = scratch.outlines[f];
-        for (int k = 0; k < 3; ++k) {
-            const Vertex &from = *corner[k], &to = *corner[(k + 1) % 3];
-            out.x[k] = T(from.x), out.y[k] = T(from.y);
-            out.dx[k] = T(to.x - from.x), out.dy[k] = T(to.y - from.y);
-            const T length = out.dx[k] * out.dx[k] + out.dy[k] * out.dy[k];
-            const T inverse = length > 0 ? 1 / length : T(0);
-            out.along_x[k] = out.dx[k] * inverse, out.along_y[k] = out.dy[k] * inverse;
-        }
+        if (!outline(vertices, faces + 3 * f, &out)) continue;
         const int64_t i = boxes.count++;
-        boxes.left[i] = std::min(out.x[0], std::min(out.x[1], out.x[2]));
-        boxes.right[i] = std::max(out.x[0], std::max(out.x[1], out.x[2]));
-        boxes.top[i] = std::min(out.y[0], std::min(out.y[1], out.y[2]));
-        boxes.bottom[i] = std::max(out.y[0], std::max(out.y[1], out.y[2]));
+        boxes.left[i] = out.left(), boxes.right[i] = out.right();
+        boxes.top[i] = out.top(), boxes.bottom[i] = out.bottom();
         boxes.face[i] = int32_t(f);
     }
 }

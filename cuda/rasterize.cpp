@@ -2,9 +2,9 @@
 // ntdm/rasterize.py.
 //
 // Camera frame: x right, y up, z back; depth = -z. Pixel (row r, column c) has its centre at (c + 0.5, r +
-// 0.5). All arithmetic is double whatever the storage type T: a face costs about the same, and the fill rule
-// is exact for float input. Every output element is written by exactly one thread in an order that does not
-// depend on the number of threads, so results are the same to the last bit for any number.
+// 0.5). All arithmetic is double whatever the storage type T: a face costs about the same. Every output
+// element is written by exactly one thread in an order that does not depend on the number of threads, so
+// results are the same to the last bit for any number.
 
 #include <algorithm>
 #include <cmath>
@@ -13,14 +13,12 @@
 #include <limits>
 #include <vector>
 
-#include "projection.h"
+#include "triangle.h"
 
 namespace {
 
+using ntdm::Triangle;
 using ntdm::Vertex;
-
-// Projected area (twice, square pixels) under which a triangle counts as a line and covers nothing.
-constexpr double kDegenerate = 1e-12;
 
 // Vectors of the compiler (GCC, Clang), whatever registers the CPU has: eight pixels of a row.
 constexpr int kLanes = 8;
@@ -33,37 +31,6 @@ inline V load(const T* from) {
     V value;
     std::memcpy(&value, from, sizeof value);
     return value;
-}
-
-struct Edge {
-    double a, b, c;
-    double at(double x, double row) const { return a * x + row; }
-    double row(double y) const { return b * y + c; }
-};
-
-// a x + b y + c: twice the signed area of (from, to, point). Written over sums and differences of the end
-// points so that swapping them negates every coefficient exactly, fused multiply-add or not: a pixel centre
-// near an edge shared by two triangles is then inside at least one of them.
-inline Edge edge(const Vertex& from, const Vertex& to) {
-    const double a = from.y - to.y, b = to.x - from.x;
-    return {a, b, -0.5 * (a * (from.x + to.x) + b * (from.y + to.y))};
-}
-
-// The three edge functions, opposite to the three corners, positive inside whichever way the triangle winds.
-struct Triangle {
-    Edge e[3];
-    double inverse[3];
-    double area;
-};
-
-inline Triangle triangle(const Vertex& v0, const Vertex& v1, const Vertex& v2) {
-    Triangle t{{edge(v1, v2), edge(v2, v0), edge(v0, v1)}, {v0.inverse, v1.inverse, v2.inverse}, 0};
-    t.area = (v1.x - v0.x) * (v2.y - v0.y) - (v2.x - v0.x) * (v1.y - v0.y);
-    if (t.area < 0) {
-        for (Edge& e : t.e) e = {-e.a, -e.b, -e.c};
-        t.area = -t.area;
-    }
-    return t;
 }
 
 // Pixels whose centres a box contains: first column, first row, minus the last column, minus the last row.
@@ -140,8 +107,8 @@ int64_t fill(const Vertex* vertices, const Box* boxes, const int64_t* faces, int
         range = greatest(range, map);
         const int left = range[0], low = range[1], right = -range[2], high = -range[3];
         if ((left > right) | (low > high)) continue;
-        const Triangle t = triangle(vertices[corner[0]], vertices[corner[1]], vertices[corner[2]]);
-        if (!(t.area > kDegenerate)) continue;
+        const Triangle t = ntdm::triangle(vertices[corner[0]], vertices[corner[1]], vertices[corner[2]]);
+        if (!(t.area > ntdm::kDegenerate)) continue;
         for (int r = low; r <= high; ++r) {
             const int64_t offset = int64_t(r - top) * stride;
             fill_row(t, r + 0.5, int(f), left, right, depth + offset, index + offset);
@@ -187,26 +154,17 @@ void rasterize(const T* vertices, const int64_t* faces, const T* focal, const T*
                         depth[pixel] = std::numeric_limits<T>::infinity();
                         continue;
                     }
-                    const Triangle t = triangle(projected[faces[3 * f]], projected[faces[3 * f + 1]],
-                                                projected[faces[3 * f + 2]]);
-                    double e[3], area = 0, sum = 0;
-                    for (int k = 0; k < 3; ++k) {
-                        e[k] = t.e[k].at(c + 0.5, t.e[k].row(r + 0.5));
-                        area += e[k];
-                        e[k] *= t.inverse[k];
-                        sum += e[k];
-                    }
-                    for (int k = 0; k < 3; ++k) out[k] = T(e[k] / sum);
-                    depth[pixel] = T(area / sum);
+                    const Triangle t = ntdm::triangle(projected[faces[3 * f]], projected[faces[3 * f + 1]],
+                                                      projected[faces[3 * f + 2]]);
+                    double weight[3];
+                    depth[pixel] = T(ntdm::perspective(t, c + 0.5, r + 0.5, weight));
+                    for (int k = 0; k < 3; ++k) out[k] = T(weight[k]);
                 }
             }
         }
     }
 }
 
-// With M = [X0 X1 X2], ray r = ((x - px) / f, -(y - py) / f, -1), barycentrics w and depth d: M w = d r, sum
-// w = 1. Differentiating both and eliminating dw and dd gives, for gradients gw and gd,
-//     u = M^-T (gw - (gw . w + d gd) 1),   dL = u . (d dr - sum_k w_k dX_k).
 template <typename T>
 void rasterize_backward(const T* vertices, const int64_t* faces, const T* focal, const T* principal_point,
                         const int64_t* face_index, const T* barycentric, const T* depth,
@@ -228,24 +186,12 @@ void rasterize_backward(const T* vertices, const int64_t* faces, const T* focal,
                     const int64_t pixel = (b * height + row) * width + column;
                     if (face_index[pixel] < 0) continue;
                     const int64_t* corner = faces + 3 * face_index[pixel];
-                    const T *w = barycentric + 3 * pixel, *gw = grad_barycentric + 3 * pixel;
+                    const T* w = barycentric + 3 * pixel;
                     const double d = double(depth[pixel]);
-                    const double shift = double(gw[0]) * w[0] + double(gw[1]) * w[1] + double(gw[2]) * w[2] +
-                                         d * double(grad_depth[pixel]);
-                    const double h[3] = {gw[0] - shift, gw[1] - shift, gw[2] - shift};
-                    if (h[0] == 0 && h[1] == 0 && h[2] == 0) continue;
-                    double X[3][3], u[3] = {0, 0, 0}, determinant = 0;
-                    for (int k = 0; k < 3; ++k)
-                        for (int i = 0; i < 3; ++i) X[k][i] = double(item[3 * corner[k] + i]);
-                    for (int k = 0; k < 3; ++k) {
-                        const double *p = X[(k + 1) % 3], *q = X[(k + 2) % 3];
-                        const double cross[3] = {p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2],
-                                                 p[0] * q[1] - p[1] * q[0]};
-                        for (int i = 0; i < 3; ++i) u[i] += h[k] * cross[i];
-                        if (k == 0)
-                            determinant = X[0][0] * cross[0] + X[0][1] * cross[1] + X[0][2] * cross[2];
-                    }
-                    for (int i = 0; i < 3; ++i) u[i] /= determinant;
+                    double u[3];
+                    if (!ntdm::ray_gradient(item, corner, w, d, grad_barycentric + 3 * pixel,
+                                            double(grad_depth[pixel]), u))
+                        continue;
                     for (int k = 0; k < 3; ++k)
                         for (int i = 0; i < 3; ++i) sums[3 * corner[k] + i] -= double(w[k]) * u[i];
                     const double x = column + 0.5 - px, y = row + 0.5 - py;

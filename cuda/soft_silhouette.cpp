@@ -21,14 +21,12 @@ using ntdm::Group;
 using ntdm::kLanes;
 using ntdm::Lanes;
 using ntdm::load;
+using ntdm::Nearest;
+using ntdm::nearest;
 using ntdm::Outline;
 using ntdm::Scratch;
 using ntdm::store;
 using ntdm::Vertex;
-
-// 1 - exp(-d^2 / sigma^2) is kept above this, so that the product can be divided by one factor in the
-// derivative.
-constexpr double kLeast = 1e-12;
 
 // exp(-x) for x >= 0: 2^k times a polynomial of the rest; relative error 2e-7. Below 2^-125 it stays there.
 inline Lanes<float>::Value exp_minus(Lanes<float>::Value x) {
@@ -49,40 +47,6 @@ inline Lanes<float>::Value exp_minus(Lanes<float>::Value x) {
 inline Lanes<double>::Value exp_minus(Lanes<double>::Value x) {
     for (int i = 0; i < kLanes; ++i) x[i] = std::exp(-x[i]);
     return x;
-}
-
-// The nearest point of a face's outline: offset from it to the pixel, squared distance, weights of the
-// corners. V is a number or a vector of numbers.
-template <typename V>
-struct Nearest {
-    V x, y, square, weight[3];
-};
-
-template <typename V, typename T>
-inline Nearest<V> nearest(const Outline<T>& face, V px, V py) {
-    const V zero = px - px, one = zero + T(1);
-    V t[3], x[3], y[3], square[3];
-    for (int k = 0; k < 3; ++k) {
-        const V vx = px - face.x[k], vy = py - face.y[k];
-        V along = vx * face.along_x[k] + vy * face.along_y[k];
-        along = along > zero ? along : zero;
-        t[k] = along < one ? along : one;
-        x[k] = vx - t[k] * face.dx[k];
-        y[k] = vy - t[k] * face.dy[k];
-        square[k] = x[k] * x[k] + y[k] * y[k];
-    }
-    // The first of equal segments wins.
-    const auto second = square[1] < square[0];
-    const V least = second ? square[1] : square[0];
-    const auto third = square[2] < least;
-    Nearest<V> out;
-    out.square = third ? square[2] : least;
-    out.x = third ? x[2] : (second ? x[1] : x[0]);
-    out.y = third ? y[2] : (second ? y[1] : y[0]);
-    out.weight[0] = third ? t[2] : (second ? zero : one - t[0]);
-    out.weight[1] = third ? zero : (second ? one - t[1] : t[0]);
-    out.weight[2] = third ? one - t[2] : (second ? t[1] : zero);
-    return out;
 }
 
 template <typename T>
@@ -122,7 +86,7 @@ void soft_silhouette(const T* vertices, const int64_t* faces, const T* focal, co
                 for (int32_t i = 0; i < count; ++i) {
                     const V d = nearest(outlines[near_faces[i]], group.x, group.y).square;
                     V factor = 1 - exp_minus(d * scale);
-                    factor = factor > T(kLeast) ? factor : V{} + T(kLeast);
+                    factor = factor > T(ntdm::kLeastFactor) ? factor : V{} + T(ntdm::kLeastFactor);
                     product *= d <= limit ? factor : V{} + T(1);
                     face = d < least ? I{} + Int(near_faces[i]) : face;
                     least = d < least ? d : least;
@@ -186,7 +150,7 @@ void soft_silhouette_backward(const T* vertices, const int64_t* faces, const T* 
                     const Nearest<V> point = nearest(outlines[near_faces[i]], group.x, group.y);
                     const V e = exp_minus(point.square * scale);
                     V factor = 1 - e;
-                    factor = factor > T(kLeast) ? factor : V{} + T(kLeast);
+                    factor = factor > T(ntdm::kLeastFactor) ? factor : V{} + T(ntdm::kLeastFactor);
                     const V g = point.square <= limit ? coefficient * e / factor : V{};
                     T* total = &totals[size_t(near_faces[i]) * 6 * kLanes];
                     for (int k = 0; k < 3; ++k, total += 2 * kLanes) {

@@ -9,95 +9,18 @@
 #include <cstdint>
 #include <vector>
 
+#include "quad.h"
+
 namespace {
 
-struct Point {
-    double u, v;
-};
-
-inline Point operator-(Point a, Point b) {
-    return {a.u - b.u, a.v - b.v};
-}
-inline double cross(Point a, Point b) {
-    return a.u * b.v - a.v * b.u;
-}
-
-// b - a, with u the short way round its period.
-inline Point wrapped_difference(Point b, Point a) {
-    const double du = b.u - a.u;
-    return {du - std::round(du), b.v - a.v};
-}
-
-// True if x lies to the left of the line a -> b, or on it. Two quads that share an edge call this with the
-// same two pixels in the same order (right or down in the image), hence get the same answer and take opposite
-// sides: a texel on a shared edge has exactly one owner. The explicit fma leaves the compiler nothing to
-// contract differently at different call sites; corners are told apart because a fused product is not 0
-// there.
-inline bool left_of(Point a, Point b, Point x) {
-    const Point edge = wrapped_difference(b, a), to = wrapped_difference(x, a);
-    if ((to.u == 0 && to.v == 0) || (to.u == edge.u && to.v == edge.v)) return true;
-    return std::fma(edge.u, to.v, -(edge.v * to.u)) >= 0;
-}
+using ntdm::Point;
+using ntdm::Quad;
+using ntdm::Texel;
 
 struct Hit {
     int64_t texel;
     int64_t pixel;  // of the quad's first corner
     double s, t;    // the texel centre, along the quad's row and column
-};
-
-// A quad's four corners, in the order of w = ((1-s)(1-t), s(1-t), (1-s)t, st).
-struct Quad {
-    Point corner[4];   // as given
-    Point e1, e2, e3;  // X(s, t) = corner[0] + s e1 + t e2 + s t e3
-    double u_low, u_high, v_low, v_high;
-    bool positive;  // s to t turns from +u to +v
-
-    // False if the quad is wider than the extent, degenerate, or not convex.
-    bool set(const Point* at, double max_extent) {
-        std::copy(at, at + 4, corner);
-        Point rel[4];
-        for (int k = 0; k < 4; ++k) rel[k] = wrapped_difference(corner[k], corner[0]);
-        e1 = rel[1];
-        e2 = rel[2];
-        e3 = {rel[3].u - rel[1].u - rel[2].u, rel[3].v - rel[1].v - rel[2].v};
-        u_low = u_high = v_low = v_high = 0;
-        for (int k = 1; k < 4; ++k) {
-            u_low = std::min(u_low, rel[k].u);
-            u_high = std::max(u_high, rel[k].u);
-            v_low = std::min(v_low, rel[k].v);
-            v_high = std::max(v_high, rel[k].v);
-        }
-        if (u_high - u_low > max_extent || v_high - v_low > max_extent) return false;
-        // The turn at each corner, walking 0 1 3 2: all of one sign in a convex quad.
-        const double turn[4] = {
-            cross(rel[1] - rel[0], rel[2] - rel[0]), cross(rel[3] - rel[1], rel[0] - rel[1]),
-            cross(rel[2] - rel[3], rel[1] - rel[3]), cross(rel[0] - rel[2], rel[3] - rel[2])};
-        positive = turn[0] > 0;
-        for (double value : turn)
-            if (positive ? !(value > 0) : !(value < 0)) return false;
-        return true;
-    }
-
-    bool contains(Point x) const {
-        return left_of(corner[0], corner[1], x) == positive && left_of(corner[1], corner[3], x) == positive &&
-               left_of(corner[2], corner[3], x) != positive && left_of(corner[0], corner[2], x) != positive;
-    }
-
-    // Inverse bilinear of a point inside. Eliminating s leaves k0 + k1 t + k2 t^2 = 0, whose derivative at
-    // the root is det J; inside a convex quad that has the sign of the orientation, which picks the root.
-    void invert(Point x, double* s, double* t) const {
-        const Point h = wrapped_difference(x, corner[0]);
-        const double k0 = cross(h, e1), k1 = cross(h, e3) - cross(e2, e1), k2 = -cross(e2, e3);
-        const double root = std::sqrt(std::max(k1 * k1 - 4 * k0 * k2, 0.0)) * (positive ? 1 : -1);
-        // Two forms of one root; take the one that adds magnitudes.
-        double at = (k1 < 0) != (root < 0) ? (root - k1) / (2 * k2) : -2 * k0 / (k1 + root);
-        at = std::min(std::max(at, 0.0), 1.0);
-        const Point along = {e1.u + at * e3.u, e1.v + at * e3.v};
-        const double rest_u = h.u - at * e2.u, rest_v = h.v - at * e2.v;
-        const double from = std::abs(along.u) > std::abs(along.v) ? rest_u / along.u : rest_v / along.v;
-        *t = at;
-        *s = std::min(std::max(from, 0.0), 1.0);
-    }
 };
 
 struct Shape {
@@ -113,33 +36,18 @@ bool find_hits(const T* uv, const uint8_t* coverage, const Shape& shape, std::ve
     hits->clear();
     for (int64_t p = 0; p < h * w; ++p)
         if (coverage[p] && !(std::isfinite(uv[2 * p]) && std::isfinite(uv[2 * p + 1]))) return false;
-    // Candidates are widened by a hair; contains() decides.
-    const double hair = 1e-6;
     Quad quad;
     for (int64_t i = 0; i + 1 < h; ++i)
         for (int64_t j = 0; j + 1 < w; ++j) {
             const int64_t first = i * w + j;
-            const int64_t pixel[4] = {first, first + 1, first + w, first + w + 1};
-            if (!(coverage[pixel[0]] && coverage[pixel[1]] && coverage[pixel[2]] && coverage[pixel[3]]))
-                continue;
-            Point at[4];
-            for (int k = 0; k < 4; ++k) {
-                const double u = uv[2 * pixel[k]];
-                at[k] = {u - std::floor(u), static_cast<double>(uv[2 * pixel[k] + 1])};
-            }
-            if (!quad.set(at, shape.max_extent)) continue;
-            const double u0 = at[0].u, v0 = at[0].v;
-            const double row_low = std::max(std::ceil((v0 + quad.v_low) * q - 0.5 - hair), 0.0);
-            const double row_high = std::min(std::floor((v0 + quad.v_high) * q - 0.5 + hair), q - 1.0);
-            const int64_t left = static_cast<int64_t>(std::ceil((u0 + quad.u_low) * q - 0.5 - hair));
-            const int64_t right = static_cast<int64_t>(std::floor((u0 + quad.u_high) * q - 0.5 + hair));
-            for (double row = row_low; row <= row_high; ++row)
-                for (int64_t free_column = left; free_column <= right; ++free_column) {
-                    const int64_t column = ((free_column % q) + q) % q;
-                    const Point x = {(column + 0.5) / q, (row + 0.5) / q};
-                    if (!quad.contains(x)) continue;
-                    Hit hit = {static_cast<int64_t>(row) * q + column, first, 0, 0};
-                    quad.invert(x, &hit.s, &hit.t);
+            if (!quad.read(uv, coverage, w, first, shape.max_extent)) continue;
+            const Quad::Range range = quad.range(q);
+            for (int64_t row = range.top; row < range.top + range.rows; ++row)
+                for (int64_t column = range.left; column < range.left + range.columns; ++column) {
+                    const Texel texel(row, column, q);
+                    if (!quad.contains(texel.centre)) continue;
+                    Hit hit = {texel.number, first, 0, 0};
+                    quad.invert(texel.centre, &hit.s, &hit.t);
                     hits->push_back(hit);
                 }
         }
@@ -204,21 +112,10 @@ void scatter_backward(const T* mean_grad, const T* features, const T* uv, const 
         }
         const double a_s = share * ((1 - t) * (double(dot1) - dot0) + t * (double(dot3) - dot2));
         const double a_t = share * ((1 - s) * (double(dot2) - dot0) + s * (double(dot3) - dot1));
-        Point at[4];
+        const Point to = ntdm::gradient_to_corners(uv, hit.pixel, w, s, t, a_s, a_t);
         for (int k = 0; k < 4; ++k) {
-            const Point here = {uv[2 * pixel[k]], uv[2 * pixel[k] + 1]};
-            at[k] = wrapped_difference(here, {uv[2 * pixel[0]], uv[2 * pixel[0] + 1]});
-        }
-        const Point x_s = {(1 - t) * (at[1].u - at[0].u) + t * (at[3].u - at[2].u),
-                           (1 - t) * (at[1].v - at[0].v) + t * (at[3].v - at[2].v)};
-        const Point x_t = {(1 - s) * (at[2].u - at[0].u) + s * (at[3].u - at[1].u),
-                           (1 - s) * (at[2].v - at[0].v) + s * (at[3].v - at[1].v)};
-        // J = [x_s x_t] (columns); d(s, t)/dU_k = -w_k J^-1.
-        const double det = cross(x_s, x_t);
-        const double of_u = -(a_s * x_t.v - a_t * x_s.v) / det, of_v = -(a_t * x_s.u - a_s * x_t.u) / det;
-        for (int k = 0; k < 4; ++k) {
-            uv_grad[2 * pixel[k]] += T(weight[k] * of_u);
-            uv_grad[2 * pixel[k] + 1] += T(weight[k] * of_v);
+            uv_grad[2 * pixel[k]] += T(weight[k] * to.u);
+            uv_grad[2 * pixel[k] + 1] += T(weight[k] * to.v);
         }
     }
 }

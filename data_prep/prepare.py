@@ -89,7 +89,9 @@ def prepare(
     if workers < 1:
         raise ValueError(f"workers is {workers}: want 1 or more")
     sweep(cache_dir)
-    files = [_kept(cache_dir / f"{listing.key}.h5", listing, config, overwrite) for listing in listings]
+    files = [
+        _kept(cache_dir / f"{listing.key}.h5", listing, config, strict, overwrite) for listing in listings
+    ]
     todo = [listing for listing, kept in zip(listings, files, strict=True) if kept is None]
     made = iter(_make(todo, cache_dir, config, workers, strict))
     report = PrepReport(tuple(kept or next(made) for kept in files))
@@ -165,7 +167,9 @@ def _writer(path: Path, listing: Listing, config: PrepConfig) -> CacheWriter:
     )
 
 
-def _kept(path: Path, listing: Listing, config: PrepConfig, overwrite: bool) -> PreparedFile | None:
+def _kept(
+    path: Path, listing: Listing, config: PrepConfig, strict: bool, overwrite: bool
+) -> PreparedFile | None:
     if overwrite or not path.exists():
         return None
     with CacheFile(path) as file:
@@ -174,6 +178,11 @@ def _kept(path: Path, listing: Listing, config: PrepConfig, overwrite: bool) -> 
             to_dict(config) | {"inputs": listing.fingerprint()},
         )
         finished(path, made_with, wanted, overwrite)
+        faults = ", ".join(f"{reason} {n}" for reason, n in file.dropped.items() if reason in FAULTS)
+        if strict and faults:
+            raise ValueError(
+                f"{path} was made without some samples ({faults}): mend them, and pass --overwrite"
+            )
         return PreparedFile(listing.key, path, len(file), file.dropped, kept=True)
 
 

@@ -26,6 +26,11 @@ class Batch(NamedTuple):
     latent: list[Tensor]  # [B] of [K_category]
     hidden: Tensor | None = None  # bool [B, H, W]: pixels that show a patch of another photo
 
+    def to(self, device: str) -> "Batch":
+        """The batch on a device."""
+        moved: dict[str, Any] = {k: v.to(device) for k, v in self._asdict().items() if isinstance(v, Tensor)}
+        return self._replace(**moved | {"latent": [z.to(device) for z in self.latent]})
+
 
 def make_batch(
     items: Sequence[dict[str, Any]],

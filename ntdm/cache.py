@@ -20,6 +20,7 @@ and the attributes of ATTRIBUTES. A file has its final name only when it is whol
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,7 @@ class CacheWriter:
         self._size, self._config, self._cads = image_size, config, cads
         self._layout = REQUIRED | {name: OPTIONAL[name] for name in optional}
         self._names: set[str] = set()
+        self._pixels = hashlib.sha256()
 
     def __enter__(self) -> "CacheWriter":
         with contextlib.ExitStack() as stack:
@@ -149,6 +151,8 @@ class CacheWriter:
                 f"{sample.name}: {name} is {np.shape(value)}"
             )
             stored = self._file[name]
+            if name in _PIXELS:
+                self._pixels.update(np.ascontiguousarray(value))
             stored.resize(self.count + 1, axis=0)
             stored[self.count] = value
         self._file.check()
@@ -163,6 +167,7 @@ class CacheWriter:
                 "config": json.dumps(self._config, sort_keys=True),
                 "ntdm_version": ntdm.__version__,
                 "dropped": json.dumps(dict(self.dropped), sort_keys=True),
+                "pixels": self._pixels.hexdigest()[:16],
                 "complete": True,
             }
             self._file.attrs.update(self._attributes | attributes)
@@ -177,7 +182,8 @@ class CacheWriter:
 class CacheFile:
     """A cache file opened for reading, its schema checked.
 
-    Attributes: path, dataset, split, category, inputs, image_size (H, W), config and dropped (dictionaries);
+    Attributes: path, dataset, split, category, inputs and pixels (digests), image_size (H, W), config and
+    dropped (dictionaries);
     `len(file)` samples; `file["viewpoint"]` reads a whole array (names and sources as lists of str),
     `file.read("images", i)` one sample of it.
 
@@ -213,9 +219,12 @@ class CacheFile:
             what = f"attribute {missing[0]} is missing" if missing else "it is not complete"
             raise ValueError(f"{self.path}: {what}; make it again with prep-data --overwrite")
         self.dataset, self.split, self.category = (str(attrs[k]) for k in ("dataset", "split", "category"))
+        parts = (self.dataset, self.split, self.category)
+        if not all(re.fullmatch(r"[\w-]+", part) for part in parts):  # outputs are named after them
+            raise ValueError(f"{self.path}: dataset, split and category are {parts}, want names of files")
         if self.category != self.path.stem:
             raise ValueError(f"{self.path} holds category {self.category}: name it {self.category}.h5")
-        self.inputs = str(attrs.get("inputs", ""))
+        self.inputs, self.pixels = str(attrs.get("inputs", "")), str(attrs.get("pixels", ""))
         self.config: dict[str, Any] = json.loads(attrs["config"])
         self.dropped: dict[str, int] = json.loads(attrs["dropped"])
         height, width = (int(x) for x in attrs["image_size"])
@@ -299,11 +308,11 @@ def find(cache_dir: Path, key: str, categories: Sequence[str] | None = None) -> 
 
 
 def fingerprint(paths: Sequence[Path]) -> str:
-    """Hexadecimal digest of what the files say: key, names, cameras, configuration. Not of the pixels."""
+    """Hexadecimal digest of what the files say: key, names, cameras, configuration, pixels as written."""
     digest = hashlib.sha256()
     for path in sorted(paths, key=str):
         with CacheFile(path) as file:
-            said = [file.dataset, file.split, file.category, file.config, file["name"]]
+            said = [file.dataset, file.split, file.category, file.config, file.pixels, file["name"]]
             digest.update(json.dumps(said).encode())
             for name in ("viewpoint", "focal", "principal_point", "cad_index"):
                 digest.update(np.ascontiguousarray(file[name]).tobytes())

@@ -32,6 +32,7 @@ def report() -> str:
         *map(_package, REQUIRED),
         *_operators(),
         _cuda(),
+        *_cuda_operators(),
         _kaolin(),
     ]
     return "\n".join(lines)
@@ -84,12 +85,23 @@ def _cuda() -> str:
     except (ImportError, OSError):
         return "CUDA: not usable, torch does not import"
     if torch.cuda.is_available():
-        return f"CUDA: {torch.cuda.get_device_name()}; ntdm's CUDA operators are not part of this version yet"
+        return f"CUDA: {torch.cuda.get_device_name()}, torch {torch.__version__}"
     built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
     return (
         f"CUDA: not usable (torch {torch.__version__} is {built} and sees no device); ntdm runs on the CPU\n"
         "  get it: an NVIDIA driver, then pip install --force-reinstall torch, the build for its CUDA version"
     )
+
+
+def _cuda_operators() -> list[str]:
+    state = native.status()
+    nvcc = f"CUDA compiler: {state['nvcc']}" if state["nvcc"] else "CUDA compiler: missing"
+    kernels = ", ".join(name.removesuffix("_cuda.cu") for name in state["cuda_sources"])
+    if state["cuda_library"]:
+        return [nvcc, f"operators on CUDA: {kernels} ({state['cuda_library']})"]
+    if state["nvcc"]:
+        return [nvcc, f"operators on CUDA: {kernels}, not built yet: that is done at first use"]
+    return [nvcc, f"operators on CUDA: not built\n  get it: {native.INSTALL_NVCC}"]
 
 
 def _kaolin() -> str:
@@ -98,8 +110,7 @@ def _kaolin() -> str:
         kaolin = importlib.import_module("kaolin")
     except (ImportError, OSError, RuntimeError) as error:
         return (
-            f"Kaolin: not usable ({str(error).splitlines()[0]}); not needed on the CPU\n"
-            "  get it: with CUDA, FORCE_CUDA=1 pip install --no-build-isolation "
-            "git+https://github.com/NVIDIAGameWorks/kaolin"
+            f"Kaolin: not usable ({str(error).splitlines()[0]}); not needed: ntdm has its own rasterizer\n"
+            "  get it: the README's section CUDA says which torch and Kaolin go together, and how"
         )
     return f"Kaolin {kaolin.__version__} (its rasterizer runs on CUDA only)"

@@ -35,12 +35,18 @@ SHEET_ROWS = 12
 
 
 def run(
-    run_folder: Path, cache: Path, splits: Sequence[str], config: InferConfig, overwrite: bool = False
+    run_folder: Path,
+    cache: Path,
+    splits: Sequence[str],
+    config: InferConfig,
+    overwrite: bool = False,
+    device: str = "cpu",
 ) -> list[Path]:
     """Predict and score splits ("pascal3d/val", ...).
 
     Args:
         cache: cache root, or one cache file, which is then all there is of its split (`splits` is not used).
+        device: "cpu" or "cuda", where photos are fitted.
 
     Returns:
         the error files, `<run>/errors/<dataset>/<split>.csv`.
@@ -50,7 +56,7 @@ def run(
             sample that the run was trained on; predictions made with another config.
     """
     sweep(run_folder)
-    model, description = train.load(run_folder)
+    model, description = train.load(run_folder, device)
     weights = train.weights_digest(run_folder)
     trained_on = set((run_folder / "train_names.txt").read_text().split("\n"))
     solvers: list[Solver] = []
@@ -120,7 +126,7 @@ def _predict(
     groups = [todo[start : start + config.batch_size] for start in range(0, len(todo), config.batch_size)]
     for group in track(groups, f"evaluate {split}"):
         items = [data[i] for i in group]
-        photo = torch.stack([item["image"] for item in items])
+        photo = torch.stack([item["image"] for item in items]).to(next(model.parameters()).device)
         start = time.monotonic()
         if isinstance(model, PoseClassifier):
             rows, geometry = _classify(model, photo, items), None
@@ -173,13 +179,13 @@ def _fit(
         visible.append(masks[own][1][i])
         amodal_free.append(masks[best][0][i])
         latent = np.full(widest, np.nan, np.float32)
-        latent[: solutions[own].latent.shape[1]] = solutions[own].latent[i].numpy()
+        latent[: solutions[own].latent.shape[1]] = solutions[own].latent[i].cpu().numpy()
         latents.append(latent)
         scales.append(float(solutions[own].scale[i]))
     return rows, Geometry(
-        amodal=torch.stack(amodal).numpy().astype(np.uint8),
-        visible=torch.stack(visible).numpy().astype(np.uint8),
-        amodal_free=torch.stack(amodal_free).numpy().astype(np.uint8),
+        amodal=torch.stack(amodal).cpu().numpy().astype(np.uint8),
+        visible=torch.stack(visible).cpu().numpy().astype(np.uint8),
+        amodal_free=torch.stack(amodal_free).cpu().numpy().astype(np.uint8),
         latent=np.stack(latents),
         scale=np.array(scales, np.float32),
     )
@@ -218,9 +224,9 @@ def _sheet(model: NTDM, focal: float, run_folder: Path, split: str, paths: Seque
     for n, (i, key) in enumerate(zip(chosen, keys, strict=True)):
         photo, row = photos[key], place[key]
         shape = model.shapes[key[0]]
-        latent = torch.from_numpy(masks.latent[n, : shape.num_latents])[None]
+        latent = torch.from_numpy(masks.latent[n, : shape.num_latents])[None].to(model.faces.device)
         vertices = shape(latent) * float(masks.scale[n])
-        viewpoint = torch.tensor([[float(table[column][row]) for column in predictions.POSE_COLUMNS]]).float()
+        viewpoint = vertices.new_tensor([[float(table[column][row]) for column in predictions.POSE_COLUMNS]])
         shading = _shading(model, cam_from_obj(vertices, viewpoint), focal, photo.shape[:2])
         over = picture.overlay(photo, masks.amodal[n], masks.visible[n], shading)
         rows.append([photo, over, picture.mask_picture(masks.amodal[n], masks.visible[n])])
@@ -249,7 +255,9 @@ def _photos(paths: Sequence[Path], keys: set[tuple[str, str]]) -> dict[tuple[str
 def _shading(model: NTDM, vertices_cam: torch.Tensor, focal: float, size: tuple[int, ...]) -> np.ndarray:
     """Brightness [H, W] of a mesh [1, V, 3] seen by the crop's nominal camera."""
     height, width = size
-    centre = torch.tensor([[width / 2, height / 2]])
-    fragments = rasterize(vertices_cam, model.faces, torch.tensor([focal]), centre, (height, width))
+    centre = vertices_cam.new_tensor([[width / 2, height / 2]])
+    fragments = rasterize(
+        vertices_cam, model.faces, vertices_cam.new_tensor([focal]), centre, (height, width)
+    )
     normals = interpolate(vertex_normals(vertices_cam, model.faces), model.faces, fragments)
-    return picture.shade(normals[0].numpy())
+    return picture.shade(normals[0].cpu().numpy())

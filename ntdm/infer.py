@@ -48,11 +48,13 @@ def run(
     bbox: tuple[float, float, float, float] | None,
     config: InferConfig,
     overwrite: bool = False,
+    device: str = "cpu",
 ) -> Path:
     """Infer photos and write one folder each.
 
     Args:
         bbox: x0, y0, x1, y1 in photo pixels (corner-origin) of the object; None is the whole photo.
+        device: "cpu" or "cuda", where photos are fitted.
 
     Returns:
         `out`. A photo whose result is there, made with the same config, weights and box, is skipped.
@@ -62,7 +64,7 @@ def run(
             result made otherwise without `overwrite`, a folder of that name that holds other files.
     """
     sweep(out)
-    model, description = train.load(run_folder)
+    model, description = train.load(run_folder, device)
     if not isinstance(model, NTDM):
         raise ValueError(
             f"{run_folder} holds method {description['method']!r}, which fits no mesh; give an ntdm run"
@@ -95,7 +97,7 @@ def run(
         crop = torch.from_numpy(crop_map.resample(photo).round().clip(0, 255).astype(np.uint8)).permute(
             2, 0, 1
         )
-        photos = encode(model, crop[None], config.clutter)
+        photos = encode(model, crop[None].to(device), config.clutter)
         solutions = [solver.solve(photos) for solver in solvers]
         losses = [float(s.loss[0]) for s in solutions]
         best = int(np.argmin(losses))
@@ -147,13 +149,13 @@ def surface_labels(model: NTDM, solver: Solver, solution: Solution, visible: tor
     """
     cam = cam_from_obj(solution.vertices, solution.viewpoint)
     surface = model.surface_map(
-        cam, torch.full((1,), solver.focal), solution.principal_point, solver.image_size
+        cam, cam.new_tensor([solver.focal]), solution.principal_point, solver.image_size
     )
     covered = surface.fragments.face_index >= 0
     uv = mesh.sphere_uv(torch.where(covered[..., None], surface.sphere, model.sphere[0]))
     mean, weight = uv_scatter(visible[..., None].float(), uv, covered, TEXTURE_SIZE)
     colours = np.full((TEXTURE_SIZE, TEXTURE_SIZE, 3), UNSEEN, np.uint8)
-    reached, shown = weight[0].numpy() > 0, mean[0, ..., 0].numpy() > 0.5
+    reached, shown = weight[0].cpu().numpy() > 0, mean[0, ..., 0].cpu().numpy() > 0.5
     colours[reached & shown] = VISIBLE
     colours[reached & ~shown] = OCCLUDED
     return colours
@@ -164,22 +166,21 @@ def photo_masks(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Amodal and visible masks, bool, and shading f32 in [0, 1], all [h, w] on the photo's own grid."""
     cam = cam_from_obj(solution.vertices, solution.viewpoint)
-    focal = torch.tensor([solver.focal / crop_map.zoom])
-    centre = torch.tensor([crop_map.centre])
-    middle = torch.from_numpy(crop_map.principal_point).float()
+    focal = cam.new_tensor([solver.focal / crop_map.zoom])
+    centre, middle = cam.new_tensor([crop_map.centre]), cam.new_tensor(crop_map.principal_point)
     point = (solution.principal_point - middle) / crop_map.zoom + centre
-    fragments = rasterize(cam, model.faces, focal, point.float(), shape)
+    fragments = rasterize(cam, model.faces, focal, point, shape)
     amodal = fragments.face_index[0] >= 0
     normals = interpolate(mesh.vertex_normals(cam, model.faces), model.faces, fragments)
     rows, columns = amodal.nonzero(as_tuple=True)
-    crop_xy = crop_map.crop_from_photo(np.stack([columns.numpy() + 0.5, rows.numpy() + 0.5], -1))
+    crop_xy = crop_map.crop_from_photo(np.stack([columns.cpu().numpy() + 0.5, rows.cpu().numpy() + 0.5], -1))
     height, width = solver.image_size
-    grid = torch.from_numpy(crop_xy / [width / 2, height / 2] - 1).float()[None, None]
+    grid = cam.new_tensor(crop_xy / [width / 2, height / 2] - 1)[None, None]
     logit = solver.foreground_logit(solution, photos)[:, None]
     values = F.grid_sample(logit, grid, align_corners=False, padding_mode="border")[0, 0, 0]
     visible = torch.zeros_like(amodal)
     visible[rows, columns] = values >= 0
-    return amodal.numpy(), visible.numpy(), picture.shade(normals[0].numpy())
+    return amodal.cpu().numpy(), visible.cpu().numpy(), picture.shade(normals[0].cpu().numpy())
 
 
 def _write(
@@ -197,7 +198,8 @@ def _write(
     Image.fromarray(picture.overlay(photo, amodal, visible, shading)).save(folder / "overlay.png")
     _, crop_visible = solver.masks(solution, photos)
     colours = surface_labels(model, solver, solution, crop_visible)
-    mesh.write_obj(folder / "mesh.obj", solution.vertices[0], model.faces, model.sphere, colours)
+    written = (solution.vertices[0].cpu(), model.faces.cpu(), model.sphere.cpu())
+    mesh.write_obj(folder / "mesh.obj", *written, colours)
 
 
 def _result(
@@ -206,7 +208,7 @@ def _result(
 ) -> dict[str, Any]:  # fmt: skip
     azimuth, elevation, theta, distance = solution.viewpoint[0].tolist()
     middle = crop_map.principal_point
-    point = (solution.principal_point[0].double().numpy() - middle) / crop_map.zoom + np.array(
+    point = (solution.principal_point[0].double().cpu().numpy() - middle) / crop_map.zoom + np.array(
         crop_map.centre
     )
     return {

@@ -8,7 +8,6 @@ camera, CAD or mask shows in the picture and in the number.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,10 +102,7 @@ def survey(path: Path, out: Path) -> Survey:
             not finite or whose CAD the file does not hold.
     """
     with CacheFile(path) as file:
-        parts = (file.dataset, file.split, file.category)
-        if not all(re.fullmatch(r"[\w-]+", part) for part in parts):  # or it could lead out of `out`
-            raise ValueError(f"{path}: dataset, split and category are {parts}, want names of files")
-        key, cads = "/".join(parts), file.cads()
+        key, cads = f"{file.dataset}/{file.split}/{file.category}", file.cads()
         viewpoint, cad_index = file["viewpoint"], file["cad_index"]
         for what, values, wrong in (
             ("viewpoint", viewpoint, ~np.isfinite(viewpoint).all(1)),

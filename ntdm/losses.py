@@ -57,7 +57,7 @@ class BackgroundBank(nn.Module):
     @torch.no_grad()
     def push(self, features: Tensor) -> None:
         """Overwrite the oldest entries by features [n, d]."""
-        slots = (self.cursor + torch.arange(len(features))) % len(self.features)
+        slots = (self.cursor + torch.arange(len(features), device=features.device)) % len(self.features)
         self.features[slots] = features
         self.cursor += len(features)
 

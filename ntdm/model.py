@@ -131,7 +131,7 @@ class NTDM(nn.Module):
                     for part, c in zip(parts, batch.category, strict=True)
                     if c == category
                 ]
-            )
+            ).to(texel.device)
             own, evidence = self.texture.at_texels(category, texel[rows], alpha[rows])
             known = evidence > KNOWN_SHARE
             groups.append((category, rows[known], own[known]))

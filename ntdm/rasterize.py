@@ -1,8 +1,8 @@
 """Triangles to pixels: rasterizer, attribute interpolation and soft silhouette, with derivatives.
 
-The kernels are cuda/rasterize.cpp and cuda/soft_silhouette.cpp, registered in rasterize_ops.py;
-``rasterize_reference`` and ``soft_silhouette_reference`` are the same functions in plain torch, written to be
-read and used as the tests' truth.
+Backends: "native", on the CPU (rasterize_ops.py) and CUDA (rasterize_cuda.py), kernels in cuda/; "kaolin", on
+CUDA (rasterize_kaolin.py). ``rasterize_reference`` and ``soft_silhouette_reference`` are the same functions
+in plain torch, written to be read and used as the tests' truth.
 
 Vertices are in the camera frame (camera.py): x right, y up, z back, depth = -z. Pixel (row i, column j) has
 its centre at (j + 0.5, i + 0.5). A pixel is covered by a triangle when its centre is inside or on an edge,
@@ -11,15 +11,18 @@ face index. A face with a corner at depth <= NEAR, or not finite, is dropped who
 projection is a line (area under 1e-12 square pixels) covers nothing.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from ntdm import camera
+from ntdm import camera, rasterize_cuda, rasterize_kaolin
 from ntdm.rasterize_ops import NEAR, REACH, operators
 
+rasterize_cuda.register()
 _LINE_AREA = 1e-12
+
+Backend = Literal["auto", "native", "kaolin"]
 
 
 class Fragments(NamedTuple):
@@ -53,7 +56,12 @@ class Silhouette(NamedTuple):
 
 
 def rasterize(
-    vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor, size: tuple[int, int]
+    vertices_cam: Tensor,
+    faces: Tensor,
+    focal: Tensor,
+    principal_point: Tensor,
+    size: tuple[int, int],
+    backend: Backend = "auto",
 ) -> Fragments:
     """Rasterize one mesh topology in B poses or shapes.
 
@@ -63,18 +71,24 @@ def rasterize(
         focal: [B] pixels.
         principal_point: [B, 2] pixels.
         size: (H, W).
+        backend: "auto" is Kaolin for CUDA tensors where Kaolin imports, else native.
 
     Returns:
-        Fragments. barycentric and depth are differentiable with respect to vertices_cam, focal and
-        principal_point, at fixed face_index; the outline's gradient is :func:`soft_silhouette`'s.
+        Fragments, on the tensors' device. barycentric and depth are differentiable with respect to
+        vertices_cam, focal and principal_point, at fixed face_index; the outline's gradient is
+        :func:`soft_silhouette`'s.
 
     Raises:
-        ValueError: wrong rank, shape or dtype; a face index out of range; tensors that are not on the CPU.
+        ValueError: wrong rank, shape or dtype; a face index out of range; tensors that are neither on the CPU
+            nor on CUDA, or not all on one device; a backend that is not to be had there.
     """
     _check_mesh(vertices_cam, faces, focal, principal_point)
     height, width = size
     if height < 0 or width < 0:
         raise ValueError(f"rasterize: size must be (H, W) >= 0, got {tuple(size)}")
+    if _takes_kaolin(backend, vertices_cam):
+        arguments = (vertices_cam, faces, focal, principal_point, size)
+        return Fragments(*rasterize_kaolin.rasterize(*arguments))
     barycentric, depth, face_index, dropped = operators.rasterize(
         vertices_cam, faces, focal, principal_point, height, width
     )
@@ -127,6 +141,11 @@ def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tens
             f"interpolate: attributes are {attributes.dtype}, the fragments {fragments.barycentric.dtype}"
         )
     _check_faces("interpolate", faces)
+    for name, tensor in (("attributes", attributes), ("faces", faces)):
+        if tensor.device != fragments.barycentric.device:
+            raise ValueError(
+                f"interpolate: {name} is on {tensor.device}, the fragments on {fragments.barycentric.device}"
+            )
     return operators.interpolate(attributes, faces, fragments.face_index, fragments.barycentric)
 
 
@@ -137,6 +156,7 @@ def soft_silhouette(
     principal_point: Tensor,
     fragments: Fragments,
     sigma: float = 1.0,
+    backend: Backend = "native",
 ) -> Silhouette:
     """The mask that has a gradient outside the outline (DIB-R's, with distances in pixels).
 
@@ -150,6 +170,8 @@ def soft_silhouette(
         principal_point: [B, 2] pixels.
         fragments: what :func:`rasterize` returned for the same arguments; its face_index says what is inside.
         sigma: pixels.
+        backend: "kaolin" takes `soft` from DIB-R, for comparison, and the nearest faces, which DIB-R does not
+            name, from the native operator.
 
     Returns:
         Silhouette; soft is differentiable with respect to vertices_cam, focal and principal_point. In float32
@@ -167,9 +189,15 @@ def soft_silhouette(
             f"soft_silhouette: fragments must be of the same batch, [{vertices_cam.shape[0]}, H, W], "
             f"got {list(inside.shape)}"
         )
-    return Silhouette(
-        *operators.soft_silhouette(vertices_cam, faces, focal, principal_point, inside, float(sigma))
-    )
+    if inside.device != vertices_cam.device:
+        raise ValueError(
+            f"soft_silhouette: fragments are on {inside.device}, vertices_cam on {vertices_cam.device}"
+        )
+    mesh = (vertices_cam, faces, focal, principal_point, inside, float(sigma))
+    silhouette = Silhouette(*operators.soft_silhouette(*mesh))
+    if _takes_kaolin(backend, vertices_cam) and backend == "kaolin":
+        silhouette = silhouette._replace(soft=rasterize_kaolin.soft_mask(*mesh))
+    return silhouette
 
 
 def rasterize_reference(
@@ -193,12 +221,12 @@ def rasterize_reference(
         total = torch.where(inside, perspective.sum(-1), 1)
         z = torch.where(inside, weight.sum(-1) / total, torch.inf)
         nearest = z.detach().float()
-        order = torch.arange(len(kept))[:, None].expand_as(nearest)
+        order = torch.arange(len(kept), device=pixel.device)[:, None].expand_as(nearest)
         first = torch.where(nearest == nearest.amin(0), order, len(kept)).amin(0)
         covered = torch.isfinite(nearest.amin(0))
-        at = (torch.where(covered, first, len(kept) - 1), torch.arange(len(pixel)))
+        at = (torch.where(covered, first, len(kept) - 1), torch.arange(len(pixel), device=pixel.device))
         barycentric = torch.where(covered[:, None], perspective[at] / total[at][:, None], 0)
-        dropped = torch.tensor(len(faces) + 1 - len(kept))
+        dropped = kept.new_tensor(len(faces) + 1 - len(kept))
         items.append((kept[at[0]].view(size), barycentric.view(*size, 3), z[at].view(size), dropped))
     if not items:
         empty = vertices_cam.new_zeros(0, *size)
@@ -232,7 +260,7 @@ def soft_silhouette_reference(
         soft = torch.where(inside, 1, 1 - torch.prod(1 - near, 0))
 
         square = torch.cat([square.detach(), square.new_full((1, len(pixel)), torch.inf)])
-        order = torch.arange(len(square))[:, None].expand_as(square)
+        order = torch.arange(len(square), device=pixel.device)[:, None].expand_as(square)
         first = torch.where(square == square.amin(0), order, len(square)).amin(0)
         found = ~inside & (square.amin(0) <= (REACH * sigma) ** 2)
         nearest_face = torch.full_like(first, -1)
@@ -251,7 +279,7 @@ def soft_silhouette_reference(
 
 
 def _pixel_centres(size: tuple[int, int], like: Tensor) -> Tensor:
-    rows, columns = (torch.arange(n, dtype=like.dtype) + 0.5 for n in size)
+    rows, columns = (torch.arange(n, dtype=like.dtype, device=like.device) + 0.5 for n in size)
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).view(-1, 2)
 
 
@@ -286,8 +314,25 @@ def _check_mesh(vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_po
             raise ValueError(
                 f"rasterize: {name} must be {shape} {dtype}, got {list(tensor.shape)} {tensor.dtype}"
             )
-    for tensor in (vertices_cam, faces, focal, principal_point):
-        if tensor.device.type != "cpu":
-            raise ValueError(
-                f"rasterize: tensors are on {tensor.device}; this version has no CUDA kernels, use .cpu()"
-            )
+    device = vertices_cam.device
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"rasterize: vertices_cam is on {device}: want the CPU or CUDA")
+    for name, tensor in (("faces", faces), ("focal", focal), ("principal_point", principal_point)):
+        if tensor.device != device:
+            raise ValueError(f"rasterize: {name} is on {tensor.device}, vertices_cam on {device}")
+    if len(faces) > 2**31 - 1:
+        raise ValueError(f"rasterize: faces has {len(faces)} rows: want {2**31 - 1} at most")
+
+
+def _takes_kaolin(backend: str, vertices_cam: Tensor) -> bool:
+    """Whether the call goes to Kaolin; ValueError when it is asked for and cannot."""
+    if backend not in get_args(Backend):
+        raise ValueError(f"rasterize: backend must be one of {get_args(Backend)}, got {backend!r}")
+    if backend == "native" or (backend == "auto" and not vertices_cam.is_cuda):
+        return False
+    reason = rasterize_kaolin.missing()
+    if backend == "kaolin" and reason is not None:
+        raise ValueError(f"rasterize: backend kaolin cannot be used here: {reason}")
+    if backend == "kaolin" and not vertices_cam.is_cuda:
+        raise ValueError("rasterize: backend kaolin wants CUDA tensors, vertices_cam is on the CPU")
+    return reason is None

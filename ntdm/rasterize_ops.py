@@ -1,4 +1,4 @@
-"""The operators behind rasterize.py: kernels called through ctypes, registered with torch.
+"""The operators behind rasterize.py: CPU kernels called through ctypes, registered with torch.
 
 ``torch.ops.ntdm.{rasterize, interpolate, soft_silhouette}`` and the derivative of each, with shapes for
 tracing (fake implementations) and autograd. Arguments of the public functions are checked in rasterize.py;
@@ -63,7 +63,8 @@ def _pointers(*tensors: Tensor) -> list[int]:
     return [t.data_ptr() for t in tensors]
 
 
-def _check_range(name: str, faces: Tensor, vertices: int) -> None:
+def check_range(name: str, faces: Tensor, vertices: int) -> None:
+    """ValueError when faces name a vertex that is not there."""
     if faces.numel():
         low, high = (int(value) for value in faces.aminmax())
         if low < 0 or high >= vertices:
@@ -75,7 +76,7 @@ def _check_range(name: str, faces: Tensor, vertices: int) -> None:
 def _rasterize_cpu(
     vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _check_range("rasterize", faces, vertices_cam.shape[1])
+    check_range("rasterize", faces, vertices_cam.shape[1])
     inputs = [t.contiguous() for t in (vertices_cam, faces, focal, principal_point)]
     outputs = _rasterize_fake(vertices_cam, faces, focal, principal_point, height, width)
     sizes = (vertices_cam.shape[0], vertices_cam.shape[1], faces.shape[0], height, width)
@@ -131,7 +132,7 @@ def _rasterize_gradient(ctx, grad_barycentric, grad_depth, _index, _dropped):  #
 
 
 def _interpolate_cpu(attributes: Tensor, faces: Tensor, face_index: Tensor, barycentric: Tensor) -> Tensor:
-    _check_range("interpolate", faces, attributes.shape[1])
+    check_range("interpolate", faces, attributes.shape[1])
     inputs = [t.contiguous() for t in (attributes, faces, face_index, barycentric)]
     output = _interpolate_fake(attributes, faces, face_index, barycentric)
     kernel = _kernel("interpolate", attributes.dtype, "ppppiiiitp")
@@ -207,7 +208,7 @@ def _soft_silhouette_cpu(
     face_index: Tensor,
     sigma: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _check_range("soft_silhouette", faces, vertices_cam.shape[1])
+    check_range("soft_silhouette", faces, vertices_cam.shape[1])
     inputs = [t.contiguous() for t in (vertices_cam, faces, focal, principal_point, face_index)]
     outputs = _soft_silhouette_fake(vertices_cam, faces, focal, principal_point, face_index, sigma)
     sizes = (*vertices_cam.shape[:2], faces.shape[0], *face_index.shape[1:])

@@ -88,6 +88,7 @@ class Solver:
         self.category = category
         self.texture = model.texture.theta[category : category + 1]
         self.seen = model.texture.seen[category : category + 1]
+        self.device = model.faces.device
         self.starts = self._starts()
         self._start_features, self._start_mask = self._render_starts()
 
@@ -96,12 +97,12 @@ class Solver:
         config = self.config
         azimuths = [2 * math.pi * i / config.azimuths for i in range(config.azimuths)]
         angles = [[math.radians(x) for x in column] for column in (config.elevations, config.thetas)]
-        poses = torch.tensor(list(itertools.product(azimuths, *angles)))
+        poses = torch.tensor(list(itertools.product(azimuths, *angles)), device=self.device)
         count = self.shape.num_latents
-        rows = torch.zeros(len(poses), count, POSE_COLUMNS + count)
+        rows = poses.new_zeros(len(poses), count, POSE_COLUMNS + count)
         rows[..., :3] = poses[:, None]
         rows[..., 3] = math.log(config.distance)
-        rows[..., POSE_COLUMNS:] = torch.eye(count)
+        rows[..., POSE_COLUMNS:] = self.shape.one_hot()
         return rows.flatten(0, 1)
 
     def _vertices_cam(self, rows: Tensor, shape: Tensor | None = None) -> Tensor:
@@ -114,16 +115,16 @@ class Solver:
     def _camera(self, rows: Tensor, cell: int) -> tuple[Tensor, Tensor]:
         """Focal length [B] and principal point [B, 2] in cells of `cell` pixels."""
         height, width = self.image_size
-        centre = torch.tensor([width / 2, height / 2])
+        centre = rows.new_tensor([width / 2, height / 2])
         offset = rows[:, 4:6] * (_OFFSET_UNIT * max(height, width))
-        return torch.full((len(rows),), self.focal / cell), (centre + offset) / cell
+        return rows.new_full((len(rows),), self.focal / cell), (centre + offset) / cell
 
     def _similarity(
         self, sphere: Tensor, view: Tensor, target: Tensor, index: Tensor, clutter: Tensor
     ) -> Tensor:
         """f . f' - f . beta at P points [P]; zero where the texture was never seen."""
         alpha = self.model.texture.alpha(F.normalize(view, dim=-1))
-        which = torch.zeros(len(sphere), dtype=torch.int64)
+        which = index.new_zeros(len(sphere))
         cosine, evidence = texture_similarity(
             self.texture, self.seen, which, sphere_uv(sphere), alpha, target, index
         )
@@ -139,11 +140,11 @@ class Solver:
             surface = self.model.surface_map(self._vertices_cam(rows), *self._camera(rows, cell), size)
             hit = surface.fragments.face_index >= 0
             alpha = self.model.texture.alpha(surface.local_view[hit])
-            which = torch.full((len(alpha),), self.category)
+            which = torch.full((len(alpha),), self.category, device=self.device)
             feature, evidence = self.model.texture.lookup(which, sphere_uv(surface.sphere[hit]), alpha)
-            rendered = torch.zeros(*hit.shape, feature.shape[-1])
+            rendered = feature.new_zeros(*hit.shape, feature.shape[-1])
             rendered[hit] = feature
-            mask = torch.zeros(hit.shape)
+            mask = feature.new_zeros(hit.shape)
             mask[hit] = (evidence > _LEAST_EVIDENCE).to(mask.dtype)
             maps.append(rendered.flatten(1, 2))
             masks.append(mask.flatten(1, 2))
@@ -156,7 +157,7 @@ class Solver:
         coarse = F.avg_pool2d(photos.features.permute(0, 3, 1, 2), 2)
         targets = F.normalize(coarse, dim=1).flatten(2).permute(2, 0, 1).contiguous()
         clutter = F.avg_pool2d(photos.clutter[:, None], 2).flatten(1).T[:, :, None]
-        gain = torch.zeros(len(photos.features), len(self.starts))
+        gain = targets.new_zeros(len(photos.features), len(self.starts))
         chunk = max(1, 4_000_000 // max(1, gain.numel()))  # bounds the [chunk, N, S] products
         for cells in torch.arange(len(targets)).split(chunk):
             part = slice(int(cells[0]), int(cells[-1]) + 1)
@@ -172,10 +173,11 @@ class Solver:
         kept = min(self.config.refined_starts, by_pose.shape[1])
         poses = by_pose.topk(kept, largest=False).indices
         rows = self.starts[poses * self.shape.num_latents + latent.gather(1, poses)].flatten(0, 1)
-        owner = torch.arange(count).repeat_interleave(kept)
+        photo = torch.arange(count, device=self.device)
+        owner = photo.repeat_interleave(kept)
         rows, loss = self._refine(rows, owner, photos, self.config.screening_steps if kept > 1 else 0)
-        winner = loss.unflatten(0, (count, kept)).argmin(1) + torch.arange(count) * kept
-        rows, loss = self._refine(rows[winner], torch.arange(count), photos, self.config.steps)
+        winner = loss.unflatten(0, (count, kept)).argmin(1) + photo * kept
+        rows, loss = self._refine(rows[winner], photo, photos, self.config.steps)
         return self._solution(rows, loss)
 
     def loss(self, rows: Tensor, owner: Tensor, photos: Photos, shape: Tensor | None = None) -> Tensor:
@@ -188,7 +190,7 @@ class Solver:
         surface = self.model.surface_map(vertices_cam, focal, point, self.size)
         inside = surface.fragments.face_index >= 0
         target, cells = photos.features.flatten(0, 2), self.size[0] * self.size[1]
-        flat = (owner * cells)[:, None, None] + torch.arange(cells).reshape(self.size)
+        flat = (owner * cells)[:, None, None] + torch.arange(cells, device=self.device).reshape(self.size)
         clutter = photos.clutter.flatten()
         floor = -self.config.clutter_weight
         index = flat[inside]
@@ -225,7 +227,7 @@ class Solver:
     @staticmethod
     def _per_row(values: Tensor, mask: Tensor) -> Tensor:
         """Sums [B] of the values that stand at the true cells of mask [B, h, w]."""
-        return torch.zeros(len(mask)).index_add(0, mask.nonzero()[:, 0], values)
+        return values.new_zeros(len(mask)).index_add(0, mask.nonzero()[:, 0], values)
 
     def _refine(self, rows: Tensor, owner: Tensor, photos: Photos, steps: int) -> tuple[Tensor, Tensor]:
         """Adam on every row alone; returns the best rows seen and their losses.
@@ -233,16 +235,16 @@ class Solver:
         The latent moves on every `shape_every`-th step only: Psi costs as much as all the rest of a step.
         """
         config = self.config
-        pose = torch.zeros(rows.shape[1], dtype=torch.bool)
-        pose[[0, 1, 2]] = True
+        pose = torch.zeros(rows.shape[1], dtype=torch.bool, device=self.device)
+        pose[:3] = True
         pose[3], pose[4:6], pose[6] = (
             config.refine_distance, config.refine_principal_point, config.refine_scale,
         )  # fmt: skip
         everything = pose.clone()
         everything[POSE_COLUMNS:] = config.refine_shape
-        first, second, count = torch.zeros_like(rows), torch.zeros_like(rows), torch.zeros(rows.shape[1])
+        first, second, count = torch.zeros_like(rows), torch.zeros_like(rows), torch.zeros_like(rows[0])
         beta1, beta2 = 0.4, 0.6
-        best, best_loss = rows.clone(), torch.full((len(rows),), math.inf)
+        best, best_loss = rows.clone(), rows.new_full((len(rows),), math.inf)
         shape: Tensor | None = None
         for step in range(steps + 1):
             with_shape = config.refine_shape and step % config.shape_every == config.shape_every - 1
@@ -286,7 +288,7 @@ class Solver:
         """
         count = len(photos.features)
         cam = cam_from_obj(solution.vertices, solution.viewpoint)
-        focal = torch.full((count,), self.focal)
+        focal = cam.new_full((count,), self.focal)
         full = rasterize(cam, self.model.faces, focal, solution.principal_point, self.image_size)
         amodal = full.face_index >= 0
         logit = self.foreground_logit(solution, photos)
@@ -299,14 +301,14 @@ class Solver:
     def foreground_logit(self, solution: Solution, photos: Photos) -> Tensor:
         """min(f . f' - f . beta, f . f') on the grid [N, h, w]: positive is foreground, 0 beyond O."""
         cam = cam_from_obj(solution.vertices, solution.viewpoint)
-        focal = torch.full((len(cam),), self.focal / self.model.stride)
+        focal = cam.new_full((len(cam),), self.focal / self.model.stride)
         surface = self.model.surface_map(cam, focal, solution.principal_point / self.model.stride, self.size)
         inside = surface.fragments.face_index >= 0
-        which = torch.full((int(inside.sum()),), self.category)
+        which = torch.full((int(inside.sum()),), self.category, device=self.device)
         alpha = self.model.texture.alpha(surface.local_view[inside])
         feature, evidence = self.model.texture.lookup(which, sphere_uv(surface.sphere[inside]), alpha)
         cosine = (feature * photos.features[inside]).sum(-1)
         relative = torch.minimum(cosine - photos.clutter[inside], cosine)
-        logit = torch.zeros(inside.shape)
+        logit = cosine.new_zeros(inside.shape)
         logit[inside] = torch.where(evidence > _LEAST_EVIDENCE, relative, 0.0)
         return logit

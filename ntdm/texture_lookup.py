@@ -11,10 +11,13 @@ u wrapping and v clamped,
 
 Derivatives go to uv and alpha. The texture is a constant here: training moves it by momentum, not by
 gradient. :func:`texture_similarity` is what the pose search needs, feature . target, and its derivatives are
-taken in the same pass, so that no [P, d] gradient exists. The kernel is cuda/texture_lookup.cpp.
+taken in the same pass, so that no [P, d] gradient exists. The kernels are cuda/texture_lookup.cpp and, on
+CUDA, cuda/texture_lookup_cuda.cu.
 """
 
 import ctypes
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,9 +25,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ntdm import native
+from ntdm.launch import SUFFIX, launch
 
 SMALLEST_NORM = 1e-6  # of g; below it the direction is rounding noise
 _KERNELS = {torch.float32: "ntdm_texture_lookup_f32", torch.float64: "ntdm_texture_lookup_f64"}
+_CUDA_SCRATCH = 48 * 1024  # bytes of shared memory: one point's blend
 
 
 def texture_lookup_reference(
@@ -79,7 +84,8 @@ def texture_lookup(
     """Unit features of P surface points, each in one of M textures.
 
     Args:
-        texture: [M, q, q, b, d] features, indexed map, row (v), column (u), view bin, channel; CPU.
+        texture: [M, q, q, b, d] features, indexed map, row (v), column (u), view bin, channel; on
+            the CPU or CUDA.
         seen: [M, q, q, b] of the same dtype, 1 where the bin was visited in training and 0 elsewhere.
         map_index: [P] int64 in [0, M), the texture of each point.
         uv: [P, 2] (u, v): u has period 1, v is clamped to the first and last rows' centres.
@@ -142,9 +148,11 @@ def texture_similarity(
         )
     else:
         _require(
-            target_index.shape == map_index.shape and target_index.dtype == torch.int64,
-            f"texture_similarity: target_index is {target_index.dtype} {tuple(target_index.shape)}: "
-            f"want int64 [{len(uv)}]",
+            target_index.shape == map_index.shape
+            and target_index.dtype == torch.int64
+            and target_index.device == texture.device,
+            f"texture_similarity: target_index is {target_index.dtype} {tuple(target_index.shape)} "
+            f"on {target_index.device}: want int64 [{len(uv)}] on {texture.device}",
         )
     wants_gradient = torch.is_grad_enabled() and (uv.requires_grad or alpha.requires_grad)
     cosine, evidence, _ = torch.ops.ntdm.texture_similarity(
@@ -161,8 +169,7 @@ def _require(condition: bool, message: str) -> None:
 def _check(op: str, texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor, alpha: Tensor) -> None:
     shape, points = tuple(texture.shape), tuple(uv.shape)
     _require(
-        texture.device.type == "cpu",
-        f"{op}: texture is on {texture.device}: CUDA kernels are not part of this version, use CPU tensors",
+        texture.device.type in ("cpu", "cuda"), f"{op}: texture is on {texture.device}: want the CPU or CUDA"
     )
     _require(texture.dtype in _KERNELS, f"{op}: texture is {texture.dtype}: convert it to float32 or float64")
     _require(
@@ -181,6 +188,10 @@ def _check(op: str, texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor
     _require(
         tuple(map_index.shape) == points[:1] and map_index.dtype == torch.int64,
         f"{op}: map_index is {map_index.dtype} {tuple(map_index.shape)}: want int64 [{points[0]}]",
+    )
+    _require(
+        map_index.device == texture.device,
+        f"{op}: map_index is on {map_index.device}: move it to {texture.device} as texture",
     )
     for name, tensor in (("seen", seen), ("uv", uv), ("alpha", alpha)):
         _require(
@@ -202,30 +213,47 @@ _ops.define(
 )
 
 
-def _launch(
-    texture: Tensor,
-    seen: Tensor,
-    map_index: Tensor,
-    uv: Tensor,
-    alpha: Tensor,
-    target: Tensor | None,
-    target_index: Tensor | None,
-    outputs: tuple[Tensor | None, Tensor | None, Tensor, Tensor | None],
-) -> None:
-    given = (texture, seen, map_index, uv, alpha, target, target_index)
-    inputs = [None if tensor is None else tensor.contiguous() for tensor in given]
-    num_maps, q, _, b, d = texture.shape
-    num_targets = 0 if target is None else len(target)
-    kernel = getattr(native.library(), _KERNELS[texture.dtype])
+_Given = tuple[Tensor | None, ...]  # texture, seen, map_index, uv, alpha, target, target_index
+_Wanted = tuple[Tensor | None, ...]  # feature, cosine, evidence, jacobian; None: not wanted
+_Kernel = Callable[[_Given, tuple[int, ...], _Wanted, torch.dtype], int]
+
+
+def _run_cpu(given: _Given, sizes: tuple[int, ...], wanted: _Wanted, dtype: torch.dtype) -> int:
+    """The first point whose uv is not finite or whose map or target is out of range; P or -1 if none is."""
+    kernel = getattr(native.library(), _KERNELS[dtype])
     kernel.restype = ctypes.c_int64
-    point = kernel(
-        *(None if tensor is None else native.pointer(tensor) for tensor in inputs),
-        *(ctypes.c_int64(size) for size in (len(uv), num_maps, num_targets, q, b, d)),
+    return kernel(
+        *(None if tensor is None else native.pointer(tensor) for tensor in given),
+        *map(ctypes.c_int64, sizes),
         ctypes.c_double(SMALLEST_NORM),
-        *(None if tensor is None else native.pointer(tensor) for tensor in outputs),
+        *(None if tensor is None else native.pointer(tensor) for tensor in wanted),
         ctypes.c_int(torch.get_num_threads()),
     )
-    if point < 0:
+
+
+def _run_cuda(given: _Given, sizes: tuple[int, ...], wanted: _Wanted, dtype: torch.dtype) -> int:
+    evidence = wanted[2]
+    assert evidence is not None
+    _require(
+        sizes[-1] * evidence.element_size() <= _CUDA_SCRATCH,
+        f"texture look-up: texture has {sizes[-1]} channels: want {_CUDA_SCRATCH // evidence.element_size()} "
+        f"of {dtype} at most on CUDA",
+    )
+    bad = evidence.new_full((1,), sizes[0], dtype=torch.int64)
+    launch(f"texture_lookup_{SUFFIX[dtype]}", *given, *sizes, SMALLEST_NORM, *wanted, bad)
+    return int(bad)
+
+
+def _launch(
+    run: _Kernel, texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor, alpha: Tensor,
+    target: Tensor | None, target_index: Tensor | None, outputs: _Wanted,
+) -> None:  # fmt: skip
+    given = (texture, seen, map_index, uv, alpha, target, target_index)
+    inputs = tuple(None if tensor is None else tensor.contiguous() for tensor in given)
+    num_maps, q, _, b, d = texture.shape
+    num_targets = 0 if target is None else len(target)
+    point = run(inputs, (len(uv), num_maps, num_targets, q, b, d), outputs, texture.dtype)
+    if not 0 <= point < len(uv):
         return
     map_of, uv_of = int(map_index[point]), uv[point].tolist()
     if not 0 <= map_of < num_maps:
@@ -236,11 +264,11 @@ def _launch(
     raise ValueError(f"texture look-up: uv[{point}] is {uv_of}: want finite numbers")
 
 
-def _lookup_cpu(
-    texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor, alpha: Tensor
+def _lookup(
+    run: _Kernel, texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor, alpha: Tensor
 ) -> tuple[Tensor, Tensor]:
     feature, evidence = _lookup_fake(texture, seen, map_index, uv, alpha)
-    _launch(texture, seen, map_index, uv, alpha, None, None, (feature, None, evidence, None))
+    _launch(run, texture, seen, map_index, uv, alpha, None, None, (feature, None, evidence, None))
     return feature, evidence
 
 
@@ -251,34 +279,22 @@ def _lookup_fake(
     return texture.new_empty(num_points, texture.shape[-1]), texture.new_empty(num_points)
 
 
-def _similarity_cpu(
-    texture: Tensor,
-    seen: Tensor,
-    map_index: Tensor,
-    uv: Tensor,
-    alpha: Tensor,
-    target: Tensor,
-    target_index: Tensor | None,
-    with_jacobian: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _similarity(
+    run: _Kernel, texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor, alpha: Tensor, target: Tensor,
+    target_index: Tensor | None, with_jacobian: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     cosine, evidence, jacobian = _similarity_fake(
         texture, seen, map_index, uv, alpha, target, target_index, with_jacobian
     )
     wanted = jacobian if with_jacobian else None
-    _launch(texture, seen, map_index, uv, alpha, target, target_index, (None, cosine, evidence, wanted))
+    _launch(run, texture, seen, map_index, uv, alpha, target, target_index, (None, cosine, evidence, wanted))
     return cosine, evidence, jacobian
 
 
 def _similarity_fake(
-    texture: Tensor,
-    seen: Tensor,
-    map_index: Tensor,
-    uv: Tensor,
-    alpha: Tensor,
-    target: Tensor,
-    target_index: Tensor | None,
-    with_jacobian: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor, alpha: Tensor, target: Tensor,
+    target_index: Tensor | None, with_jacobian: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     num_points = uv.shape[0]
     return (
         texture.new_empty(num_points),
@@ -313,8 +329,9 @@ def _similarity_backward(
     return None, None, None, gradient[:, :2], gradient[:, 2:], None, None, None
 
 
-_ops.impl("texture_lookup", _lookup_cpu, "CPU")
-_ops.impl("texture_similarity", _similarity_cpu, "CPU")
+for _key, _run in (("CPU", _run_cpu), ("CUDA", _run_cuda)):
+    _ops.impl("texture_lookup", partial(_lookup, _run), _key)
+    _ops.impl("texture_similarity", partial(_similarity, _run), _key)
 torch.library.register_fake("ntdm::texture_lookup", _lookup_fake, lib=_ops)
 torch.library.register_fake("ntdm::texture_similarity", _similarity_fake, lib=_ops)
 torch.library.register_autograd(

@@ -6,7 +6,8 @@ For each visible texel with feature f and bin weights alpha, and each view bin b
     not, and alpha_b > first: theta_b <- f, and the bin is marked seen
 
 Without the second line a rarely seen bin would need dozens of visits to mean anything. No derivative:
-textures move by momentum, not by gradient. The kernel is cuda/texture_update.cpp.
+textures move by momentum, not by gradient. The kernels are cuda/texture_update.cpp and, on CUDA,
+cuda/texture_update_cuda.cu.
 """
 
 import ctypes
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ntdm import native
+from ntdm.launch import SUFFIX, launch
 
 _KERNELS = {torch.float32: "ntdm_texture_update_f32", torch.float64: "ntdm_texture_update_f64"}
 
@@ -58,26 +60,38 @@ def texture_update(
         ValueError: shapes, dtypes or layouts that do not fit, or a texel out of range.
     """
     (count, bins, d), number = theta.shape, len(texels)
-    if theta.dtype not in _KERNELS or theta.device.type != "cpu" or not theta.is_contiguous():
+    device = theta.device
+    if theta.dtype not in _KERNELS or device.type not in ("cpu", "cuda") or not theta.is_contiguous():
         raise ValueError(
-            f"texture_update: theta is {theta.dtype} on {theta.device}: want contiguous CPU floats"
+            f"texture_update: theta is {theta.dtype} on {device}: want contiguous floats on the CPU or CUDA"
         )
     for name, tensor, shape in (
         ("seen", seen, (count, bins)), ("features", features, (number, d)), ("alpha", alpha, (number, bins)),
     ):  # fmt: skip
-        if tuple(tensor.shape) != shape or tensor.dtype != theta.dtype or tensor.device != theta.device:
+        if tuple(tensor.shape) != shape or tensor.dtype != theta.dtype or tensor.device != device:
             found = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
-            raise ValueError(
-                f"texture_update: {name} is {found}: want {theta.dtype} {shape} on {theta.device}"
-            )
-    if texels.dtype != torch.int64 or texels.ndim != 1 or not seen.is_contiguous():
-        raise ValueError(f"texture_update: texels is {texels.dtype} {tuple(texels.shape)}: want int64 [N]")
+            raise ValueError(f"texture_update: {name} is {found}: want {theta.dtype} {shape} on {device}")
+    int64 = texels.dtype == torch.int64 and texels.device == device
+    if not int64 or texels.ndim != 1 or not seen.is_contiguous():
+        raise ValueError(
+            f"texture_update: texels is {texels.dtype} {tuple(texels.shape)} on {texels.device}: "
+            f"want int64 [N] on {device}, and seen contiguous"
+        )
     if number and not (int(texels.min()) >= 0 and int(texels.max()) < count):
         raise ValueError(f"texture_update: texels run to {int(texels.max())}: want 0 to {count - 1}")
-    inputs = [tensor.contiguous() for tensor in (texels, features, alpha)]
-    getattr(native.library(), _KERNELS[theta.dtype])(
-        *(native.pointer(tensor) for tensor in (theta, seen, *inputs)),
-        *(ctypes.c_int64(size) for size in (number, bins, d)),
-        *(ctypes.c_double(value) for value in (1 - momentum, first_visit)),
+    tensors = [theta, seen, *(tensor.contiguous() for tensor in (texels, features, alpha))]
+    run = _run_cuda if theta.is_cuda else _run_cpu
+    run(tensors, (number, bins, d), (1 - momentum, first_visit))
+
+
+def _run_cpu(tensors: list[Tensor], sizes: tuple[int, ...], numbers: tuple[float, ...]) -> None:
+    getattr(native.library(), _KERNELS[tensors[0].dtype])(
+        *map(native.pointer, tensors),
+        *map(ctypes.c_int64, sizes),
+        *map(ctypes.c_double, numbers),
         ctypes.c_int(torch.get_num_threads()),
     )
+
+
+def _run_cuda(tensors: list[Tensor], sizes: tuple[int, ...], numbers: tuple[float, ...]) -> None:
+    launch(f"texture_update_{SUFFIX[tensors[0].dtype]}", *tensors, *sizes, *map(float, numbers))

@@ -54,6 +54,7 @@ def run(
     categories: Sequence[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    device: str = "cpu",
 ) -> Path:
     """Train one method and write its run folder.
 
@@ -61,6 +62,7 @@ def run(
         cache: cache root; `train_on` names its splits, as "pascal3d/train".
         shapes: folder written by `ntdm fit-shapes` (unused by "pose-classifier").
         resume: demand that there is something to resume; an interrupted run goes on anyway.
+        device: "cpu" or "cuda", where the steps are computed; random draws are the CPU's on both.
 
     Returns:
         `out`, holding config.json, run.json, model.safetensors and train.csv.
@@ -99,7 +101,7 @@ def run(
     if resume and not checkpoint.exists():
         raise ValueError(f"--resume: {checkpoint} does not exist; there is nothing to go on from")
     torch.manual_seed(config.seed)
-    model = build(config, names, fitted)
+    model = build(config, names, fitted).to(device)
     _check_image_size(data.image_size, model)
     if overwrite:  # not before all that may be refused has been looked at
         for stale in (described, weights, checkpoint, out / "run.json", out / "train.csv"):
@@ -110,11 +112,11 @@ def run(
         part.write_text(json.dumps(description, indent=1) + "\n")
     with atomic_path(out / "train_names.txt") as part:
         part.write_text("".join(f"{name}\n" for name in sorted(sample_names(paths))))
-    seconds = _fit(model, data, config, out)
+    seconds = _fit(model, data, config, out, device)
     with atomic_path(out / "run.json") as part:
-        part.write_text(json.dumps(_provenance(config, description, data, seconds), indent=1) + "\n")
+        part.write_text(json.dumps(_provenance(config, description, data, seconds, device), indent=1) + "\n")
     with atomic_path(weights) as part:  # last: a run with weights is finished
-        state = {k: v.contiguous() for k, v in model.state_dict().items()}
+        state = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
         part.write_bytes(safetensors.torch.save(state))
     shutil.rmtree(checkpoint.parent, ignore_errors=True)
     return out
@@ -127,7 +129,7 @@ def build(config: TrainConfig, categories: Sequence[str], shapes: dict[str, Defo
     return PoseClassifier(config, categories)
 
 
-def load(run_folder: Path) -> tuple[Model, dict[str, Any]]:
+def load(run_folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]]:
     """A trained model in eval mode and the description in its config.json; ValueError says what is wrong."""
     described, weights = run_folder / "config.json", run_folder / "model.safetensors"
     if not described.exists():
@@ -160,7 +162,7 @@ def load(run_folder: Path) -> tuple[Model, dict[str, Any]]:
     broken = [k for k, v in model.state_dict().items() if v.is_floating_point() and not v.isfinite().all()]
     if broken:
         raise ValueError(f"{weights}: tensor {broken[0]} holds values that are not finite; train again")
-    return model.requires_grad_(False).eval(), description
+    return model.requires_grad_(False).eval().to(device), description
 
 
 def weights_digest(run_folder: Path) -> str:
@@ -177,7 +179,7 @@ def sample_names(paths: Sequence[Path]) -> set[str]:
     return names
 
 
-def _fit(model: Model, data: SampleDataset, config: TrainConfig, out: Path) -> float:
+def _fit(model: Model, data: SampleDataset, config: TrainConfig, out: Path, device: str) -> float:
     batch_size = min(config.batch_size, len(data))
     per_epoch = len(data) // batch_size
     total = per_epoch * config.epochs
@@ -197,7 +199,7 @@ def _fit(model: Model, data: SampleDataset, config: TrainConfig, out: Path) -> f
         batch = make_batch([data[i] for i in indices], model.categories, num_latents, config, generator)
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * config.final_learning_rate ** (step / total)
-        loss, figures = model.training_loss(batch, generator)
+        loss, figures = model.training_loss(batch.to(device), generator)
         if not math.isfinite(figures["loss"]):
             raise ValueError(
                 f"the loss is {figures['loss']} at step {step}: lower learning_rate or set bf16 to false"
@@ -231,7 +233,7 @@ def _save_checkpoint(
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for number, state in optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{number}.{name}": value for name, value in state.items()}
-    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
     # Bytes first: on a full disk a plain write fails with the disk's own error, and nothing else.
     with atomic_path(out / CHECKPOINT) as part:
         part.write_bytes(safetensors.torch.save(tensors, {"history": json.dumps(history)}))
@@ -300,13 +302,13 @@ def _typical_box(paths: Sequence[Path]) -> float:
 
 
 def _provenance(
-    config: TrainConfig, description: dict[str, Any], data: SampleDataset, seconds: float
+    config: TrainConfig, description: dict[str, Any], data: SampleDataset, seconds: float, device: str
 ) -> dict[str, Any]:
     return {
         "ntdm": ntdm.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "device": "cpu",
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "seed": config.seed,

@@ -20,7 +20,8 @@ with the upstream gradient, and put F^ where the corner features belong; they ar
 Eq. 11, and a finite-difference check refuses them. Which texels a quad owns is piecewise constant and has no
 derivative.
 
-The kernel is cuda/uv_scatter.cpp.
+Stored features may be bfloat16 or half: they are read into float32, where all sums are made, and the mean is
+rounded back. The kernels are cuda/uv_scatter.cpp and, on CUDA (uv_scatter_cuda.py), cuda/uv_scatter_cuda.cu.
 """
 
 import ctypes
@@ -30,9 +31,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ntdm import native
+from ntdm import native, uv_scatter_cuda
 
 _KERNELS = {torch.float32: "ntdm_uv_scatter_f32", torch.float64: "ntdm_uv_scatter_f64"}
+_STORAGE_ONLY = (torch.bfloat16, torch.float16)
 
 
 def uv_scatter_reference(
@@ -143,7 +145,7 @@ def _inverse_bilinear(U: Tensor, x: Tensor) -> Tensor:
 
 
 def uv_scatter(
-    features: Tensor,  # [B, h, w, d], or [B, d, h, w] with channel_first; float32 or float64
+    features: Tensor,  # [B, h, w, d], or [B, d, h, w] with channel_first
     uv: Tensor,  # [B, h, w, 2]
     coverage: Tensor,  # [B, h, w] bool
     size: int,
@@ -153,17 +155,21 @@ def uv_scatter(
     """Average of the image features that fall on each texel, with derivatives to features and uv.
 
     Args:
-        features: [B, h, w, d] (or [B, d, h, w] with `channel_first`), float32 or float64, CPU.
-        uv: [B, h, w, 2] surface coordinate (u, v) seen at each pixel, same dtype. u has period 1; a texel
-            map covers v in [0, 1], and what lies beyond is dropped. Read at covered pixels only.
+        features: [B, h, w, d] (or [B, d, h, w] with `channel_first`), on the CPU or CUDA; float32, float64,
+            bfloat16 or float16.
+        uv: [B, h, w, 2] surface coordinate (u, v) seen at each pixel, of the same dtype, float32 where
+            features are shorter. u has period 1; a texel map covers v in [0, 1], and what lies beyond is
+            dropped. Read at covered pixels only.
         coverage: [B, h, w] bool, the pixels that show the surface.
         size: q, texels along each side of the map.
         max_extent: widest quad, in u or v, that is scattered; below half a turn.
         channel_first: layout of `features`; the result is channel last either way.
 
     Returns:
-        - mean [B, q, q, d], indexed row (v), column (u); 0 where no quad covers the texel.
-        - weight [B, q, q], number of quads that cover the texel: visibility is weight > 0. No gradient.
+        - mean [B, q, q, d], of the features' dtype, indexed row (v), column (u); 0 where no quad covers the
+            texel.
+        - weight [B, q, q], of uv's dtype, number of quads that cover the texel: visibility is weight > 0. No
+            gradient.
 
     Differentiable once.
 
@@ -185,14 +191,16 @@ def uv_scatter(
     shape, grid = tuple(features.shape), tuple(features.shape[:3])
     _require(len(shape) == 4, f"features has shape {shape}: want [B, h, w, d]")
     _require(
-        features.device.type == "cpu",
-        f"features is on {features.device}: CUDA kernels are not part of this version, use CPU tensors",
+        features.device.type in ("cpu", "cuda"), f"features is on {features.device}: want the CPU or CUDA"
     )
-    _require(features.dtype in _KERNELS, f"features is {features.dtype}: convert it to float32 or float64")
+    _require(
+        features.dtype in (*_KERNELS, *_STORAGE_ONLY), f"features is {features.dtype}: convert it to float32"
+    )
+    computed = torch.float32 if features.dtype in _STORAGE_ONLY else features.dtype
     _require(tuple(uv.shape) == (*grid, 2), f"uv has shape {tuple(uv.shape)}: want {(*grid, 2)} as features")
     _require(
-        uv.dtype == features.dtype and uv.device == features.device,
-        f"uv is {uv.dtype} on {uv.device}: convert it to {features.dtype} on {features.device} as features",
+        uv.dtype == computed and uv.device == features.device,
+        f"uv is {uv.dtype} on {uv.device}: convert it to {computed} on {features.device} as features",
     )
     _require(
         tuple(coverage.shape) == grid, f"coverage has shape {tuple(coverage.shape)}: want {grid} as features"
@@ -230,6 +238,9 @@ _ops.define(
 def _forward_cpu(
     features: Tensor, uv: Tensor, coverage: Tensor, size: int, max_extent: float
 ) -> tuple[Tensor, Tensor]:
+    if features.dtype in _STORAGE_ONLY:
+        mean, weight = _forward_cpu(features.float(), uv, coverage, size, max_extent)
+        return mean.to(features.dtype), weight
     mean, weight = _forward_fake(features, uv, coverage, size, max_extent)
     features, uv, coverage = features.contiguous(), uv.contiguous(), coverage.contiguous()
     kernel = getattr(native.library(), _KERNELS[features.dtype])
@@ -252,7 +263,7 @@ def _forward_fake(
     features: Tensor, uv: Tensor, coverage: Tensor, size: int, max_extent: float
 ) -> tuple[Tensor, Tensor]:
     batch, _, _, d = features.shape
-    return features.new_empty(batch, size, size, d), features.new_empty(batch, size, size)
+    return features.new_empty(batch, size, size, d), uv.new_empty(batch, size, size)
 
 
 def _backward_cpu(
@@ -264,6 +275,11 @@ def _backward_cpu(
     for_features: bool,
     for_uv: bool,
 ) -> tuple[Tensor, Tensor]:
+    if features.dtype in _STORAGE_ONLY:
+        features_grad, uv_grad = _backward_cpu(
+            mean_grad.float(), features.float(), uv, coverage, max_extent, for_features, for_uv
+        )
+        return features_grad.to(features.dtype), uv_grad
     grads = _backward_fake(mean_grad, features, uv, coverage, max_extent, for_features, for_uv)
     inputs = [tensor.contiguous() for tensor in (mean_grad, features, uv, coverage)]
     getattr(native.library(), _KERNELS[features.dtype] + "_backward")(
@@ -311,6 +327,8 @@ def _backward(ctx: Any, mean_grad: Tensor, _: Tensor) -> tuple[Tensor | None, ..
 
 _ops.impl("uv_scatter", _forward_cpu, "CPU")
 _ops.impl("uv_scatter_backward", _backward_cpu, "CPU")
+_ops.impl("uv_scatter", uv_scatter_cuda.forward, "CUDA")
+_ops.impl("uv_scatter_backward", uv_scatter_cuda.backward, "CUDA")
 torch.library.register_fake("ntdm::uv_scatter", _forward_fake, lib=_ops)
 torch.library.register_fake("ntdm::uv_scatter_backward", _backward_fake, lib=_ops)
 torch.library.register_autograd("ntdm::uv_scatter", _backward, setup_context=_setup, lib=_ops)

@@ -1,10 +1,26 @@
 """What several test files share."""
 
+import ctypes
+import functools
 import runpy
+import subprocess
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+
+from ntdm import (
+    launch,
+    native,
+    rasterize_cuda,
+    rasterize_kaolin,
+    texture_lookup,
+    texture_update,
+    uv_scatter_cuda,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,3 +64,50 @@ def tiny_folder(tiny: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory)
     for name, config in (("ntdm", tiny.TRAIN), ("classifier", tiny.CLASSIFIER)):
         train.run(config, folder / "cache", folder / "shapes", folder / name)
     return folder
+
+
+@pytest.fixture(scope="session")
+def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The CUDA sources compiled by the C++ compiler: every kernel a loop, every launcher the same."""
+    compiler, library = native.compiler(), tmp_path_factory.mktemp("kernels") / "libntdm_host.so"
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    sources = map(str, native.cuda_sources())
+    flags = ("-x", "c++", "-O1", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared")
+    subprocess.run([compiler, *flags, *sources, "-o", str(library)], check=True)
+    return ctypes.CDLL(str(library))
+
+
+@pytest.fixture(params=["cpu", "cuda sources", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Runs a test on the CPU, on the CPU with the CUDA sources in the kernels' place, and on CUDA.
+
+    New tensors are on the device; a test draws random ones on the CPU and moves them.
+    """
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+        monkeypatch.setattr(rasterize_kaolin, "missing", lambda: "the native operators are under test")
+        with torch.device("cuda"):
+            yield "cuda"
+        return
+    if request.param == "cpu":
+        yield "cpu"
+        return
+    kernels = request.getfixturevalue("host_kernels")
+    monkeypatch.setattr(launch, "library", lambda: kernels)
+    monkeypatch.setattr(launch, "stream", lambda device: 0)
+    monkeypatch.setattr(texture_update, "_run_cpu", texture_update._run_cuda)
+    library = torch.library.Library("ntdm", "IMPL")
+    operators = {name: getattr(rasterize_cuda, name) for name in rasterize_cuda.OPERATORS} | {
+        "uv_scatter": uv_scatter_cuda.forward,
+        "uv_scatter_backward": uv_scatter_cuda.backward,
+        "texture_lookup": functools.partial(texture_lookup._lookup, texture_lookup._run_cuda),
+        "texture_similarity": functools.partial(texture_lookup._similarity, texture_lookup._run_cuda),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it overrides is its purpose
+        for name, function in operators.items():
+            library.impl(name, function, "CPU", allow_override=True)
+    yield "cpu"
+    library._destroy()

@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {"ntdm.inspect", "ntdm.shape_fit", "ntdm.train", "ntdm.infer", "ntdm.evaluate", "ntdm.export"}
 FILES = {"ntdm.cache", "ntdm.predictions", "ntdm.sample_dataset", "ntdm.scoring"}
-DOORS: dict[str, set[str]] = {
-    "kaolin": set(),  # not used; ntdm.doctor only asks whether it is there
+DOORS = {
+    "kaolin": {"ntdm.rasterize_kaolin"},
     "open3d": {"ntdm.surface"},
     "h5py": {"ntdm.cache", "ntdm.predictions", "ntdm.outputs"},
     "matplotlib": {"ntdm.reports.figures"},
@@ -19,6 +19,7 @@ DOORS: dict[str, set[str]] = {
     "rich": {"ntdm.progress"},
     "ctypes": {
         "ntdm.native",
+        "ntdm.launch",
         "ntdm.rasterize_ops",
         "ntdm.uv_scatter",
         "ntdm.texture_lookup",

@@ -77,6 +77,10 @@ def test_cuda_is_refused_not_replaced() -> None:
     assert "--device cuda" in sentence(ntdm(*TRAIN, "--device", "cuda"))
 
 
+def test_a_command_that_computes_on_the_cpu_says_so(tmp_path: Path) -> None:
+    assert "on the CPU only" in sentence(ntdm("make-data", str(tmp_path / "data"), "--device", "cuda"))
+
+
 def test_a_missing_config_names_the_choices() -> None:
     assert "want tiny, paper" in sentence(ntdm(*TRAIN, "--config", "nope.toml"))
 

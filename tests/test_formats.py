@@ -10,7 +10,7 @@ from ntdm.data_prep import nemo, occluded_pascal3d, ood_cv_layout, pascal3d, pre
 from ntdm.train import CHECKPOINT
 
 NAMES = {
-    "cache": [*cache.REQUIRED, *cache.OPTIONAL, *cache.ATTRIBUTES, "latent", "inputs"],
+    "cache": [*cache.REQUIRED, *cache.OPTIONAL, *cache.ATTRIBUTES, "latent", "inputs", "pixels"],
     "splits": [
         *("pascal3d", *pascal3d.SPLITS, *pascal3d.VOC_SPLITS),
         *("occluded_pascal3d", *occluded_pascal3d.LEVELS),

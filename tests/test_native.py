@@ -68,6 +68,62 @@ def test_failed_compilation_shows_the_compiler_and_leaves_nothing(kernels: Path)
     assert list(native.user_cache().iterdir()) == []
 
 
+CUDA_ADD = 'extern "C" int ntdm_cuda_add(int a, int b) { return a + b; }\n'
+
+
+@pytest.fixture
+def nvcc(kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A CUDA source, and in $CUDA_HOME an nvcc that writes down its arguments and calls the C++ compiler."""
+    (kernels / "add_cuda.cu").write_text(CUDA_ADD)
+    program = tmp_path / "toolkit" / "bin" / "nvcc"
+    program.parent.mkdir(parents=True)
+    build = f'{native.compiler()} -x c++ -shared -fPIC {kernels}/*_cuda.cu -o "$last"'
+    program.write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/arguments\nfor last; do :; done\nexec {build}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "toolkit"))
+    return program
+
+
+def test_the_cuda_library_is_one_of_its_own(kernels: Path, nvcc: Path, tmp_path: Path) -> None:
+    assert native.nvcc() == str(nvcc)
+    assert native.built_cuda() is None
+    library = native.build_cuda(native.user_cache())
+    assert native.built_cuda() == library and library.name != native.library_name()
+    assert ctypes.CDLL(str(library)).ntdm_cuda_add(1, 2) == 3
+    arguments = (tmp_path / "arguments").read_text()
+    for flag in ("code=sm_80", "code=sm_89", "code=sm_90", "code=compute_90", "--cudart=static"):
+        assert flag in arguments
+    assert "add.cpp" not in arguments and "add_cuda.cu" in arguments
+    assert native.built() is None, "the CPU library has nothing to do with it"
+    (kernels / "add_cuda.cu").write_text("// changed\n" + CUDA_ADD)
+    assert native.built_cuda() is None
+
+
+def test_a_machine_without_or_with_a_broken_nvcc(
+    kernels: Path, nvcc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvcc.write_text("#!/no/such/shell\n")
+    with pytest.raises(native.BuildError, match="nvcc could not build the operators"):
+        native.build_cuda(native.user_cache())
+    nvcc.write_text("#!/bin/sh\necho no such device >&2; exit 3\n")
+    with pytest.raises(native.BuildError, match="no such device"):
+        native.build_cuda(native.user_cache())
+    assert list(native.user_cache().iterdir()) == []
+    monkeypatch.setattr(native, "nvcc", lambda: None)
+    with pytest.raises(native.BuildError, match="there is no nvcc: install NVIDIA's CUDA toolkit") as caught:
+        native.build_cuda(native.user_cache())
+    assert "\n" not in str(caught.value)
+
+
+def test_who_builds_the_cuda_library_at_installation(nvcc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for said, wanted in (("0", False), ("1", True)):
+        monkeypatch.setenv("NTDM_CUDA", said)
+        assert native.cuda_is_wanted() == wanted
+    monkeypatch.delenv("NTDM_CUDA")
+    monkeypatch.setattr(native, "nvcc", lambda: None)
+    assert not native.cuda_is_wanted()
+
+
 def test_pointer_refuses_what_a_kernel_cannot_walk() -> None:
     tensor = torch.arange(6, dtype=torch.float32).reshape(2, 3)
     assert native.pointer(tensor).value == tensor.data_ptr()

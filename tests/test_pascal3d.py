@@ -441,6 +441,13 @@ def test_a_real_record_with_empty_angles(real_data):
     assert pose.focal_px == 2000
 
 
+def test_strict_does_not_keep_a_file_with_faults(root):
+    photo(root).unlink()
+    assert prepare(root).files[0].dropped == {"image_missing": 1}
+    with pytest.raises(ValueError, match=r"without some samples \(image_missing 1\): mend them"):
+        prepare(root, strict=True)
+
+
 def test_file_of_another_dataset_is_refused(root):
     prepare(root)
     names = root / "Image_sets" / "car_imagenet_train.txt"

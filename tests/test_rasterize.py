@@ -27,13 +27,14 @@ def scene(
     """Ellipsoids in random poses, on a map that is not square, with a part outside the picture."""
     sphere = mesh.icosphere(subdivisions)
     generator = torch.Generator().manual_seed(3)
-    scaled = sphere.vertices.to(dtype) * torch.tensor([0.6, 0.35, 0.5], dtype=dtype)
-    viewpoint = torch.rand(batch, 4, generator=generator, dtype=dtype) * 2
+    device = torch.get_default_device()
+    scaled = sphere.vertices.to(device, dtype) * torch.tensor([0.6, 0.35, 0.5], dtype=dtype)
+    viewpoint = torch.rand(batch, 4, generator=generator, dtype=dtype, device="cpu").to(device) * 2
     viewpoint[:, 3] = 4
     vertices = camera.cam_from_obj(scaled.expand(batch, -1, -1), viewpoint)
     focal = torch.linspace(38, 50, batch, dtype=dtype)
     centre = torch.tensor([size[1] / 2 - 3.2, size[0] / 2 + 1.1], dtype=dtype).repeat(batch, 1)
-    return vertices, sphere.faces, focal, centre, size
+    return vertices, sphere.faces.to(device), focal, centre, size
 
 
 def flat(corners: list[tuple[float, float]], depth: float = 1.0, dtype=torch.float32) -> Tensor:
@@ -58,6 +59,7 @@ def leaves(*tensors: Tensor) -> list[Tensor]:
 # ---- the fill rule, by hand
 
 
+@pytest.mark.usefixtures("device")
 def test_triangle_by_hand():
     # Corners on the centres of pixels (0, 0), (2, 0), (0, 2); edges are inclusive: six of nine are covered.
     fragments = picture(flat([(0.5, 0.5), (2.5, 0.5), (0.5, 2.5)]), [[0, 1, 2]], (3, 3))
@@ -68,6 +70,7 @@ def test_triangle_by_hand():
     assert torch.equal(fragments.depth[0], torch.where(expected < 0, torch.inf, 1.0))
 
 
+@pytest.mark.usefixtures("device")
 def test_barycentric_is_perspective_correct():
     # Half way in the picture between depths 1 and 3 is a quarter of the way in space: 1/d is linear there.
     corners = torch.cat([flat([(0.5, 0.5)], 1), flat([(4.5, 0.5)], 3), flat([(0.5, 4.5)], 1)])
@@ -76,6 +79,7 @@ def test_barycentric_is_perspective_correct():
     torch.testing.assert_close(fragments.depth[0, 0, 2], torch.tensor(1.5))
 
 
+@pytest.mark.usefixtures("device")
 def test_winding_does_not_matter():
     corners = flat([(0.5, 0.5), (2.5, 0.5), (0.5, 2.5)])
     one, other = picture(corners, [[0, 1, 2]], (3, 3)), picture(corners, [[0, 2, 1]], (3, 3))
@@ -83,6 +87,7 @@ def test_winding_does_not_matter():
     assert torch.equal(one.barycentric, other.barycentric[..., [0, 2, 1]])
 
 
+@pytest.mark.usefixtures("device")
 def test_shared_edges_leave_no_hole_and_the_lower_index_wins():
     # A square of 2 x 2 cells at one depth, rotated so that edges cut pixels anyhow; every centre is covered.
     grid = torch.tensor([(x, y) for y in (-9.0, 0.3, 9.0) for x in (-9.0, -0.4, 9.0)])
@@ -100,12 +105,14 @@ def test_shared_edges_leave_no_hole_and_the_lower_index_wins():
         assert (picture(square, order, (4, 4)).face_index[0].diagonal() == 0).all()
 
 
+@pytest.mark.usefixtures("device")
 def test_the_nearest_face_wins():
     near, far = flat([(0, 0), (9, 0), (0, 9)], 1.0), flat([(0, 0), (9, 0), (0, 9)], 2.0)
     fragments = picture(torch.cat([far, near]), [[0, 1, 2], [3, 4, 5]], (3, 3))
     assert (fragments.face_index == 1).all() and (fragments.depth == 1).all()
 
 
+@pytest.mark.usefixtures("device")
 def test_near_plane_and_nan_drop_the_face_and_count_it():
     square = [(0.0, 0.0), (9.0, 0.0), (0.0, 9.0)]
     corners = torch.cat([flat(square, 1.0, torch.float64), flat(square, 2.0, torch.float64)])
@@ -118,11 +125,13 @@ def test_near_plane_and_nan_drop_the_face_and_count_it():
     assert picture(corners, [[0, 1, 2], [3, 4, 5]], (3, 3)).dropped.tolist() == [0]
 
 
+@pytest.mark.usefixtures("device")
 def test_lines_and_points_cover_nothing():
     corners = flat([(0.5, 0.5), (2.5, 2.5), (1.5, 1.5)])
     assert (picture(corners, [[0, 1, 2], [0, 0, 1], [2, 2, 2]], (3, 3)).face_index == -1).all()
 
 
+@pytest.mark.usefixtures("device")
 def test_huge_and_far_off_triangles():
     corners = torch.cat([flat([(-1e7, -1e6), (1e7, -1e6), (0, 1e7)]), flat([(1e5, 0), (1e6, 0), (1e5, 9)])])
     fragments = picture(corners, [[3, 4, 5], [0, 1, 2]], (40, 70))
@@ -133,6 +142,7 @@ def test_huge_and_far_off_triangles():
 # ---- kernel = reference
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("size", [(13, 18), (70, 5), (1, 1)])
 def test_kernels_equal_the_reference(dtype, tolerance, size):
@@ -150,7 +160,8 @@ def test_kernels_equal_the_reference(dtype, tolerance, size):
         generator = torch.Generator().manual_seed(0)
         loss = torch.zeros((), dtype=v.dtype)
         for value in (fragments.barycentric, fragments.depth, silhouette.soft):
-            weight = torch.rand(value.shape, generator=generator, dtype=torch.float64).to(v.dtype)
+            drawn = torch.rand(value.shape, generator=generator, dtype=torch.float64, device="cpu")
+            weight = drawn.to(v)
             loss = loss + (torch.where(torch.isfinite(value), value, 0) * weight).sum()
         results.append((fragments, silhouette, torch.autograd.grad(loss, (v, f, c))))
     (ours, our_soft, our_gradient), (theirs, their_soft, their_gradient) = results
@@ -174,6 +185,7 @@ def test_kernels_equal_the_reference(dtype, tolerance, size):
         torch.testing.assert_close(ours_one.double() / scale, theirs_one / scale, rtol=0, atol=tolerance)
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("sigma", [0.4, 2.5])
 def test_soft_silhouette_by_formula(sigma):
     # One triangle whose right edge is the line x = 3.5, so that d is known for every pixel.
@@ -189,9 +201,12 @@ def test_soft_silhouette_by_formula(sigma):
     torch.testing.assert_close(silhouette.nearest_barycentric[0, 0, 4, 2], zero[0, 0])
 
 
+@pytest.mark.usefixtures("device")
 def test_soft_gradient_is_the_derivative():
     vertices, faces, focal, centre, size = scene(1)
-    direction = torch.randn(vertices.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(5)
+    drawn = torch.randn(vertices.shape, generator=generator, dtype=torch.float64, device="cpu")
+    direction = drawn.to(vertices.device)
 
     def total(step: float) -> Tensor:
         moved = vertices + step * direction
@@ -206,6 +221,7 @@ def test_soft_gradient_is_the_derivative():
     torch.testing.assert_close((leaf.grad * direction).sum(), measured, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.usefixtures("device")
 def test_the_soft_rim_pulls_the_outline_outwards():
     # Asking for more silhouette moves the principal point towards the empty side.
     corners = flat([(1, 1), (3, 1), (2, 7)], dtype=torch.float64)[None]
@@ -216,6 +232,7 @@ def test_the_soft_rim_pulls_the_outline_outwards():
     assert zero.grad is not None and zero.grad[0, 0] > 0.1
 
 
+@pytest.mark.usefixtures("device")
 def test_gradcheck():
     vertices, faces, focal, centre, size = scene(2, 0, (6, 7))
     fragments = rasterize(vertices, faces, focal, centre, size)
@@ -237,6 +254,7 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(mix, leaves(attributes[:1], fragments.barycentric))
 
 
+@pytest.mark.usefixtures("device")
 def test_interpolate_is_the_weighted_sum():
     vertices, faces, focal, centre, size = scene()
     fragments = rasterize(vertices, faces, focal, centre, size)
@@ -268,6 +286,7 @@ def test_opcheck(dtype):
     )
 
 
+@pytest.mark.usefixtures("device")
 def test_strides_and_threads_do_not_matter():
     vertices, faces, focal, centre, size = scene(5, 2)
     threads = torch.get_num_threads()
@@ -290,6 +309,7 @@ def test_strides_and_threads_do_not_matter():
             assert torch.equal(value, expected[first:])
 
 
+@pytest.mark.usefixtures("device")
 def test_empty_inputs():
     vertices, faces, focal, centre, size = scene()
     none = rasterize(vertices[:0], faces, focal[:0], centre[:0], size)
@@ -305,6 +325,7 @@ def test_empty_inputs():
     assert flat_map.depth.shape == (2, 0, 7)
 
 
+@pytest.mark.usefixtures("device")
 def test_coverage_is_the_mask():
     vertices, faces, focal, centre, size = scene()
     expected = rasterize(vertices, faces, focal, centre, size).face_index[1] >= 0
@@ -332,6 +353,12 @@ def test_bad_input_is_a_sentence():
         soft_silhouette(v, faces, f, c, fragments, 0.0)
     with pytest.raises(ValueError, match="same batch"):
         soft_silhouette(v[:1], faces, f[:1], c[:1], fragments)
+    with pytest.raises(ValueError, match="attributes is on meta, the fragments on cpu"):
+        interpolate(v.to("meta"), faces, fragments)
+    with pytest.raises(ValueError, match="faces is on meta, vertices_cam on cpu"):
+        rasterize(v, faces.to("meta"), f, c, size)
+    with pytest.raises(ValueError, match="backend must be one of"):
+        soft_silhouette(v, faces, f, c, fragments, backend="other")
     with pytest.raises(ValueError, match="attributes must be"):
         interpolate(v[0], faces, fragments)
     with pytest.raises(ValueError, match=r"the fragments torch\.float64"):

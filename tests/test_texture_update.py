@@ -11,14 +11,20 @@ from ntdm.texture_update import texture_update, texture_update_reference
 
 def problem(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    theta = torch.nn.functional.normalize(torch.randn(50, 7, 20, generator=generator, dtype=dtype), dim=-1)
-    seen = (torch.rand(50, 7, generator=generator) < 0.5).to(dtype)
-    texels = torch.randperm(50, generator=generator)[:31]
-    features = torch.nn.functional.normalize(torch.randn(31, 20, generator=generator, dtype=dtype), dim=-1)
-    alpha = torch.softmax(3 * torch.randn(31, 7, generator=generator, dtype=dtype), -1)
-    return theta, seen, texels, features, alpha
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=dtype, device="cpu")
+
+    theta = torch.nn.functional.normalize(randn(50, 7, 20), dim=-1)
+    seen = (randn(50, 7) < 0).to(dtype)
+    texels = torch.randperm(50, generator=generator, device="cpu")[:31]
+    features = torch.nn.functional.normalize(randn(31, 20), dim=-1)
+    alpha = torch.softmax(3 * randn(31, 7), -1)
+    device = torch.get_default_device()
+    return theta.to(device), seen.to(device), texels.to(device), features.to(device), alpha.to(device)
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-15)])
 def test_kernel_equals_twin(dtype: torch.dtype, tolerance: float) -> None:
     theta, seen, *rest = problem(dtype)
@@ -30,6 +36,7 @@ def test_kernel_equals_twin(dtype: torch.dtype, tolerance: float) -> None:
     assert torch.equal(seen, other_seen)
 
 
+@pytest.mark.usefixtures("device")
 def test_the_rule_by_hand() -> None:
     theta, seen = torch.tensor([[[1.0, 0.0], [9.0, 9.0], [9.0, 9.0]]]), torch.tensor([[1.0, 0.0, 0.0]])
     texture_update(
@@ -48,6 +55,7 @@ def test_the_rule_by_hand() -> None:
     assert seen.tolist() == [[1.0, 1.0, 0.0]]
 
 
+@pytest.mark.usefixtures("device")
 def test_no_texels() -> None:
     theta, seen, texels, features, alpha = problem(torch.float32)
     before = theta.clone()

@@ -62,6 +62,5 @@ class PoseClassifier(nn.Module):
         """Angles [B, 3] (centres of the likeliest bins, radians) and class probabilities [B, M]."""
         pose, category = self(photo)
         best = pose.argmax(-1).double() + 0.5
-        low = torch.tensor([r[0] for r in RANGES], dtype=torch.float64)
-        extent = torch.tensor([r[1] for r in RANGES], dtype=torch.float64)
+        low, extent = torch.tensor(RANGES, dtype=torch.float64, device=best.device).unbind(1)
         return low + best / self.config.pose_bins * extent, category.softmax(-1)
