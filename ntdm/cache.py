@@ -152,7 +152,7 @@ class CacheWriter:
             )
             stored = self._file[name]
             if name in _PIXELS:
-                self._pixels.update(np.ascontiguousarray(value))
+                self._pixels.update(np.ascontiguousarray(value).tobytes())
             stored.resize(self.count + 1, axis=0)
             stored[self.count] = value
         self._file.check()
