@@ -12,7 +12,6 @@ REQUIRED = (
     "torch",
     "numpy",
     "scipy",
-    "pandas",
     "h5py",
     "open3d",
     "matplotlib",

@@ -7,7 +7,9 @@
 
 All three take their ids, names and cameras from the cache, so that exports of one cache and the same splits
 belong together. Everything is said about the crop and its exact camera; a prediction, made with the nominal
-camera, has its distance multiplied by focal / nominal focal, which leaves its picture as it is.
+camera, has its distance multiplied by focal / nominal focal. That keeps the rotation, and the picture of the
+plane through the object's centre that faces the camera, exactly; what is nearer or farther than that plane
+shifts with the perspective, measured 1.3 to 2.1 pixels at most on a crop of 128. Masks stay as predicted.
 """
 
 import csv
@@ -229,23 +231,16 @@ def _predictions(file: caches.CacheFile, run: Path, masks: bool) -> Iterator[dic
             f"{path} does not exist: run evaluate on {file.dataset}/{file.split}, or name others by --splits"
         )
     table = predictions.read_predictions(path)
-    place = {key: row for row, key in enumerate(table.keys())}
-    keys = [(file.category, name) for name in file["name"]]
-    missing = [key for key in keys if key not in place]
-    if missing:
-        raise ValueError(
-            f"{path} has no prediction for {len(missing)} of the {len(keys)} samples of {file.path}, "
-            f"the first is {missing[0]}"
-        )
+    rows = predictions.rows_of(table, file)
     if not table.measured("azimuth"):
         raise ValueError(f"{path}: column azimuth is empty, there are no poses to export")
     nominal = PASCAL3D_FOCAL_PX * from_dict(PrepConfig, file.config, str(file.path)).resolved_scale
     ratio = file["focal"] / nominal
-    rows = [place[key] for key in keys]
     viewpoint = np.stack([table[column][rows] for column in predictions.POSE_COLUMNS], -1)
     viewpoint[:, 3] *= ratio
     measured = [name for name in ("score", "seconds", "predicted_category") if table.measured(name)]
     with_masks = masks and path.with_suffix(".h5").exists()
+    keys = [(file.category, name) for name in file["name"]]
     for start in range(0, len(keys), _BATCH):
         part = range(start, min(start + _BATCH, len(keys)))
         shapes = predictions.read_geometry(path, [keys[i] for i in part]) if with_masks else None

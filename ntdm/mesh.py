@@ -84,7 +84,7 @@ def sphere_uv(points: Tensor) -> Tensor:
     """Texture coordinates of points on the template sphere.
 
     v = arccos(z) / pi runs from 0 at the top to 1 at the bottom, u = atan2(y, x) / 2 pi mod 1 is the
-    longitude: the right side of an object (+x) is at u = 0, its front (-y) at u = 0.75.
+    longitude: the left side of an object (+x) is at u = 0, its front (-y) at u = 0.75.
 
     Args:
         points: [..., 3]; any length but zero, as rasterized sphere points are shorter than 1.

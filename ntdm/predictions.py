@@ -1,4 +1,4 @@
-"""Prediction and error files of a run (design.md 3.3): schema, writing, reading, scoring.
+"""Prediction files of a run (design.md 3.3): schema, writing, reading, joining to the cache.
 
     <run>/predictions/<dataset>/<split>.csv    one row a sample: pose, predicted category, score, seconds
     <run>/predictions/<dataset>/<split>.h5     what does not fit a cell: masks, shape latent, scale
@@ -27,6 +27,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ntdm.cache import CacheFile
 from ntdm.outputs import atomic_hdf5, atomic_path
 from ntdm.sample_table import (
     KEY_COLUMNS,
@@ -274,6 +275,30 @@ def read_predictions(path: Path) -> Table:
     return table
 
 
+def rows_of(table: Table, file: CacheFile) -> list[int]:
+    """The row of `table` for each sample of a cache file, in the file's order.
+
+    Raises ValueError: a sample has no prediction, or one made for another dataset or split.
+    """
+    place = {key: row for row, key in enumerate(table.keys())}
+    keys = [(file.category, name) for name in file["name"]]
+    missing = [key for key in keys if key not in place]
+    if missing:
+        raise ValueError(
+            f"{table.path} has no prediction for {len(missing)} of the {len(keys)} samples of {file.path}, "
+            f"the first is {missing[0]}: write a failed prediction as a row with nan for its pose"
+        )
+    rows = [place[key] for key in keys]
+    for column in ("dataset", "split"):
+        wrong = [row for row in rows if table[column][row] != getattr(file, column)]
+        if wrong:
+            raise ValueError(
+                f"{table.path}, line {table.lines[wrong[0]]}: {column} is {str(table[column][wrong[0]])!r}, "
+                f"but {file.path} is {getattr(file, column)!r}"
+            )
+    return rows
+
+
 def made_with(path: Path) -> dict[str, Any]:
     """The config stored with a prediction ``.csv``, in the ``.h5`` beside it; empty where there is none."""
     beside = path.with_suffix(".h5")
@@ -328,5 +353,8 @@ def _wrapped(column: str, value: Any) -> Any:
     if value is None or angle not in POSE_COLUMNS[:3] or not math.isfinite(value):
         return value
     if angle == "azimuth":
-        return float(value) % (2 * math.pi)
-    return value if abs(value) <= math.pi else math.remainder(value, 2 * math.pi)
+        # The outer % takes care of a tiny negative angle, whose remainder rounds up to 2 pi itself.
+        return float(value) % (2 * math.pi) % (2 * math.pi)
+    if not -math.pi < value <= math.pi:
+        value = math.remainder(value, 2 * math.pi)
+    return math.pi if value == -math.pi else value

@@ -1,6 +1,6 @@
 """Errors of a split: its predictions compared with the truth of its cache files."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ntdm import metrics
 from ntdm.cache import CacheFile
-from ntdm.predictions import FREE_POSE_COLUMNS, POSE_COLUMNS, read_geometry, read_predictions
-from ntdm.sample_table import KEY_COLUMNS, Table, write_errors
+from ntdm.predictions import FREE_POSE_COLUMNS, POSE_COLUMNS, read_geometry, read_predictions, rows_of
+from ntdm.sample_table import KEY_COLUMNS, write_errors
 
 BATCH = 128  # samples whose masks are in memory at once
 
@@ -40,7 +40,6 @@ def score(predictions: Path, cache_files: Iterable[Path], out: Path) -> Scored:
             another size.
     """
     table = read_predictions(predictions)
-    place = {key: row for row, key in enumerate(table.keys())}
     n = len(table)
     rotation, rotation_free, amodal, visible, amodal_free = (np.full(n, np.nan) for _ in range(5))
     seen, all_cads, all_occluders = np.zeros(n, bool), True, True
@@ -48,7 +47,7 @@ def score(predictions: Path, cache_files: Iterable[Path], out: Path) -> Scored:
     for path in cache_files:
         with CacheFile(path) as cache:
             names = [(cache.category, name) for name in cache["name"]]
-            rows = _join(table, place, names, cache, path)
+            rows = rows_of(table, cache)
             seen[rows] = True
             truth = metrics.rotation_from_angles(cache["viewpoint"])
             for columns, errors in ((POSE_COLUMNS, rotation), (FREE_POSE_COLUMNS, rotation_free)):
@@ -90,30 +89,6 @@ def score(predictions: Path, cache_files: Iterable[Path], out: Path) -> Scored:
     if table.measured("seconds"):
         columns_out["seconds"] = table["seconds"]
     return Scored(write_errors(out, columns_out), n, int(failed.sum()))
-
-
-def _join(
-    table: Table,
-    place: Mapping[tuple[str, str], int],
-    keys: list[tuple[str, str]],
-    cache: CacheFile,
-    path: Path,
-) -> list[int]:
-    missing = [key for key in keys if key not in place]
-    if missing:
-        raise ValueError(
-            f"{table.path} has no prediction for {len(missing)} of the {len(keys)} samples of {path}, "
-            f"the first is {missing[0]}: write a failed prediction as a row with nan for its pose"
-        )
-    rows = [place[key] for key in keys]
-    for column in ("dataset", "split"):
-        wrong = [row for row in rows if table[column][row] != getattr(cache, column)]
-        if wrong:
-            raise ValueError(
-                f"{table.path}, line {table.lines[wrong[0]]}: {column} is {str(table[column][wrong[0]])!r}, "
-                f"but {path} is {getattr(cache, column)!r}"
-            )
-    return rows
 
 
 def _iou(

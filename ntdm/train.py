@@ -27,6 +27,7 @@ import ntdm
 from ntdm import cache as caches
 from ntdm.baselines.pose_classifier import PoseClassifier
 from ntdm.batch import make_batch
+from ntdm.camera import PASCAL3D_FOCAL_PX
 from ntdm.config import PrepConfig, ShapeConfig, TrainConfig, from_dict, to_dict
 from ntdm.deform import DeformableMesh, load_shape
 from ntdm.model import NTDM
@@ -287,7 +288,7 @@ def _nominal_focal(paths: Sequence[Path]) -> float:
         raise ValueError(
             f"the caches were prepared at different scales {sorted(scales)}; prepare them at one"
         )
-    return 3000.0 * scales.pop()
+    return PASCAL3D_FOCAL_PX * scales.pop()
 
 
 def _typical_box(paths: Sequence[Path]) -> float:

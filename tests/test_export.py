@@ -168,6 +168,25 @@ def test_bop_poses_project_as_the_cache_does(caches, perfect, tmp_path, predicte
         file.close()
 
 
+def test_the_exact_camera_keeps_the_plane_through_the_centre(caches, perfect):
+    """The run predicts distance 5 in the nominal camera; what lies off the plane shifts."""
+    flat = torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.1, 0.0], [-0.2, 0.4, 0.0]], dtype=torch.float64)
+    for record in export.records(cache.find(caches, SPLITS[1]), perfect):
+        exact = torch.from_numpy(record.viewpoint)
+        nominal = torch.cat([exact[:3], exact.new_tensor([5.0])])
+        centre, shift = torch.from_numpy(record.principal_point), []
+        for lifted in (0.0, 0.3):  # towards the camera, CAD units
+            facing = flat + exact.new_tensor([0.0, 0.0, lifted])
+            points = facing @ camera.rotation(exact)
+            seen, _ = camera.project(camera.cam_from_obj(points, nominal), exact.new_tensor(300.0), centre)
+            kept, _ = camera.project(
+                camera.cam_from_obj(points, exact), exact.new_tensor(record.focal), centre
+            )
+            shift.append(float((seen - kept).norm(dim=-1).max()))
+        assert shift[0] < 1e-9
+        assert (shift[1] > 0.1) == (abs(record.viewpoint[3] - 5) > 1e-9)
+
+
 @pytest.mark.parametrize("predicted", [False, True])
 def test_ood_cv_angles_are_degrees(caches, perfect, tmp_path, predicted):
     path = caches / "pascal3d" / "val" / "car.h5"

@@ -6,11 +6,17 @@ from pathlib import Path
 import pytest
 
 from ntdm import cache, export, infer, predictions, sample_table
-from ntdm.data_prep import prepare
+from ntdm.data_prep import nemo, occluded_pascal3d, ood_cv_layout, pascal3d, prepare
 from ntdm.train import CHECKPOINT
 
 NAMES = {
-    "cache": [*cache.REQUIRED, *cache.OPTIONAL, *cache.ATTRIBUTES, "latent"],
+    "cache": [*cache.REQUIRED, *cache.OPTIONAL, *cache.ATTRIBUTES, "latent", "inputs", "pixels"],
+    "splits": [
+        *("pascal3d", *pascal3d.SPLITS, *pascal3d.VOC_SPLITS),
+        *("occluded_pascal3d", *occluded_pascal3d.LEVELS),
+        *("ood_cv", *ood_cv_layout.SPLITS),
+        *("nemo_prepared", *nemo.SPLITS),
+    ],
     "predictions": [*predictions.PREDICTION_COLUMNS, *predictions.Geometry.__dataclass_fields__],
     "errors": [*sample_table.ERROR_COLUMNS, *sample_table.OPTIONAL_ERROR_COLUMNS],
     "infer": [*infer.FILES],

@@ -180,6 +180,24 @@ def test_angles_are_wrapped(tmp_path: Path) -> None:
     np.testing.assert_allclose([table[c][0] for c in ("azimuth", "elevation", "theta")], want, atol=1e-15)
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "want"),
+    [
+        ("azimuth", -1e-20, 0.0),
+        ("azimuth", 2 * math.pi, 0.0),
+        ("free_azimuth", -1e-20, 0.0),
+        ("theta", -math.pi, math.pi),
+        ("theta", 3 * math.pi, math.pi),
+        ("theta", math.pi, math.pi),
+        ("free_theta", -1e-20, -1e-20),
+    ],
+)
+def test_wrapped_angles_stay_below_the_full_turn(tmp_path: Path, column: str, value: float, want) -> None:
+    row = Prediction("d", "s", "bus", "a", "bus", 0.0, 0.0, 0.0, 5.0, 0.0, 0.1, 0.0, 0.0, 0.0, 5.0)
+    table = read_predictions(write_predictions(tmp_path / "p.csv", [row._replace(**{column: value})]))
+    assert table[column][0] == want
+
+
 def test_degrees_in_predictions_are_refused(tmp_path: Path) -> None:
     row = Prediction("d", "s", "bus", "a", "bus", 0.5, 0.25, 0.0, 5.0, 0.0, 0.1)
     path = write_predictions(tmp_path / "p.csv", [row, row._replace(name="b")])
