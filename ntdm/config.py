@@ -119,7 +119,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     mirror: bool = True
     augment: float = 0.4  # strength of photometric jitter, 0 is none (the paper's choice)
-    patches: float = 0.35  # share of photos that get rectangles of others laid over; 0 is the paper's choice
+    patches: float = 0.5  # share of photos that get rectangles of others laid over; 0 is the paper's choice
     bf16: bool = True
     pose_bins: int = 41  # pose-classifier
     seed: int = 0
@@ -150,7 +150,7 @@ class InferConfig:
     clutter: str = "nearest"  # or "mean"
     silhouette: str = "soft"  # or "hard"
     sigma: float = 1.0  # pixels of the feature map
-    refined_starts: int = 4  # best starts that are refined; the better one after `screening_steps` goes on
+    refined_starts: int = 8  # best starts that are refined; the better one after `screening_steps` goes on
     screening_steps: int = 6
     steps: int = 50
     learning_rate: float = 0.1
