@@ -150,14 +150,18 @@ def _started(made_from: dict[str, Any], out: Path, overwrite: bool) -> bool:
         return False
     try:
         state = json.loads(marker.read_text(encoding="utf-8"))
-        made_with, complete = state["config"], state["complete"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        made_with, complete, there = dict(state["config"]), state["complete"], set(state.get("trees", ()))
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{marker} is not a make-data marker ({error}): choose another folder") from None
     if not finished(marker, made_with, made_from, overwrite):
+        _write_marker(made_from, out, complete=False)  # first, lest a kill leave half a set that says whole
         for tree in trees:
-            shutil.rmtree(tree, ignore_errors=True)
+            if tree.is_symlink():
+                raise ValueError(f"{tree} is a link: remove it, then make the data again")
+            if tree.exists():
+                shutil.rmtree(tree)
         return False
-    if complete:
+    if complete and all((out / name).is_dir() for name in there):
         return True
     for tree in trees:
         sweep(tree)
@@ -215,5 +219,6 @@ def _shifts(samples: Sequence[Sample]) -> str:
 
 
 def _write_marker(made_from: dict[str, Any], out: Path, complete: bool) -> None:
-    state = {"config": made_from, "complete": complete}
+    trees = [name for name in (PASCAL3D, OCCLUDED, OOD_CV) if (out / name).exists()]
+    state = {"config": made_from, "complete": complete, "trees": trees}
     write_bytes(out / MARKER, (json.dumps(state, indent=2) + "\n").encode())

@@ -30,7 +30,12 @@ def finished(path: Path, made_with: Mapping[str, Any], wanted: Mapping[str, Any]
 
 @contextlib.contextmanager
 def atomic_path(final: Path) -> Iterator[Path]:
-    """A temporary path beside `final`, renamed onto it only when the block ends without an error."""
+    """A temporary path beside `final`, renamed onto it only when the block ends without an error.
+
+    Raises ValueError where `final` is a device or the like.
+    """
+    if final.exists() and not (final.is_file() or final.is_dir()):
+        raise ValueError(f"{final} is no file that could be replaced: name another")
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.stem}.{_host()}-{os.getpid()}.part{final.suffix}")
     try:

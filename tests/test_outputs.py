@@ -38,6 +38,11 @@ def test_atomic_path_leaves_the_old_file_when_the_block_fails(tmp_path: Path) ->
     assert os.listdir(final.parent) == ["a.txt"]
 
 
+def test_a_device_is_not_replaced() -> None:
+    with pytest.raises(ValueError, match="/dev/null is no file"), outputs.atomic_path(Path(os.devnull)):
+        pass
+
+
 def test_hdf5_has_its_name_when_whole(tmp_path: Path) -> None:
     final = tmp_path / "a.h5"
     with outputs.atomic_hdf5(final) as file:

@@ -3,6 +3,7 @@
 import colorsys
 import filecmp
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -289,6 +290,11 @@ def test_resume_skip_refuse_overwrite(tmp_path: Path) -> None:
     make_data(config, out, workers=1)
     assert {path: (out / path).read_bytes() for path in _files(out)} == files
     assert kept.stat().st_mtime_ns == stamp
+
+    # a tree lost after the set was finished is made again
+    shutil.rmtree(out / OCCLUDED)
+    make_data(config, out, workers=1)
+    assert {path: (out / path).read_bytes() for path in _files(out)} == files
 
     other = SyntheticConfig(**{**config.__dict__, "seed": 1})
     with pytest.raises(ValueError, match="seed: 0 -> 1"):
