@@ -157,7 +157,8 @@ class InferConfig:
     learning_rate_decay: float = 0.2
     decay_every: int = 20
     refine_shape: bool = True
-    shape_every: int = 4  # the latent moves on every so many steps
+    shape_every: int = 4  # the latent moves on every so many steps,
+    shape_after: int = 20  # and not before this one: a shape found under a wrong pose keeps it wrong
     refine_distance: bool = True
     refine_scale: bool = True
     size_prior: float = 0.2  # weight of log(distance / nominal)^2 + log(s')^2: crops are distance-normalised
@@ -173,7 +174,7 @@ class InferConfig:
             self, "infer", 1, None, "azimuths", "refined_starts", "shape_every", "decay_every", "batch_size"
         )
         _within(self, "infer", -180, 180, "elevations", "thetas")
-        _within(self, "infer", 0, None, "screening_steps", "steps", "size_prior")
+        _within(self, "infer", 0, None, "screening_steps", "steps", "shape_after", "size_prior")
         _within(self, "infer", 0, 1, "learning_rate", "learning_rate_decay", "clutter_weight")
         _within(self, "infer", 1e-3, None, "distance", "sigma")
 

@@ -232,7 +232,8 @@ class Solver:
     def _refine(self, rows: Tensor, owner: Tensor, photos: Photos, steps: int) -> tuple[Tensor, Tensor]:
         """Adam on every row alone; returns the best rows seen and their losses.
 
-        The latent moves on every `shape_every`-th step only: Psi costs as much as all the rest of a step.
+        The latent moves on every `shape_every`-th step only: Psi costs as much as all the rest of a step. It
+        waits for `shape_after` steps, lest it explain a pose that is still wrong.
         """
         config = self.config
         pose = torch.zeros(rows.shape[1], dtype=torch.bool, device=self.device)
@@ -247,7 +248,11 @@ class Solver:
         best, best_loss = rows.clone(), rows.new_full((len(rows),), math.inf)
         shape: Tensor | None = None
         for step in range(steps + 1):
-            with_shape = config.refine_shape and step % config.shape_every == config.shape_every - 1
+            with_shape = (
+                config.refine_shape
+                and step >= config.shape_after
+                and step % config.shape_every == config.shape_every - 1
+            )
             if shape is None and not with_shape:
                 with torch.no_grad():
                     shape = self.shape(rows[:, POSE_COLUMNS:])
