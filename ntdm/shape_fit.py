@@ -212,7 +212,8 @@ def run(
     if not groups or missing:
         what = f"of category {missing[0]} " if missing else ""
         raise ValueError(f"no cache file {what}below {cache_dir}; `ntdm prep-data` makes them")
-    Path(out).mkdir(parents=True, exist_ok=True)
+    if Path(out).is_file():
+        raise ValueError(f"{out} is a file: name a folder for the shapes")
     wanted = [category for category in groups if categories is None or category in categories]
     failures = []
     for category in wanted:

@@ -236,11 +236,15 @@ def test_frozen_parameters_stay(model):
     assert float(solution.viewpoint[0, 3]) == pytest.approx(5.0)
     assert float(solution.scale[0]) == 1
     assert sorted(solution.latent[0].tolist()) == [0, 1]
-    freed = replace(config, refine_principal_point=True, refine_distance=True, refine_shape=True)
+    freed = replace(
+        config, refine_principal_point=True, refine_distance=True, refine_shape=True, shape_after=0
+    )
     moved = Solver(model, 0, freed, SIZE, FOCAL).solve(photos)
     assert (moved.principal_point[0] != torch.tensor([SIZE[1] / 2, SIZE[0] / 2])).all()
     assert float(moved.viewpoint[0, 3]) != pytest.approx(5.0)
     assert sorted(moved.latent[0].tolist()) != [0, 1]
+    waited = Solver(model, 0, replace(freed, shape_after=7), SIZE, FOCAL).solve(photos)
+    assert sorted(waited.latent[0].tolist()) == [0, 1]
 
 
 def test_clutter_weight_bounds_what_a_cell_may_cost(model):
