@@ -80,7 +80,7 @@ def prepare(
     """Write the cache file of each listing to `<cache_dir>/<dataset>/<split>/<category>.h5`.
 
     A file made earlier with the same config is kept. A listing none of whose samples can be used gives no
-    file, and a line of the report that says so. Any number of `workers` gives the same bytes.
+    file, and a line of the report that says so. Any number of `workers` gives the same data.
 
     Raises:
         ValueError: a file is there, made with another config; a fault of the dataset, under `strict`;

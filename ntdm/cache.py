@@ -90,7 +90,7 @@ class CacheWriter:
         inputs: digest of the photos and CADs listed for this file, used or not.
         optional: which of OPTIONAL every sample carries.
 
-    Set `dropped` (reason -> count) before the block ends. The same samples give the same bytes.
+    Set `dropped` (reason -> count) before the block ends. The same samples give the same data.
     """
 
     def __init__(
