@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -52,6 +53,22 @@ def transport_targets(surface: Surface, sphere: Tensor, scale: Tensor, generator
     return total / PLANS
 
 
+class Draw(NamedTuple):
+    """Points of one step, at which Eq. 2 is taken.
+
+    Fields:
+        wanted [K, P, 3]: of the CADs. vertex [Q]: vertices of Γ.
+        face [K, R], weights [K, R, 3]: points of Γ's faces, barycentric; area [K, R]: twice the faces' areas
+        when they were drawn.
+    """
+
+    wanted: Tensor
+    vertex: Tensor
+    face: Tensor
+    weights: Tensor
+    area: Tensor
+
+
 class ShapeLoss:
     """Eq. 2 and its regularisers for the K meshes of a category; lengths in units of each CAD's diagonal."""
 
@@ -67,25 +84,46 @@ class ShapeLoss:
         self.edge_faces = (order % len(F)).reshape(-1, 2)
         self.degree = torch.bincount(self.edges.reshape(-1), minlength=V)[:, None]
 
-    def distance(self, vertices: Tensor, generator: torch.Generator) -> Tensor:
+    def draw(self, vertices: Tensor, generator: torch.Generator) -> Draw:
+        """The points of one step. On a CAD: by area on its visible surface, and its visible vertices.
+
+        On Γ: a sixth vertices, the rest by area on its faces, which alone notice a face that spans the air
+        from handlebar to saddle.
+        """
+        count = self.config.surface_samples
+        wanted = torch.stack([_draw(s, count, generator) for s in self.surfaces])
+        areas = self.areas(vertices.detach())
+        few = max(1, count // 6)
+        face = torch.multinomial(areas, count - few, replacement=True, generator=generator)
+        weights = -torch.rand(*face.shape, 3, generator=generator).clamp_min(1e-9).log()
+        return Draw(
+            wanted,
+            torch.randint(vertices.shape[1], (few,), generator=generator),
+            face,
+            weights / weights.sum(-1, keepdim=True),
+            areas.gather(1, face),
+        )
+
+    def distance(self, vertices: Tensor, draw: Draw) -> Tensor:
         """Eq. 2 as means: squared distance of the CADs' points to Γ, plus that of Γ's to the CADs.
 
-        vertices [K, V, 3]. Each step draws afresh. Points of a CAD: by area on its visible surface, and its
-        visible vertices. Points of Γ: half vertices, half random points of its faces, which alone notice a
-        face that spans the air from wing to tail.
+        vertices [K, V, 3]. The mean over Γ's faces is an integral of its surface, whose area has a
+        derivative too: a sheet between two arms cannot go to both, but it can shrink.
         """
-        count, (K, V, _) = self.config.surface_samples, vertices.shape
-        wanted = torch.stack([_draw(s, count, generator) for s in self.surfaces])
         gamma = NearestFaces([(v, self.faces.numpy()) for v in vertices.detach().numpy()], self.unit)
-        face, weights, _ = gamma(wanted)
-        to_gamma = (points_on_faces(vertices, self.faces[face], weights) - wanted) / self.diagonal
-        face = torch.randint(len(self.faces), (K, count // 2), generator=generator)
-        weights = -torch.rand(K, count // 2, 3, generator=generator).clamp_min(1e-9).log()
-        inner = points_on_faces(vertices, self.faces[face], weights / weights.sum(-1, keepdim=True))
-        pick = torch.randint(V, (count // 2,), generator=generator)
-        points = torch.cat([vertices.index_select(1, pick), inner], 1)
-        to_cad = (points - self.cads(points)[2]) / self.diagonal
-        return to_gamma.square().sum(-1).mean() + to_cad.square().sum(-1).mean()
+        face, weights, _ = gamma(draw.wanted)
+        to_gamma = (points_on_faces(vertices, self.faces[face], weights) - draw.wanted) / self.diagonal
+        on_faces = points_on_faces(vertices, self.faces[draw.face], draw.weights)
+        points = torch.cat([vertices.index_select(1, draw.vertex), on_faces], 1)
+        to_cad = ((points - self.cads(points)[2]) / self.diagonal).square().sum(-1)
+        grown = self.areas(vertices).gather(1, draw.face) / draw.area
+        few = len(draw.vertex)
+        to_cad = torch.cat([to_cad[:, :few], grown * to_cad[:, few:]], 1)
+        return to_gamma.square().sum(-1).mean() + to_cad.mean()
+
+    def areas(self, vertices: Tensor) -> Tensor:
+        """[K, F]: twice the area of each face; never 0, so that each can be drawn and divided by."""
+        return face_normals(vertices, self.faces).norm(dim=-1).clamp_min(1e-12)
 
     def roughness(self, vertices: Tensor) -> Tensor:
         """Weighted normal consistency (1 - cos over edges) and uniform Laplacian of vertices [K, V, 3]."""
@@ -128,7 +166,7 @@ def fit(
         if step < start:
             loss = ((vertices - targets) / loss_of.diagonal).square().sum(-1).mean()
         else:
-            loss = loss_of.distance(vertices, generator)
+            loss = loss_of.distance(vertices, loss_of.draw(vertices, generator))
         loss = loss + loss_of.roughness(vertices)
         optimiser.zero_grad()
         loss.backward()

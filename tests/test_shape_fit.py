@@ -90,7 +90,8 @@ def test_the_loss_has_the_derivative_of_the_distances():
     model = shape_fit.DeformableMesh(SMALL, 2)
     loss_of = shape_fit.ShapeLoss(model, [seen(box(0.4, 0.3, 0.2)), seen(ellipsoid(0.3, 0.4, 0.2))], SMALL)
     vertices = (model(model.one_hot()) * 0.8).detach().requires_grad_()
-    loss = lambda v: loss_of.distance(v, torch.Generator().manual_seed(3))  # noqa: E731
+    draw = loss_of.draw(vertices, torch.Generator().manual_seed(3))
+    loss = lambda v: loss_of.distance(v, draw)  # noqa: E731
     (gradient,) = torch.autograd.grad(loss(vertices), vertices)
     direction = torch.nn.functional.normalize(torch.randn(vertices.shape), dim=-1)
     step = 2e-3
@@ -98,6 +99,28 @@ def test_the_loss_has_the_derivative_of_the_distances():
         numeric = (loss(vertices + step * direction) - loss(vertices - step * direction)) / (2 * step)
     # float32 losses of about 0.01 differ by 1e-9 a rounding, over a step of 4e-3.
     assert (gradient * direction).sum().item() == pytest.approx(numeric.item(), rel=0.01)
+
+
+def test_a_sheet_in_the_air_is_told_to_shrink():
+    """Two walls, Γ a bar across: from its middle the nearest points are level with it, to the sides."""
+    vertices, faces = box(0.05, 0.1, 0.1)
+    cad = join((vertices - np.float32([0.4, 0, 0]), faces), (vertices + np.float32([0.4, 0, 0]), faces))
+    model = shape_fit.DeformableMesh(SMALL, 1)
+    loss_of = shape_fit.ShapeLoss(model, [seen(cad)], SMALL)
+    sphere = model.template_vertices
+    vertices = (sphere * torch.tensor([0.5, 0.08, 0.08]))[None].requires_grad_()
+    draw = loss_of.draw(vertices, torch.Generator().manual_seed(0))
+    # Faces are drawn by area: the few that lie across the middle get their share.
+    areas = loss_of.areas(vertices.detach())[0]
+    middle = (sphere[loss_of.faces].mean(1)[:, 0].abs() < 0.6)[draw.face[0]].float().mean()
+    expected = areas[sphere[loss_of.faces].mean(1)[:, 0].abs() < 0.6].sum() / areas.sum()
+    assert middle.item() == pytest.approx(expected.item(), abs=0.05)
+    (gradient,) = torch.autograd.grad(loss_of.distance(vertices, draw), vertices)
+    waist = sphere[:, 0].abs() < 0.3
+    outward = torch.nn.functional.normalize(sphere[waist, 1:], dim=1)
+    # Down the gradient the waist gets thinner; the distances alone are the same for any thickness.
+    inwards = (gradient[0, waist, 1:] * outward).sum(1).mean()
+    assert inwards > 0.05 * gradient[0, waist].norm(dim=1).mean()
 
 
 def test_roughness_prefers_the_sphere():
