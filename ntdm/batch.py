@@ -4,6 +4,7 @@ A mirrored photo of a left-right symmetric object is a photo of it from the mirr
 symmetric CAD, and so for PASCAL3D+'s.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,13 +19,13 @@ class Batch(NamedTuple):
     """Training samples on one device."""
 
     photo: Tensor  # uint8 [B, 3, H, W]
-    amodal_mask: Tensor  # bool [B, H, W]
+    background: Tensor  # bool [B, H, W]: pixels that show no object of the model's
     viewpoint: Tensor  # float [B, 4]
     focal: Tensor  # float [B], crop pixels
     principal_point: Tensor  # float [B, 2], crop pixels
     category: list[int]  # [B] index into the model's categories
     latent: list[Tensor]  # [B] of [K_category]
-    hidden: Tensor | None = None  # bool [B, H, W]: pixels that show a patch of another photo
+    hidden: Tensor | None = None  # bool [B, H, W]: pixels that show another photo
 
     def to(self, device: str) -> "Batch":
         """The batch on a device."""
@@ -60,12 +61,14 @@ def make_batch(
         masks.append(mask)
         viewpoints.append(viewpoint)
         points.append(point)
-    photo, hidden = torch.stack(photos), None
+    photo, background, hidden = torch.stack(photos), ~torch.stack(masks), None
     if config.patches > 0:
-        photo, hidden = patch_photos(photo, config.patches, generator)
+        hidden = patches(photo.shape, config.patches, generator)
+        photo = torch.where(hidden[:, None], photo.roll(-1, 0), photo)
+        background = torch.where(hidden, background.roll(-1, 0), background)
     return Batch(
         photo=photo,
-        amodal_mask=torch.stack(masks),
+        background=background,
         viewpoint=torch.stack(viewpoints),
         focal=torch.stack([item["focal"] for item in items]),
         principal_point=torch.stack(points),
@@ -77,27 +80,29 @@ def make_batch(
     )
 
 
-def patch_photos(photo: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rectangles of the next photo of the batch laid over a share of the photos [B, 3, H, W], as CutMix.
+def patches(shape: Sequence[int], share: float, generator: torch.Generator) -> Tensor:
+    """Where photos of `shape` [B, 3, H, W] are covered, a share of them: bool [B, H, W].
 
-    Up to four rectangles a photo, each side 0.15 to 0.45 of the photo's. What is covered is not learned from:
-    the features around it learn not to depend on it.
-
-    Returns:
-        the photos, and the covered pixels [B, H, W] bool.
+    Up to four patches a photo, each 0.2 to 0.6 of it long and wide, turned, with outlines between ellipse
+    and rectangle: like occluders' they run in any direction. What is covered is not learned from; the
+    features around it learn not to depend on it.
     """
-    count, _, height, width = photo.shape
-    patched, hidden = photo.clone(), torch.zeros(count, height, width, dtype=torch.bool)
+    count, _, height, width = shape
+    grid = torch.stack(
+        torch.meshgrid(torch.arange(width) + 0.5, torch.arange(height) + 0.5, indexing="xy"), -1
+    )
+    hidden = torch.zeros(count, height, width, dtype=torch.bool)
     for i in range(count):
         if torch.rand((), generator=generator) >= share:
             continue
         for _ in range(int(torch.randint(1, 5, (), generator=generator))):
-            side, place = torch.rand(2, generator=generator), torch.rand(2, generator=generator)
-            h, w = (int((0.15 + 0.3 * s) * n) for s, n in zip(side.tolist(), (height, width), strict=True))
-            y, x = (int(p * (n - m)) for p, n, m in zip(place.tolist(), (height, width), (h, w), strict=True))
-            patched[i, :, y : y + h, x : x + w] = photo[(i + 1) % count, :, y : y + h, x : x + w]
-            hidden[i, y : y + h, x : x + w] = True
-    return patched, hidden
+            x, y, a, b, turn, corner = torch.rand(6, generator=generator).tolist()
+            half = torch.tensor([(0.1 + 0.2 * a) * width, (0.1 + 0.2 * b) * height])
+            cosine, sine = math.cos(math.pi * turn), math.sin(math.pi * turn)
+            turned = torch.tensor([[cosine, -sine], [sine, cosine]])
+            offset = (grid - torch.tensor([x * width, y * height])) @ turned / half
+            hidden[i] |= offset.abs().pow(2 + 6 * corner).sum(-1) < 1
+    return hidden
 
 
 def jitter_colours(photo: Tensor, strength: float, generator: torch.Generator) -> Tensor:

@@ -35,7 +35,7 @@ class SurfaceMap(NamedTuple):
     fragments: Fragments
     attributes: Tensor  # template point and local view direction of every vertex [B, V, 6]
     sphere: Tensor  # template point under each cell [B, h, w, 3]; zero outside
-    local_view: Tensor  # unit direction to the camera in (du, dv, n) [B, h, w, 3]; zero outside
+    local_view: Tensor  # direction to the camera in (du, dv, n) [B, h, w, 3], near unit length; 0 outside
 
 
 class NTDM(nn.Module):
@@ -96,14 +96,18 @@ class NTDM(nn.Module):
         return F.normalize(y.float().permute(0, 2, 3, 1), dim=-1)
 
     def surface_map(
-        self, vertices_cam: Tensor, focal: Tensor, principal_point: Tensor, size: tuple[int, int]
-    ) -> SurfaceMap:
-        """Rasterize deformed templates [B, V, 3] onto a grid of `size` cells, camera in cells."""
+        self, vertices_cam: Tensor, focal: Tensor, principal_point: Tensor, size: tuple[int, int],
+        view: Tensor | None = None,
+    ) -> SurfaceMap:  # fmt: skip
+        """Rasterize deformed templates [B, V, 3] onto a grid of `size` cells, camera in cells.
+
+        `view` [B, V, 3] is where the vertices are seen from, in their own frames, where it is known already.
+        """
         fragments = rasterize(vertices_cam, self.faces, focal, principal_point, size)
-        view = self.local_view(vertices_cam)
+        if view is None:
+            view = self.local_view(vertices_cam)
         attributes = torch.cat([self.sphere.expand_as(view), view], -1)
-        sphere, view = interpolate(attributes, self.faces, fragments).split(3, -1)
-        return SurfaceMap(fragments, attributes, sphere, F.normalize(view, dim=-1))
+        return SurfaceMap(fragments, attributes, *interpolate(attributes, self.faces, fragments).split(3, -1))
 
     def training_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """The contrastive loss of a batch; then moves textures and background bank towards its features.
@@ -119,7 +123,7 @@ class NTDM(nn.Module):
         place = image * texels + texel
         with torch.no_grad():
             visible, view = scattered.index_select(0, place).split([config.feature_dim, 3], 1)
-            visible, alpha = F.normalize(visible, dim=1), self.texture.alpha(F.normalize(view, dim=1))
+            visible, alpha = F.normalize(visible, dim=1), self.texture.alpha(view)
         ends = torch.bincount(image, minlength=len(batch.photo)).cumsum(0).tolist()
         parts = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
         groups = []
@@ -168,11 +172,8 @@ class NTDM(nn.Module):
         Means of unit vectors, not yet normalised: few of the texels are needed with a gradient.
         """
         with torch.no_grad():
-            vertices = torch.cat(
-                [self.shape(c)(z[None]) for c, z in zip(batch.category, batch.latent, strict=True)]
-            )
             surface = self.surface_map(
-                cam_from_obj(vertices, batch.viewpoint),
+                cam_from_obj(self._annotated_shapes(batch), batch.viewpoint),
                 batch.focal / self.stride,
                 batch.principal_point / self.stride,
                 (features.shape[1], features.shape[2]),
@@ -190,14 +191,21 @@ class NTDM(nn.Module):
         )
         return mean.flatten(0, 2), weight.flatten(1, 2)
 
+    def _annotated_shapes(self, batch: Batch) -> Tensor:
+        """Γ(z) of the batch's annotated latents [B, V, 3]."""
+        vertices = batch.viewpoint.new_empty(len(batch.photo), *self.sphere.shape)
+        for category in set(batch.category):
+            rows = [i for i, c in enumerate(batch.category) if c == category]
+            vertices[rows] = self.shape(category)(torch.stack([batch.latent[i] for i in rows]))
+        return vertices
+
     def _touched(self, mask: Tensor) -> Tensor:
         """Cells [B, h, w] of which some pixel of mask [B, H, W] is set."""
         return F.max_pool2d(mask[:, None].float(), self.stride)[:, 0] > 0
 
     def _background_samples(self, features: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
-        """A few features an image from cells that hold none of the amodal object, nor a patch [n, d]."""
-        taken = batch.amodal_mask if batch.hidden is None else batch.amodal_mask | batch.hidden
-        empty = ~self._touched(taken)
+        """A few features an image from cells that show background only [n, d]."""
+        empty = ~self._touched(~batch.background)
         drawn = []
         for image, free in zip(features, empty, strict=True):
             cells = free.flatten().nonzero()[:, 0]

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ntdm.camera import cam_from_obj
+from ntdm.camera import cam_from_obj, camera_centre
 from ntdm.config import InferConfig
 from ntdm.mesh import sphere_uv
 from ntdm.model import NTDM, SurfaceMap
@@ -69,6 +69,13 @@ def encode(model: NTDM, photo: Tensor, clutter: str) -> Photos:
     return Photos(features, (features @ bank.T).amax(-1))
 
 
+class Shape(NamedTuple):
+    """Γ(z) of B rows, and the frames of its surface."""
+
+    vertices: Tensor  # [B, V, 3] object frame, before s'
+    frames: Tensor  # [V, 3, 3, B], see ntdm.texture.LocalView
+
+
 class Solver:
     """Inference for one category of a model at one image size.
 
@@ -105,12 +112,16 @@ class Solver:
         rows[..., POSE_COLUMNS:] = self.shape.one_hot()
         return rows.flatten(0, 1)
 
-    def _vertices_cam(self, rows: Tensor, shape: Tensor | None = None) -> Tensor:
-        """Vertices [B, V, 3] in the camera frame; `shape` is Γ(z) where it is known already."""
-        if shape is None:
-            shape = self.shape(rows[:, POSE_COLUMNS:])
+    def _shape(self, latent: Tensor) -> Shape:
+        vertices = self.shape(latent)
+        return Shape(vertices, self.model.local_view.frames(vertices))
+
+    def _posed(self, rows: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
+        """Vertices [B, V, 3] in the camera frame, and where they are seen from in their own frames."""
         viewpoint = torch.cat([rows[:, :3], rows[:, 3:4].exp()], 1)
-        return cam_from_obj(shape * rows[:, 6, None, None].exp(), viewpoint)
+        vertices = shape.vertices * rows[:, 6, None, None].exp()
+        view = self.model.local_view.seen_from(shape.frames, vertices, camera_centre(viewpoint))
+        return cam_from_obj(vertices, viewpoint), view
 
     def _camera(self, rows: Tensor, cell: int) -> tuple[Tensor, Tensor]:
         """Focal length [B] and principal point [B, 2] in cells of `cell` pixels."""
@@ -123,7 +134,7 @@ class Solver:
         self, sphere: Tensor, view: Tensor, target: Tensor, index: Tensor, clutter: Tensor
     ) -> Tensor:
         """f . f' - f . beta at P points [P]; zero where the texture was never seen."""
-        alpha = self.model.texture.alpha(F.normalize(view, dim=-1))
+        alpha = self.model.texture.alpha(view)
         which = index.new_zeros(len(sphere))
         cosine, evidence = texture_similarity(
             self.texture, self.seen, which, sphere_uv(sphere), alpha, target, index
@@ -136,8 +147,11 @@ class Solver:
         cell = 2 * self.model.stride
         size = (self.image_size[0] // cell, self.image_size[1] // cell)
         maps, masks = [], []
-        for rows in self.starts.split(chunk):
-            surface = self.model.surface_map(self._vertices_cam(rows), *self._camera(rows, cell), size)
+        shapes = self._shape(self.shape.one_hot())
+        for number in torch.arange(len(self.starts), device=self.device).split(chunk):
+            rows, latent = self.starts[number], number % self.shape.num_latents
+            posed, view = self._posed(rows, Shape(shapes.vertices[latent], shapes.frames[..., latent]))
+            surface = self.model.surface_map(posed, *self._camera(rows, cell), size, view)
             hit = surface.fragments.face_index >= 0
             alpha = self.model.texture.alpha(surface.local_view[hit])
             which = torch.full((len(alpha),), self.category, device=self.device)
@@ -180,14 +194,14 @@ class Solver:
         rows, loss = self._refine(rows[winner], photo, photos, self.config.steps)
         return self._solution(rows, loss)
 
-    def loss(self, rows: Tensor, owner: Tensor, photos: Photos, shape: Tensor | None = None) -> Tensor:
+    def loss(self, rows: Tensor, owner: Tensor, photos: Photos, shape: Shape | None = None) -> Tensor:
         """L of B parameter rows [B, 7 + K], row i against photo owner[i]; differentiable -> [B].
 
-        `shape` [B, V, 3] is Γ(z) of the rows where it is known and z is not being optimised.
+        `shape` is the rows' where it is known and z is not being optimised.
         """
-        vertices_cam = self._vertices_cam(rows, shape)
+        vertices_cam, view = self._posed(rows, shape or self._shape(rows[:, POSE_COLUMNS:]))
         focal, point = self._camera(rows, self.model.stride)
-        surface = self.model.surface_map(vertices_cam, focal, point, self.size)
+        surface = self.model.surface_map(vertices_cam, focal, point, self.size, view)
         inside = surface.fragments.face_index >= 0
         target, cells = photos.features.flatten(0, 2), self.size[0] * self.size[1]
         flat = (owner * cells)[:, None, None] + torch.arange(cells, device=self.device).reshape(self.size)
@@ -246,7 +260,7 @@ class Solver:
         first, second, count = torch.zeros_like(rows), torch.zeros_like(rows), torch.zeros_like(rows[0])
         beta1, beta2 = 0.4, 0.6
         best, best_loss = rows.clone(), rows.new_full((len(rows),), math.inf)
-        shape: Tensor | None = None
+        shape: Shape | None = None
         for step in range(steps + 1):
             with_shape = (
                 config.refine_shape
@@ -255,7 +269,7 @@ class Solver:
             )
             if shape is None and not with_shape:
                 with torch.no_grad():
-                    shape = self.shape(rows[:, POSE_COLUMNS:])
+                    shape = self._shape(rows[:, POSE_COLUMNS:])
             rows = rows.detach().requires_grad_(step < steps)
             loss = self.loss(rows, owner, photos, None if with_shape else shape)
             with torch.no_grad():

@@ -70,17 +70,30 @@ class LocalView(nn.Module):
         self.register_buffer("ring", ring, persistent=False)
         self.register_buffer("weights", weights.float(), persistent=False)
 
-    def forward(self, vertices_cam: Tensor) -> Tensor:
-        """vertices_cam [B, V, 3] -> unit direction to the camera [B, V, 3] in (du, dv, n)."""
+    def frames(self, vertices: Tensor) -> Tensor:
+        """(du, dv, n) of every vertex [B, V, 3], in the vertices' own frame: [V, 3, 3, B], axis before xyz."""
         # Vertex-major, [V, 3, B]: gathers move whole runs over the batch.
-        points = vertices_cam.permute(1, 2, 0)
+        points = vertices.permute(1, 2, 0)
         around = points.flatten(1).index_select(0, self.ring).unflatten(0, (len(points), -1))
         along_u, along_v = torch.bmm(self.weights, around).unflatten(2, (3, -1)).unbind(1)
         normal = F.normalize(torch.linalg.cross(along_v, along_u, dim=1), dim=1)
         du = F.normalize(along_u - normal * (normal * along_u).sum(1, keepdim=True), dim=1)
-        dv = torch.linalg.cross(normal, du, dim=1)
-        to_camera = F.normalize(-points, dim=1)
-        return torch.stack([(axis * to_camera).sum(1) for axis in (du, dv, normal)], -1).transpose(0, 1)
+        return torch.stack([du, torch.linalg.cross(normal, du, dim=1), normal], 1)
+
+    @staticmethod
+    def seen_from(frames: Tensor, vertices: Tensor, centre: Tensor) -> Tensor:
+        """Unit direction to a camera [B, V, 3] in (du, dv, n).
+
+        Args:
+            frames: of the surface, as :meth:`frames` gives them; a change of size leaves them as they are.
+            vertices: [B, V, 3], in the same frame as the camera's centre [B, 3].
+        """
+        to_camera = F.normalize((centre[:, None] - vertices).permute(1, 2, 0), dim=1)
+        return (frames * to_camera[:, None]).sum(2).permute(2, 0, 1)
+
+    def forward(self, vertices_cam: Tensor) -> Tensor:
+        """vertices_cam [B, V, 3] -> unit direction to the camera [B, V, 3] in (du, dv, n)."""
+        return self.seen_from(self.frames(vertices_cam), vertices_cam, torch.zeros_like(vertices_cam[:, 0]))
 
 
 class NeuralTexture(nn.Module):
@@ -104,8 +117,9 @@ class NeuralTexture(nn.Module):
         self.register_buffer("directions", bin_directions(view_bins), persistent=False)
 
     def alpha(self, local_view: Tensor) -> Tensor:
-        """Bin weights [..., b] of unit view directions [..., 3] in the local frame (Eq. 4)."""
-        return F.softmax(self.temperature * (local_view @ self.directions.T), -1)
+        """Bin weights [..., b] of view directions [..., 3] of any length in the local frame (Eq. 4)."""
+        scale = self.temperature * local_view.square().sum(-1, keepdim=True).clamp_min(1e-24).rsqrt()
+        return F.softmax((local_view * scale) @ self.directions.T, -1)
 
     def lookup(self, map_index: Tensor, uv: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
         """Blended unit features [P, d] and evidence [P] in [0, 1]; see ``texture_lookup``."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ntdm.batch import jitter_colours, make_batch, patch_photos
+from ntdm.batch import jitter_colours, make_batch, patches
 from ntdm.cache import find
 from ntdm.camera import cam_from_obj
 from ntdm.mesh import icosphere
@@ -29,7 +29,7 @@ def test_plain_batch_holds_the_samples(tiny, items):
     assert [len(z) for z in batch.latent] == [2] * 6 + [1] * 2
     for i, item in enumerate(items):
         assert torch.equal(batch.photo[i], item["image"])
-        assert torch.equal(batch.amodal_mask[i], item["amodal_mask"])
+        assert torch.equal(batch.background[i], ~item["amodal_mask"])
         for name in ("viewpoint", "focal", "principal_point"):
             assert torch.equal(getattr(batch, name)[i], item[name])
 
@@ -45,7 +45,7 @@ def test_some_samples_are_mirrored_with_their_camera(tiny, items):
             assert torch.equal(after.principal_point[i], before.principal_point[i])
             continue
         assert torch.equal(after.photo[i], before.photo[i].flip(-1))
-        assert torch.equal(after.amodal_mask[i], before.amodal_mask[i].flip(-1))
+        assert torch.equal(after.background[i], before.background[i].flip(-1))
         # The symmetric object under the mirrored camera is the mirrored picture.
         vertices = sphere.vertices * torch.tensor([0.2, 0.4, 0.15])
         shown, flipped = (
@@ -77,16 +77,24 @@ def test_colour_jitter():
     assert not torch.equal(strong, photo)
 
 
-def test_patches_show_the_next_photo_and_are_marked():
-    photo = torch.arange(6, dtype=torch.uint8)[:, None, None, None].expand(6, 3, 40, 64)
-    patched, hidden = patch_photos(photo, 1.0, torch.Generator().manual_seed(0))
-    assert hidden.any((1, 2)).all() and not hidden.all((1, 2)).any()
-    for i in range(6):
-        assert (patched[i][:, hidden[i]] == (i + 1) % 6).all()
-        assert (patched[i][:, ~hidden[i]] == i).all()
+def test_patches_show_the_next_photo(tiny, items):
+    plain = replace(tiny.TRAIN, mirror=False, augment=0.0, patches=0.0)
+    before, after = make(items, plain), make(items, replace(plain, patches=1.0))
+    hidden = after.hidden
+    assert before.hidden is None and hidden.any()
+    for i in range(8):
+        other = before.photo[(i + 1) % 8]
+        assert torch.equal(after.photo[i], torch.where(hidden[i], other, before.photo[i]))
+        # What a patch shows is background where it is in the photo it is from.
+        free = torch.where(hidden[i], before.background[(i + 1) % 8], before.background[i])
+        assert torch.equal(after.background[i], free)
 
 
-def test_no_photo_is_patched_at_share_zero(tiny, items):
-    photo = torch.zeros(3, 3, 16, 16, dtype=torch.uint8)
-    assert not patch_photos(photo, 0.0, torch.Generator().manual_seed(0))[1].any()
-    assert make(items, replace(tiny.TRAIN, patches=0.0)).hidden is None
+def test_patches_cover_a_share_of_the_photos_and_part_of_each():
+    hidden = patches((200, 3, 64, 96), 0.5, torch.Generator().manual_seed(0))
+    assert hidden.shape == (200, 64, 96)
+    covered = hidden.flatten(1).float().mean(1)
+    assert 70 < (covered > 0).sum() < 130
+    assert 0.15 < covered[covered > 0].mean() < 0.45
+    assert covered.max() < 1
+    assert not patches((3, 3, 16, 16), 0.0, torch.Generator().manual_seed(0)).any()

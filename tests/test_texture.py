@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from ntdm.camera import cam_from_obj
+from ntdm.camera import cam_from_obj, camera_centre
 from ntdm.mesh import icosphere, sphere_tangents, sphere_uv
 from ntdm.texture import LocalView, NeuralTexture, bin_directions, texel_points
 
@@ -76,6 +76,14 @@ def test_the_view_belongs_to_the_surface_not_to_the_camera_frame(sphere_view):
     torch.testing.assert_close(both[:1], local_view(cam[None]), atol=1e-5, rtol=0)
 
 
+def test_the_view_is_the_same_from_the_object_frame(sphere_view):
+    sphere, local_view = sphere_view
+    vertices = sphere.vertices[None] * torch.tensor([0.2, 0.5, 0.3])
+    seen = local_view.seen_from(local_view.frames(vertices), 1.5 * vertices, camera_centre(VIEWPOINT[None]))
+    want = local_view(cam_from_obj(1.5 * vertices, VIEWPOINT))
+    torch.testing.assert_close(seen, want, atol=1e-4, rtol=0)
+
+
 def test_the_poles_are_finite_and_have_gradients(sphere_view):
     sphere, local_view = sphere_view
     poles = sphere.vertices[:, 2].abs() > 1 - 1e-6
@@ -88,6 +96,14 @@ def test_the_poles_are_finite_and_have_gradients(sphere_view):
     torch.testing.assert_close(view[0, north], torch.tensor([0.0, 0.0, 1.0]), atol=1e-5, rtol=0)
     view[..., 0].sum().backward()
     assert cam.grad.isfinite().all()
+
+
+def test_bin_weights_do_not_depend_on_the_length_of_the_view():
+    model, view = texture(), torch.tensor([[0.3, -0.2, 0.9], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(model.alpha(view), model.alpha(0.01 * view))
+    torch.testing.assert_close(model.alpha(view[1]), torch.full((7,), 1 / 7))
+    want = torch.softmax(4 * normalize(view[:1], dim=-1) @ bin_directions(7).T, -1)
+    torch.testing.assert_close(model.alpha(view[:1]), want)
 
 
 def texture(view_bins: int = 7, size: int = 4, dim: int = 5, categories: int = 2) -> NeuralTexture:
