@@ -114,8 +114,10 @@ class TrainConfig:
     temperature: float = 0.07
     epochs: int = 12
     batch_size: int = 16
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 0.05  # of the first, reached by exponential decay
+    learning_rate: float = 4e-3
+    final_learning_rate: float = 0.01  # of the highest, reached at the end
+    schedule: str = "cosine"  # or "exponential", the paper's
+    warmup_steps: int = 100  # over which the rate rises from 0
     weight_decay: float = 0.0
     mirror: bool = True
     augment: float = 0.4  # strength of photometric jitter, 0 is none (the paper's choice)
@@ -127,10 +129,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _one_of(self, "train", "method", "ntdm", "pose-classifier")
         _one_of(self, "train", "backbone", "tiny", "resnet50")
+        _one_of(self, "train", "schedule", "cosine", "exponential")
         sizes = ("feature_dim", "view_bins", "texture_size", "positives", "epochs", "batch_size", "pose_bins")
         _within(self, "train", 1, None, *sizes, "background_bank", "background_per_image")
         negatives = ("same_class_negatives", "other_class_negatives", "background_negatives")
-        _within(self, "train", 0, None, *negatives, "view_temperature", "weight_decay")
+        _within(self, "train", 0, None, *negatives, "view_temperature", "weight_decay", "warmup_steps")
         _within(self, "train", 0, LARGEST_SEED, "seed")
         shares = ("texture_momentum", "first_visit_alpha", "final_learning_rate", "augment", "patches")
         _within(self, "train", 0, 1, *shares, "quad_extent", "background_weight")

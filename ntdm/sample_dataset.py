@@ -20,12 +20,18 @@ class SampleDataset(Dataset):
     name, category, dataset, split str; and latent float32 [K] where every file has latents, K the
     largest of the files (zeros beyond a category's own CADs).
 
+    Args:
+        kept_bytes: of decoded samples that are kept in memory; further ones are read from disk each time. A
+            kept sample is given out again: do not write into it.
+
     Raises:
         ValueError: no file, no sample, or files of different image sizes.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], kept_bytes: int = 0) -> None:
         self.paths = [Path(p) for p in paths]
+        self._kept: dict[int, dict[str, Any]] = {}
+        self._room = kept_bytes
         self._open: dict[int, CacheFile] = {}
         self._index: list[tuple[int, int]] = []
         self._tables: list[dict[str, Any]] = []
@@ -66,6 +72,16 @@ class SampleDataset(Dataset):
         ]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if index in self._kept:
+            return self._kept[index]
+        item = self._read(index)
+        size = sum(value.nbytes for value in item.values() if isinstance(value, torch.Tensor))
+        if size <= self._room:
+            self._kept[index] = item
+            self._room -= size
+        return item
+
+    def _read(self, index: int) -> dict[str, Any]:
         number, i = self._index[index]
         table = self._tables[number]
         if number not in self._open:

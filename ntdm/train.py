@@ -39,6 +39,7 @@ DESCRIPTION: dict[str, type | tuple[type, ...]] = {  # what a run's config.json 
     "method": str, "train": dict, "categories": list, "image_size": list, "nominal_focal": (float, int),
     "typical_box": (float, int), "shapes": dict,
 }  # fmt: skip
+KEPT_BYTES = 2**30  # of decoded samples, that stay in memory from one epoch to the next
 CHECKPOINT = Path("checkpoints", "last.safetensors")
 
 
@@ -75,7 +76,7 @@ def run(
     paths = [p for key in train_on for p in caches.find(cache, key, categories)]
     if config.method == "ntdm":
         caches.require_latents(paths)
-    data = SampleDataset(paths)
+    data = SampleDataset(paths, KEPT_BYTES)
     names = sorted({p.stem for p in paths})
     fitted = {c: load_shape(shapes / f"{c}.safetensors") for c in names} if config.method == "ntdm" else {}
     description = {
@@ -198,7 +199,7 @@ def _fit(model: Model, data: SampleDataset, config: TrainConfig, out: Path, devi
         ]
         batch = make_batch([data[i] for i in indices], model.categories, num_latents, config, generator)
         for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * config.final_learning_rate ** (step / total)
+            group["lr"] = learning_rate(config, step, total)
         loss, figures = model.training_loss(batch.to(device), generator)
         if not math.isfinite(figures["loss"]):
             raise ValueError(
@@ -220,6 +221,18 @@ def _fit(model: Model, data: SampleDataset, config: TrainConfig, out: Path, devi
             sums, count = {}, 0
             _save_checkpoint(out, model, optimiser, history)
     return history[-1]["seconds"]
+
+
+def learning_rate(config: TrainConfig, step: int, total: int) -> float:
+    """The rate of a step of `total`: a linear rise, then a fall to `final_learning_rate` of the highest."""
+    if config.schedule == "exponential":
+        share = config.final_learning_rate ** (step / total)
+    else:
+        wave = (1 + math.cos(math.pi * step / total)) / 2
+        share = config.final_learning_rate + (1 - config.final_learning_rate) * wave
+    # A short run warms up within its first tenth.
+    rise = max(1, min(config.warmup_steps, total // 10))
+    return config.learning_rate * share * min(1.0, (step + 1) / rise)
 
 
 def _order(count: int, seed: int, epoch: int) -> list[int]:

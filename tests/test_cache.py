@@ -130,6 +130,19 @@ def test_dataset_through_workers(tmp_path):
     assert batches[1]["visible_mask"][0].sum() == 8 * 7
 
 
+def test_dataset_keeps_decoded_samples_up_to_its_room(tmp_path, monkeypatch):
+    read: list[int] = []
+    plain = SampleDataset([write(tmp_path / "car.h5")])
+    size = sum(value.nbytes for value in plain[0].values() if isinstance(value, torch.Tensor))
+    data = SampleDataset(plain.paths, kept_bytes=2 * size)
+    inner = data._read
+    monkeypatch.setattr(data, "_read", lambda index: read.append(index) or inner(index))
+    for _ in range(2):
+        for i in range(3):
+            assert torch.equal(data[i]["image"], plain[i]["image"])
+    assert read == [0, 1, 2, 2]
+
+
 def test_latents_of_unequal_width_are_padded(tmp_path):
     one = {0: CADS[0]}
     path = tmp_path / "a.h5"

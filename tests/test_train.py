@@ -1,6 +1,7 @@
 """Training on the tiny world: the run folder, resuming bit for bit, and what is refused."""
 
 import csv
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -201,3 +202,23 @@ def test_what_is_no_run_or_a_broken_one_is_not_loaded(tiny_folder, tmp_path):
     (run / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json is not JSON"):
         train.load(run)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "exponential"])
+def test_the_rate_rises_then_falls_to_the_last(tiny, schedule):
+    config = replace(
+        tiny.TRAIN, schedule=schedule, learning_rate=0.5, final_learning_rate=0.1, warmup_steps=10
+    )
+    rates = [train.learning_rate(config, step, 1000) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.05, rel=0.01)
+    assert max(rates) == rates[9]
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[-1] == pytest.approx(0.05, rel=0.01)
+    # The paper's: a constant factor a step.
+    constant = all(b / a == pytest.approx(0.1**0.001) for a, b in itertools.pairwise(rates[9:]))
+    assert constant == (schedule == "exponential")
+
+
+def test_a_short_run_warms_up_within_its_first_tenth(tiny):
+    config = replace(tiny.TRAIN, warmup_steps=100, schedule="exponential", final_learning_rate=1.0)
+    assert train.learning_rate(config, 3, 40) == config.learning_rate

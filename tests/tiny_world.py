@@ -24,7 +24,7 @@ NUM_CADS = 2
 SHAPE = ShapeConfig(subdivisions=2, width=16, layers=2, frequencies=3)
 TRAIN = TrainConfig(
     feature_dim=16, texture_size=32, positives=64, same_class_negatives=64, other_class_negatives=32,
-    background_negatives=64, background_bank=64, epochs=2, batch_size=4, bf16=False,
+    background_negatives=64, background_bank=64, epochs=2, batch_size=4, bf16=False, learning_rate=1e-3,
     augment=0.0, patches=0.0, background_per_image=5, background_weight=0.1,
 )  # fmt: skip
 CLASSIFIER = replace(TRAIN, method="pose-classifier", epochs=1)
