@@ -112,7 +112,7 @@ class TrainConfig:
     background_per_image: int = 20
     far_angle: float = 0.245  # radians on the template sphere
     temperature: float = 0.07
-    epochs: int = 12
+    epochs: int = 14
     batch_size: int = 16
     learning_rate: float = 4e-3
     final_learning_rate: float = 0.01  # of the highest, reached at the end
@@ -121,7 +121,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     mirror: bool = True
     augment: float = 0.4  # strength of photometric jitter, 0 is none (the paper's choice)
-    patches: float = 0.5  # share of photos that get rectangles of others laid over; 0 is the paper's choice
+    patches: float = 0.6  # share of photos partly covered by others; 0 is the paper's choice
     bf16: bool = True
     pose_bins: int = 41  # pose-classifier
     seed: int = 0
@@ -150,7 +150,9 @@ class InferConfig:
     thetas: tuple[float, ...] = (-30.0, 0.0, 30.0)
     distance: float = 5.0
     clutter_weight: float = 0.02  # kappa
-    clutter: str = "nearest"  # or "mean"
+    clutter: str = "mixture"  # of the bank's features; or "nearest", or their "mean" (NeMo's)
+    clutter_temperature: float = 0.07  # of the mixture; the training loss's
+    clutter_count: float = 128.0  # features the mixture weighs as many as: more makes all look like background
     silhouette: str = "soft"  # or "hard"
     sigma: float = 1.0  # pixels of the feature map
     refined_starts: int = 8  # best starts that are refined; the better one after `screening_steps` goes on
@@ -169,7 +171,7 @@ class InferConfig:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        _one_of(self, "infer", "clutter", "nearest", "mean")
+        _one_of(self, "infer", "clutter", "mixture", "nearest", "mean")
         _one_of(self, "infer", "silhouette", "soft", "hard")
         if not self.elevations or not self.thetas:
             raise ValueError("infer elevations or thetas is empty: want one angle or more, in degrees")
@@ -179,7 +181,7 @@ class InferConfig:
         _within(self, "infer", -180, 180, "elevations", "thetas")
         _within(self, "infer", 0, None, "screening_steps", "steps", "shape_after", "size_prior")
         _within(self, "infer", 0, 1, "learning_rate", "learning_rate_decay", "clutter_weight")
-        _within(self, "infer", 1e-3, None, "distance", "sigma")
+        _within(self, "infer", 1e-3, None, "distance", "sigma", "clutter_temperature", "clutter_count")
 
 
 Config = TypeVar("Config", SyntheticConfig, PrepConfig, ShapeConfig, TrainConfig, InferConfig)

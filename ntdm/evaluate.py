@@ -159,7 +159,7 @@ def _fit(
     items: Sequence[dict[str, Any]],
     config: InferConfig,
 ) -> tuple[list[Prediction], Geometry]:
-    photos = encode(model, photo, config.clutter)
+    photos = encode(model, photo, config)
     solutions = [solver.solve(photos) for solver in solvers]
     masks = [solver.masks(solution, photos) for solver, solution in zip(solvers, solutions, strict=True)]
     losses = torch.stack([s.loss for s in solutions], 1)

@@ -97,7 +97,7 @@ def run(
         crop = torch.from_numpy(crop_map.resample(photo).round().clip(0, 255).astype(np.uint8)).permute(
             2, 0, 1
         )
-        photos = encode(model, crop[None].to(device), config.clutter)
+        photos = encode(model, crop[None].to(device), config)
         solutions = [solver.solve(photos) for solver in solvers]
         losses = [float(s.loss[0]) for s in solutions]
         best = int(np.argmin(losses))

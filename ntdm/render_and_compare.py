@@ -6,7 +6,7 @@ loss is the clutter-relative mean over all cells i of the feature map (method: E
 
     L = 1 - mean_i [ m_i max(f_i . f'_i - f_i . beta_i, -kappa) ]
 
-with m the soft silhouette, f' the rendered feature, beta the background feature nearest to f. Inside the
+with m the soft silhouette, f' the rendered feature, f . beta how much f looks like background. Inside the
 outline m is 1 and the gradient flows through f'; outside, f' is the texture at the nearest outline point,
 held fixed, and the gradient flows through m: it grows the silhouette over cells that look like the object
 and, as a cell that looks like background costs kappa, shrinks it from cells that do not. A weak prior keeps
@@ -40,7 +40,7 @@ class Photos(NamedTuple):
     """Feature maps of a batch and how much each cell looks like background."""
 
     features: Tensor  # unit [N, h, w, d]
-    clutter: Tensor  # f . beta [N, h, w]
+    clutter: Tensor  # f . beta [N, h, w], see encode
 
 
 class Solution(NamedTuple):
@@ -54,19 +54,25 @@ class Solution(NamedTuple):
     vertices: Tensor  # [N, V, 3] object frame
 
 
-def encode(model: NTDM, photo: Tensor, clutter: str) -> Photos:
-    """Features of uint8 photos [N, 3, H, W], and their likeness to the background bank.
+def encode(model: NTDM, photo: Tensor, config: InferConfig) -> Photos:
+    """Features of uint8 photos [N, 3, H, W], and how much each looks like background.
 
-    Args:
-        clutter: "nearest", the most similar background feature of the bank, or "mean", their normalised mean.
+    The bank's N features speak for the background as `config.clutter` says: "nearest" by the most similar one,
+    "mean" by their normalised mean, "mixture" by all, T log(count / N sum_j exp(f . beta_j / T)): what the
+    training loss puts against a texel's own feature, a nearest one that no single feature decides.
     """
     features = model.features(photo)
     bank = model.bank.valid()
     if len(bank) == 0:
         raise ValueError("the model's background bank is empty: it was not trained")
-    if clutter == "mean":
+    if config.clutter == "mean":
         return Photos(features, features @ F.normalize(bank.mean(0), dim=0))
-    return Photos(features, (features @ bank.T).amax(-1))
+    likeness = features @ bank.T
+    if config.clutter == "nearest":
+        return Photos(features, likeness.amax(-1))
+    together = (likeness / config.clutter_temperature).logsumexp(-1)
+    share = math.log(config.clutter_count / len(bank))
+    return Photos(features, config.clutter_temperature * (together + share))
 
 
 class Shape(NamedTuple):

@@ -351,12 +351,21 @@ def test_outline_grows_over_the_object_and_shrinks_from_background(model, solver
 def test_encode_measures_likeness_to_the_bank(tiny):
     model = painted_model(tiny)
     photo = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8)
+    configs = {kind: replace(tiny.INFER, clutter=kind) for kind in ("nearest", "mean", "mixture")}
     with pytest.raises(ValueError, match="background bank is empty"):
-        encode(model, photo, "nearest")
+        encode(model, photo, tiny.INFER)
     model.bank.push(noise(6))
-    nearest, mean = encode(model, photo, "nearest"), encode(model, photo, "mean")
+    nearest, mean, mixture = (encode(model, photo, config) for config in configs.values())
     assert nearest.features.shape == (2, 8, 12, DIM)
     torch.testing.assert_close(nearest.features.norm(dim=-1), torch.ones(2, 8, 12))
     likeness = nearest.features @ noise(6).T
     torch.testing.assert_close(nearest.clutter, likeness.amax(-1))
     torch.testing.assert_close(mean.clutter, likeness.mean(-1) / noise(6).mean(0).norm())
+    weighed = configs["mixture"]
+    sharp = replace(weighed, clutter_temperature=1e-3, clutter_count=6.0)
+    torch.testing.assert_close(encode(model, photo, sharp).clutter, likeness.amax(-1), atol=5e-3, rtol=0)
+    twice = encode(model, photo, replace(weighed, clutter_count=2 * weighed.clutter_count))
+    torch.testing.assert_close(twice.clutter - mixture.clutter, torch.full((2, 8, 12), 0.07 * math.log(2)))
+    # It does not depend on how many features the bank holds of one kind.
+    model.bank.push(noise(6))
+    torch.testing.assert_close(encode(model, photo, weighed).clutter, mixture.clutter)
