@@ -7,19 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
-from ntdm import camera
 from ntdm.cache import Sample
 from ntdm.config import PrepConfig
-from ntdm.crop import CropMap, crop_map
+from ntdm.crop import crop_map
+from ntdm.data_prep.amodal_mask import RULE, amodal_mask
 from ntdm.data_prep.annotation import ObjectPose, SampleError, object_class, object_pose, read_objects
 from ntdm.data_prep.cad import Cad
 from ntdm.data_prep.layout import refuse_link
 from ntdm.data_prep.npz import read_npz
 from ntdm.photo import to_rgb
-from ntdm.rasterize import coverage
 
 _IMAGE_SUFFIXES = (".JPEG", ".jpg", ".jpeg", ".JPG", ".png")
 
@@ -67,8 +65,8 @@ class Listing:
         return f"{self.dataset}/{self.split}/{self.category}"
 
     def fingerprint(self) -> str:
-        """Hexadecimal digest of what is listed, wherever the dataset lies: photos, objects, CADs."""
-        digest = hashlib.sha256()
+        """Hexadecimal digest of what is listed, wherever the dataset lies, and of the masks' rule."""
+        digest = hashlib.sha256(RULE.encode())
         for item in self.items:
             digest.update(f"{item.folder}/{item.photo or item.name} {item.object}\n".encode())
         for index, cad in sorted(self.cads.items()):
@@ -214,7 +212,7 @@ def _sample(name: str, photo: _Photo, pose: ObjectPose, listing: Listing, config
     focal = pose.focal_px * crop.zoom
     pixels = np.clip(np.rint(crop.resample(photo.pixels)), 0, 255).astype(np.uint8)
     if pose.cad_index >= 0:
-        amodal = cad_mask(listing.cads[pose.cad_index], pose.viewpoint, focal, crop)
+        amodal = amodal_mask(listing.cads[pose.cad_index], pose.viewpoint, focal, crop)
     else:
         amodal = np.zeros(size, bool)  # no CAD is known: IoU is not measured on such a file
     occluder = None if photo.occluder is None else crop.resample(photo.occluder) >= 0.5
@@ -232,13 +230,3 @@ def _sample(name: str, photo: _Photo, pose: ObjectPose, listing: Listing, config
         bbox=crop.crop_from_photo(pose.bbox.reshape(2, 2)).reshape(4),
         cad_index=pose.cad_index,
     )
-
-
-def cad_mask(cad: Cad, viewpoint: np.ndarray, focal: float, crop: CropMap) -> np.ndarray:
-    """The CAD projected with the crop's camera, two-sided: bool [H, W], set where a centre is covered."""
-    vertices, faces = (torch.from_numpy(array) for array in cad)
-    vertices_cam = camera.cam_from_obj(vertices.double(), torch.from_numpy(viewpoint))
-    principal_point = torch.from_numpy(crop.principal_point)
-    return coverage(
-        vertices_cam, faces.long(), torch.tensor(focal, dtype=torch.float64), principal_point, crop.size
-    ).numpy()

@@ -1,7 +1,7 @@
 """The cache, schema 1: one HDF5 file a dataset, split and category, at `<dataset>/<split>/<category>.h5`.
 
     images           u8  [N,H,W,3]  object-centred RGB crops, one chunk a sample
-    amodal_mask      u8  [N,H,W]    0/1: the annotated CAD projected with the stored camera
+    amodal_mask      u8  [N,H,W]    0/1: the annotated CAD projected with the stored camera, by area
     visible_mask     u8  [N,H,W]    0/1: amodal and not occluder
     occluder_mask    u8  [N,H,W]    0/1, only where the dataset has occluders
     source_mask      u8  [N,H,W]    0/1, only where the dataset ships an amodal mask of its own
@@ -87,7 +87,7 @@ class CacheWriter:
         image_size: (H, W) of every sample.
         config: JSON-ready dictionary of what the file is made with.
         cads: cad_index -> (vertices [V, 3], faces [F, 3]), the category's CADs.
-        inputs: digest of the photos and CADs listed for this file, used or not.
+        inputs: digest of the photos and CADs listed for this file, used or not, and of how masks are made.
         optional: which of OPTIONAL every sample carries.
 
     Set `dropped` (reason -> count) before the block ends. The same samples give the same data.
