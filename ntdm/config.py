@@ -152,7 +152,7 @@ class InferConfig:
     clutter_weight: float = 0.02  # kappa
     clutter: str = "mixture"  # of the bank's features; or "nearest", or their "mean" (NeMo's)
     clutter_temperature: float = 0.07  # of the mixture; the training loss's
-    clutter_count: float = 128.0  # features the mixture weighs as many as: more makes all look like background
+    clutter_count: float = 128.0  # features it weighs as many as: with more, more looks like background
     silhouette: str = "soft"  # or "hard"
     sigma: float = 1.0  # pixels of the feature map
     refined_starts: int = 8  # best starts that are refined; the better one after `screening_steps` goes on

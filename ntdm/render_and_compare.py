@@ -57,7 +57,7 @@ class Solution(NamedTuple):
 def encode(model: NTDM, photo: Tensor, config: InferConfig) -> Photos:
     """Features of uint8 photos [N, 3, H, W], and how much each looks like background.
 
-    The bank's N features speak for the background as `config.clutter` says: "nearest" by the most similar one,
+    The bank's N features speak for the background as config.clutter says: "nearest" by the most similar one,
     "mean" by their normalised mean, "mixture" by all, T log(count / N sum_j exp(f . beta_j / T)): what the
     training loss puts against a texel's own feature, a nearest one that no single feature decides.
     """

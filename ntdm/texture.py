@@ -71,7 +71,7 @@ class LocalView(nn.Module):
         self.register_buffer("weights", weights.float(), persistent=False)
 
     def frames(self, vertices: Tensor) -> Tensor:
-        """(du, dv, n) of every vertex [B, V, 3], in the vertices' own frame: [V, 3, 3, B], axis before xyz."""
+        """(du, dv, n) of every vertex [B, V, 3], in the same frame: [V, 3, 3, B], axis before xyz."""
         # Vertex-major, [V, 3, B]: gathers move whole runs over the batch.
         points = vertices.permute(1, 2, 0)
         around = points.flatten(1).index_select(0, self.ring).unflatten(0, (len(points), -1))
