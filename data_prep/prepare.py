@@ -164,6 +164,7 @@ def _writer(path: Path, listing: Listing, config: PrepConfig) -> CacheWriter:
         inputs=listing.fingerprint(),
         cads=listing.cads,
         optional=listing.optional,
+        compression=config.compression,
     )
 
 

@@ -89,6 +89,7 @@ class CacheWriter:
         cads: cad_index -> (vertices [V, 3], faces [F, 3]), the category's CADs.
         inputs: digest of the photos and CADs listed for this file, used or not, and of how masks are made.
         optional: which of OPTIONAL every sample carries.
+        compression: of the photos, "none", "lzf" or "gzip"; masks are always compressed.
 
     Set `dropped` (reason -> count) before the block ends. The same samples give the same data.
     """
@@ -105,12 +106,14 @@ class CacheWriter:
         cads: Cads,
         inputs: str = "",
         optional: Sequence[str] = (),
+        compression: str = "none",
     ) -> None:
         self.path, self.count = path, 0
         self.dropped: dict[str, int] = {}
         self._attributes = {"dataset": dataset, "split": split, "category": category, "inputs": inputs}
         self._size, self._config, self._cads = image_size, config, cads
         self._layout = REQUIRED | {name: OPTIONAL[name] for name in optional}
+        self._compression = None if compression == "none" else compression
         self._names: set[str] = set()
         self._pixels = hashlib.sha256()
 
@@ -132,7 +135,7 @@ class CacheWriter:
                 dtype=h5py.string_dtype() if kind == "O" else kind,
                 chunks=(1, *sizes) if name in _PIXELS else (256, *sizes),
                 # Masks shrink 50-fold at no cost in reading; photos hardly, and raw ones read fastest.
-                compression="lzf" if name in _PIXELS and name != "images" else None,
+                compression=self._compression if name == "images" else "lzf" if name in _PIXELS else None,
             )
         for index, (vertices, faces) in sorted(self._cads.items()):
             self._file[f"cad/{index}/vertices"] = np.asarray(vertices, np.float32)
@@ -312,7 +315,8 @@ def fingerprint(paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in sorted(paths, key=str):
         with CacheFile(path) as file:
-            said = [file.dataset, file.split, file.category, file.config, file.pixels, file["name"]]
+            config = {key: value for key, value in file.config.items() if key != "compression"}
+            said = [file.dataset, file.split, file.category, config, file.pixels, file["name"]]
             digest.update(json.dumps(said).encode())
             for name in ("viewpoint", "focal", "principal_point", "cad_index"):
                 digest.update(np.ascontiguousarray(file[name]).tobytes())

@@ -50,8 +50,10 @@ class PrepConfig:
     image_size: tuple[int, int] = (512, 512)  # H, W
     scale: float = 0.0  # 0: max(H, W) / 640, so that a unit-diagonal object at distance 5 fits
     objects: str = "first"  # NeMo's protocol: the first object of an image, if it has a pose
+    compression: str = "none"  # of the photos in the file: none reads fastest, gzip and lzf save space
 
     def __post_init__(self) -> None:
+        _one_of(self, "prep", "compression", "none", "lzf", "gzip")
         if self.objects not in ("first", "all"):
             raise ValueError(f"prep objects is {self.objects!r}: want 'first' or 'all'")
         if len(self.image_size) != 2:

@@ -1,5 +1,6 @@
 """The cache file: what is written is read, and what is broken is refused with its name."""
 
+import dataclasses
 from pathlib import Path
 
 import h5py
@@ -9,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ntdm import cache
+from ntdm.config import PrepConfig, to_dict
 from ntdm.sample_dataset import SampleDataset
 
 SIZE = (16, 24)
@@ -68,6 +70,24 @@ def test_same_samples_same_bytes(tmp_path):
     assert a.read_bytes() == b.read_bytes()
     assert cache.fingerprint([a]) == cache.fingerprint([b])
     assert cache.fingerprint([a]) != cache.fingerprint([write(tmp_path / "c" / "car.h5", count=2)])
+
+
+@pytest.mark.parametrize("compression", ["lzf", "gzip"])
+def test_compression_changes_the_file_and_not_the_data(tmp_path, compression):
+    """Runs on caches that differ in this alone are runs on the same data."""
+    config = PrepConfig(image_size=SIZE)
+    paths = []
+    for name in ("none", compression):
+        paths.append(tmp_path / name / "car.h5")
+        made_with = to_dict(dataclasses.replace(config, compression=name))
+        key = {"dataset": "d", "split": "s", "category": "car", "image_size": SIZE, "config": made_with}
+        with cache.CacheWriter(paths[-1], cads=CADS, compression=name, **key) as writer:
+            writer.add(sample(0))
+    with h5py.File(paths[1]) as file:
+        assert file["images"].compression == compression
+    with cache.CacheFile(paths[0]) as raw, cache.CacheFile(paths[1]) as packed:
+        np.testing.assert_array_equal(raw["images"], packed["images"])
+    assert cache.fingerprint(paths[:1]) == cache.fingerprint(paths[1:])
 
 
 def write_badly(path: Path, error: BaseException | None = None) -> None:
