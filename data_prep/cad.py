@@ -8,9 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 
-from ntdm.data_prep.layout import refuse_link
+from ntdm.data_prep.layout import LARGEST_TEXT, read_bytes
+from ntdm.data_prep.mat import read_mat
+
+_LARGEST = 10.0  # CAD units from the origin, where a model's diagonal is 1
 
 # "01.off" is a model, "01_left_wing.off" one of its anchor points.
 _MODEL = re.compile(r"\d\d\.off")
@@ -28,11 +30,7 @@ def read_off(path: Path) -> Cad:
         ValueError: names the file and what is wrong in it: no OFF header, too short, a number that is none
             or not finite, no vertices, no faces, a face of fewer than 3 corners or of an unknown vertex.
     """
-    refuse_link(path)
-    try:
-        text = path.read_text(encoding="ascii", errors="replace")
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    text = read_bytes(path, LARGEST_TEXT).decode("ascii", errors="replace")
     lines = [line.split("#", 1)[0] for line in text.splitlines()]
     lines = [line for line in lines if line.strip()]
     if not lines or not re.match(r"\s*OFF(\s|\d|$)", lines[0]):
@@ -92,12 +90,7 @@ def read_cads(root: Path, category: str) -> tuple[dict[int, Cad], dict[int, str]
 
 def _read_mat(path: Path, category: str) -> tuple[dict[int, Cad], dict[int, str]]:
     """The models of a MATLAB file, as :func:`read_cads`: a struct array whose faces count from 1."""
-    refuse_link(path)
-    try:
-        models = scipy.io.loadmat(path, variable_names=[category]).get(category)
-    # Damaged bytes make scipy raise nearly anything: OSError, TypeError, KeyError, zlib.error ...
-    except Exception as error:
-        raise ValueError(f"{path} is not a readable .mat file: {error}") from None
+    models = read_mat(path, category)
     names = models.dtype.names or () if isinstance(models, np.ndarray) else ()
     if not {"vertices", "faces"} <= set(names):
         raise ValueError(f"{path} holds no struct array {category} with vertices and faces")
@@ -118,8 +111,9 @@ def _fault(vertices: np.ndarray, faces: np.ndarray) -> str | None:
     for name, array in (("vertices", vertices), ("faces", faces)):
         if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != 3 or not len(array):
             return f"{name} are {array.dtype} {array.shape}, want numbers of shape (N, 3)"
-    if not np.isfinite(vertices).all():
-        return "a vertex is not finite"
+    fault = _vertex_fault(vertices)
+    if fault:
+        return fault
     if not (faces.min() >= 1 and faces.max() <= len(vertices)):
         return f"a face names vertex {faces.max()}, there are {len(vertices)}, counted from 1"
     return None
@@ -129,10 +123,21 @@ def _vertices(lines: list[str]) -> np.ndarray:
     rows = [line.split() for line in lines]
     if any(len(row) < 3 for row in rows):
         raise ValueError("a vertex has fewer than 3 coordinates")
-    vertices = np.array([row[:3] for row in rows], np.float64).astype(np.float32)
+    vertices = np.array([row[:3] for row in rows], np.float64)
+    fault = _vertex_fault(vertices)
+    if fault:
+        raise ValueError(fault)
+    return vertices.astype(np.float32)
+
+
+def _vertex_fault(vertices: np.ndarray) -> str | None:
+    """What makes vertices [V, 3] unusable."""
     if not np.isfinite(vertices).all():
-        raise ValueError("a vertex is not finite")
-    return vertices
+        return "a vertex is not finite"
+    farthest = float(np.abs(vertices).max())
+    if farthest > _LARGEST:
+        return f"a coordinate is {farthest:g}, where a model's diagonal is 1"
+    return None
 
 
 def _triangles(lines: list[str]) -> np.ndarray:

@@ -1,11 +1,15 @@
 """How the datasets lie on disk: which one a folder holds, and what its lists name."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ntdm.config import CATEGORIES
+
+LARGEST_TEXT = 16 * 2**20  # bytes of a list, a table or an OFF file: the largest of PASCAL3D+ has 4 MB
+LONGEST_NAME = 200  # characters; file systems take 255 bytes, and suffixes are added
 
 PASCAL3D = "PASCAL3D+"
 OCCLUDED = "Occluded PASCAL3D+"
@@ -101,17 +105,35 @@ def refuse_link(path: Path) -> None:
 
     Names in lists must not reach what is not the dataset's. Folders may be links: those are the user's own.
     """
-    if path.is_symlink() and not path.resolve().is_relative_to(path.parent.parent.resolve()):
+    if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(path.parent.parent.resolve()):
         raise ValueError(f"{path} is a link that leads out of the dataset; put the file itself there")
+
+
+def read_bytes(path: Path, largest: int) -> bytes:
+    """What a file of the dataset holds.
+
+    Raises ValueError where it cannot be read, is no file (a pipe, say), leads elsewhere, or has more than
+    `largest` bytes, which no file of its kind has.
+    """
+    refuse_link(path)
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is no file")
+        with path.open("rb") as file:
+            data = file.read(largest + 1)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    if len(data) > largest:
+        raise ValueError(f"{path} has more than {largest} bytes, which no file of its kind has")
+    return data
 
 
 def read_list(path: Path) -> list[str]:
     """The non-empty lines of a list file, stripped. ValueError when it cannot be read, or leads elsewhere."""
-    refuse_link(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"list {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        text = read_bytes(path, LARGEST_TEXT).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"list {path} cannot be read: {error}") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
@@ -134,5 +156,10 @@ def valid_path(path: str) -> bool:
 
 
 def valid_name(name: str) -> bool:
-    """Whether a listed name is one file name: a list may not lead out of the dataset's folders."""
-    return name not in ("", ".", "..") and not any(c in "/\\\0" for c in name)
+    """Whether a listed name is one file name: a list may not lead out of the dataset's folders.
+
+    Nor may it name what no file can be called, or what a terminal or HDF5 would not take.
+    """
+    if name in (".", "..") or not 0 < len(name) <= LONGEST_NAME:
+        return False
+    return name.isprintable() and not any(c in "/\\" for c in name)

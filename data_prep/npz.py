@@ -5,17 +5,17 @@ listed, and one that spells an array holding None is taken for None. A file with
 """
 
 import io
+import math
 import pickletools
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-from ntdm.data_prep.layout import refuse_link
+from ntdm.data_prep.layout import read_bytes
 
-_LARGEST = 400_000_000  # bytes unpacked: no annotation of a photo that we read is as large
+_LARGEST = 100_000_000  # bytes, packed or unpacked: two masks of the largest photo, and some to spare
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what NumPy writes; the others unpack without a limit
 
 # What NumPy's pickle of an array of one None is made of, by any NumPy since 1.7 and any protocol since 2.
 _WORDS = frozenset(
@@ -34,37 +34,52 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     Raises ValueError naming the file, and the field where one is to blame: no archive, cut short, larger
     than any annotation, a link out of the dataset, or a field that holds a pickled object.
     """
-    refuse_link(path)
+    data = read_bytes(path, _LARGEST)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(member.file_size for member in archive.infolist()) > _LARGEST:
                 raise ValueError(f"it unpacks to more than {_LARGEST} bytes")
-            names = [name for name in archive.namelist() if name.endswith(".npy")]
-            fields = {name.removesuffix(".npy"): _array(name, archive.read(name)) for name in names}
-    # Damaged bytes make zipfile and NumPy raise all of these.
-    except (
-        OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError,
-        NotImplementedError, RuntimeError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error,
-    ) as error:  # fmt: skip
+            members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+            fields = {member.filename.removesuffix(".npy"): _read(archive, member) for member in members}
+    # Damaged bytes make zipfile and NumPy raise nearly anything: KeyError, TokenError, zlib.error ...
+    except Exception as error:
         raise ValueError(f"{path} is not a readable .npz file: {error}") from None
     return {name: array for name, array in fields.items() if array is not None}
 
 
-def _array(name: str, member: bytes) -> np.ndarray | None:
+def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray | None:
     """The array of a .npy member, or None where that holds None."""
+    if member.compress_type not in _METHODS:
+        raise ValueError(f"field {member.filename.removesuffix('.npy')} is compressed by another method")
+    with archive.open(member) as file:
+        content = file.read(member.file_size)  # with the size, or a member could unpack to more than it claims
     try:
-        return np.lib.format.read_array(io.BytesIO(member), allow_pickle=False)
+        return _array(content)
     except ValueError as error:
-        # Either a damaged array or a pickled one: only the pickle of None is neither's fault.
-        if _is_none(_payload(member)):
+        name = member.filename.removesuffix(".npy")
+        raise ValueError(f"field {name} holds no plain array ({error})") from None
+
+
+def _array(content: bytes) -> np.ndarray | None:
+    """The array of these bytes. NumPy would allocate what the header claims; here the bytes must be there."""
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"version {version} of the .npy format")
+    read_header = (
+        np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    )
+    shape, fortran_order, dtype = read_header(stream)
+    payload = content[stream.tell() :]
+    if dtype.hasobject:
+        if shape == () and _is_none(payload):
             return None
-        raise ValueError(f"field {name.removesuffix('.npy')} holds no plain array ({error})") from None
-
-
-def _payload(member: bytes) -> bytes:
-    """What follows the header of a .npy file: magic (6 bytes), version (2), length (2, later 4), the rest."""
-    width = 2 if member[6:7] == b"\x01" else 4
-    return member[8 + width + int.from_bytes(member[8 : 8 + width], "little") :]
+        raise ValueError("pickled objects are not loaded")
+    count = math.prod(shape)
+    if min(shape, default=0) < 0 or count * dtype.itemsize != len(payload) or count > max(len(payload), 1):
+        raise ValueError(f"{dtype} {shape} is not what its {len(payload)} bytes hold")
+    array = np.frombuffer(payload, dtype) if dtype.itemsize else np.zeros(count, dtype)
+    return array.reshape(shape, order="F" if fortran_order else "C")
 
 
 def _is_none(pickled: bytes) -> bool:

@@ -12,6 +12,7 @@ look at the middle of the box, and no CAD is known.
 """
 
 import csv
+import io
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ from ntdm.data_prep.annotation import (
     read_objects,
     viewpoint_of,
 )
-from ntdm.data_prep.layout import PASCAL3D, check_root, refuse_link, valid_name, valid_path
+from ntdm.data_prep.layout import LARGEST_TEXT, PASCAL3D, check_root, read_bytes, valid_name, valid_path
 from ntdm.data_prep.ood_cv_layout import CATEGORIES, WEB, Contents, parse_name, record_of, split_folder
 from ntdm.data_prep.samples import Item
 
@@ -120,12 +121,11 @@ def _rows(folder: Path, pattern: str, columns: Sequence[str]) -> list[tuple[str,
         names = ", ".join(path.name for path in tables)
         raise ValueError(f"{folder} holds several tables ({names}); leave the one of this split")
     (path,) = tables
-    refuse_link(path)
+    data = read_bytes(path, LARGEST_TEXT)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            rows = [(f"{path}, line {reader.line_num}", row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), restval="")
+        rows = [(f"{path}, line {reader.line_num}", row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is not a readable table: {error}") from None
     missing = [name for name in columns if name not in (reader.fieldnames or ())]
     if missing:

@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +12,23 @@ from PIL import Image
 
 from ntdm.cache import Sample
 from ntdm.config import PrepConfig
-from ntdm.crop import crop_map
+from ntdm.crop import DEGENERATE_DISTANCE, box_distance, crop_map
 from ntdm.data_prep.amodal_mask import RULE, amodal_mask
-from ntdm.data_prep.annotation import ObjectPose, SampleError, object_class, object_pose, read_objects
+from ntdm.data_prep.annotation import (
+    ObjectPose,
+    SampleError,
+    object_class,
+    object_pose,
+    read_objects,
+    refuse_absurd,
+)
 from ntdm.data_prep.cad import Cad
 from ntdm.data_prep.layout import refuse_link
 from ntdm.data_prep.npz import read_npz
 from ntdm.photo import to_rgb
 
+# Some of ImageNet's .JPEG are PNGs. Not every format that Pillow knows: some start other programs.
+_IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP")
 _IMAGE_SUFFIXES = (".JPEG", ".jpg", ".jpeg", ".JPG", ".png")
 
 
@@ -88,12 +98,13 @@ def make_samples(listing: Listing, item: Item, config: PrepConfig) -> list[Sampl
     results: list[Sample | SampleError] = []
     for index in wanted:
         try:
-            pose = object_pose(objects[index], f"{item.annotation}, object {index}")
+            where = f"{item.annotation}, object {index}"
+            pose = object_pose(objects[index], where)
             if pose.cad_index not in listing.cads:
                 _refuse_cad(pose.cad_index, listing, item)
             if photo is None:
                 photo = _read_photo(listing, item)
-            results.append(_sample(f"{item.name}_{index:02d}", photo, pose, listing, config))
+            results.append(_sample(f"{item.name}_{index:02d}", where, photo, pose, listing, config))
         except SampleError as fault:
             results.append(fault)
             if fault.reason.startswith(("image", "mask")):
@@ -113,7 +124,8 @@ def _lone_sample(
         pose = read_pose(item, photo.size)
         if pose.cad_index >= 0 and pose.cad_index not in listing.cads:
             _refuse_cad(pose.cad_index, listing, item)
-        return _sample(f"{item.name}_{item.object or 0:02d}", photo, pose, listing, config)
+        where = f"{item.annotation}, object {item.object or 0}"
+        return _sample(f"{item.name}_{item.object or 0:02d}", where, photo, pose, listing, config)
     except SampleError as fault:
         return fault
 
@@ -168,7 +180,8 @@ def _read_photo(listing: Listing, item: Item) -> _Photo:
         raise SampleError("image_missing", f"{folder}/{name}.JPEG does not exist")
     try:
         refuse_link(path)
-        with Image.open(path) as image:
+        with warnings.catch_warnings(), Image.open(path, formats=_IMAGE_FORMATS) as image:
+            warnings.simplefilter("ignore")  # of oddities in the file; what matters raises an error
             # EXIF rotation is ignored: MATLAB did so when the poses were annotated.
             pixels = to_rgb(image)
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged bytes.
@@ -205,14 +218,19 @@ def read_masks(path: Path, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarra
     return fields[occluder] > 0, fields[amodal] > outside if amodal in fields else None
 
 
-def _sample(name: str, photo: _Photo, pose: ObjectPose, listing: Listing, config: PrepConfig) -> Sample:
-    size = config.image_size
-    distance = float(pose.viewpoint[3])
-    crop = crop_map(size, config.resolved_scale, distance, pose.focal_px, pose.principal_point, pose.bbox)
+def _sample(
+    name: str, where: str, photo: _Photo, pose: ObjectPose, listing: Listing, config: PrepConfig
+) -> Sample:
+    size, scale = config.image_size, config.resolved_scale
+    refuse_absurd(pose, where)
+    viewpoint = pose.viewpoint
+    if viewpoint[3] <= DEGENERATE_DISTANCE:
+        viewpoint = np.array([*viewpoint[:3], box_distance(size, scale, pose.focal_px, pose.bbox)])
+    crop = crop_map(size, scale, float(viewpoint[3]), pose.focal_px, pose.principal_point)
     focal = pose.focal_px * crop.zoom
     pixels = np.clip(np.rint(crop.resample(photo.pixels)), 0, 255).astype(np.uint8)
     if pose.cad_index >= 0:
-        amodal = amodal_mask(listing.cads[pose.cad_index], pose.viewpoint, focal, crop)
+        amodal = amodal_mask(listing.cads[pose.cad_index], viewpoint, focal, crop)
     else:
         amodal = np.zeros(size, bool)  # no CAD is known: IoU is not measured on such a file
     occluder = None if photo.occluder is None else crop.resample(photo.occluder) >= 0.5
@@ -224,7 +242,7 @@ def _sample(name: str, photo: _Photo, pose: ObjectPose, listing: Listing, config
         visible_mask=amodal if occluder is None else amodal & ~occluder,
         occluder_mask=occluder,
         source_mask=None if photo.amodal is None else crop.resample(photo.amodal) >= 0.5,
-        viewpoint=pose.viewpoint,
+        viewpoint=viewpoint,
         focal=focal,
         principal_point=crop.principal_point,
         bbox=crop.crop_from_photo(pose.bbox.reshape(2, 2)).reshape(4),

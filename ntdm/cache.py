@@ -14,14 +14,13 @@
     name, source     utf-8 [N]      unique sample name; path relative to the dataset's root
     cad/<k>/vertices f32 [V,3], cad/<k>/faces i32 [F,3]
 
-and the attributes of ATTRIBUTES. A file has its final name only when it is whole.
+and the attributes of cache_check.ATTRIBUTES. A file has its final name only when it is whole.
 """
 
 import contextlib
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -31,30 +30,9 @@ import h5py
 import numpy as np
 
 import ntdm
+from ntdm.cache_check import OPTIONAL, REQUIRED, SCHEMA, SCHEMA_VERSION, check, resolved
 from ntdm.outputs import atomic_hdf5
 
-SCHEMA, SCHEMA_VERSION = "ntdm-cache", 1
-ATTRIBUTES = (
-    "schema", "schema_version", "dataset", "split", "category", "image_size", "config", "ntdm_version",
-    "dropped", "complete",
-)  # fmt: skip
-# name -> (type, shape after N; "H", "W" stand for the image size)
-REQUIRED: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "images": ("u1", ("H", "W", 3)),
-    "amodal_mask": ("u1", ("H", "W")),
-    "visible_mask": ("u1", ("H", "W")),
-    "viewpoint": ("f8", (4,)),
-    "focal": ("f8", ()),
-    "principal_point": ("f8", (2,)),
-    "bbox": ("f8", (4,)),
-    "cad_index": ("i2", ()),
-    "name": ("O", ()),
-    "source": ("O", ()),
-}
-OPTIONAL: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "occluder_mask": ("u1", ("H", "W")),
-    "source_mask": ("u1", ("H", "W")),
-}
 _PIXELS = ("images", "amodal_mask", "visible_mask", "occluder_mask", "source_mask")
 
 Cads = Mapping[int, tuple[np.ndarray, np.ndarray]]
@@ -127,7 +105,7 @@ class CacheWriter:
 
     def _create(self) -> None:
         for name, (kind, shape) in self._layout.items():
-            sizes = _resolve(shape, self._size)
+            sizes = resolved(shape, self._size)
             self._file.create_dataset(
                 name,
                 shape=(0, *sizes),
@@ -150,7 +128,7 @@ class CacheWriter:
         self._names.add(sample.name)
         for name, (_, shape) in self._layout.items():
             value = getattr(sample, name)
-            assert np.shape(value) == _resolve(shape, self._size), (
+            assert np.shape(value) == resolved(shape, self._size), (
                 f"{sample.name}: {name} is {np.shape(value)}"
             )
             stored = self._file[name]
@@ -191,7 +169,7 @@ class CacheFile:
     `file.read("images", i)` one sample of it.
 
     Raises:
-        ValueError: the file is absent, is not HDF5, is not whole, or a field does not match the schema.
+        ValueError: the file is absent, is not HDF5, is not whole, or does not keep the schema (cache_check.py).
     """
 
     def __init__(self, path: Path) -> None:
@@ -205,43 +183,15 @@ class CacheFile:
                 f"{path} is not a whole HDF5 file ({error}); make it again with prep-data --overwrite"
             ) from None
         try:
-            self._check()
-        except BaseException:
+            header = check(self._file, self.path)
+        # Damaged bytes make h5py raise nearly anything: RuntimeError, KeyError, OverflowError ...
+        except Exception as error:
             self._file.close()
-            raise
-
-    def _check(self) -> None:
-        attrs = self._file.attrs
-        if attrs.get("schema") != SCHEMA:
-            raise ValueError(f"{self.path}: attribute schema is {attrs.get('schema')!r}, want {SCHEMA!r}")
-        if attrs.get("schema_version") != SCHEMA_VERSION:
-            found = attrs.get("schema_version")
-            raise ValueError(f"{self.path}: schema version {found}; this ntdm reads version {SCHEMA_VERSION}")
-        missing = [name for name in ATTRIBUTES if name not in attrs]
-        if missing or not attrs["complete"]:
-            what = f"attribute {missing[0]} is missing" if missing else "it is not complete"
-            raise ValueError(f"{self.path}: {what}; make it again with prep-data --overwrite")
-        self.dataset, self.split, self.category = (str(attrs[k]) for k in ("dataset", "split", "category"))
-        parts = (self.dataset, self.split, self.category)
-        if not all(re.fullmatch(r"[\w-]+", part) for part in parts):  # outputs are named after them
-            raise ValueError(f"{self.path}: dataset, split and category are {parts}, want names of files")
-        if self.category != self.path.stem:
-            raise ValueError(f"{self.path} holds category {self.category}: name it {self.category}.h5")
-        self.inputs, self.pixels = str(attrs.get("inputs", "")), str(attrs.get("pixels", ""))
-        self.config: dict[str, Any] = json.loads(attrs["config"])
-        self.dropped: dict[str, int] = json.loads(attrs["dropped"])
-        height, width = (int(x) for x in attrs["image_size"])
-        self.image_size = (height, width)
-        for name, (kind, shape) in (REQUIRED | OPTIONAL).items():
-            # A soft or external link could lead to another file.
-            if not isinstance(self._file.get(name, getlink=True), h5py.HardLink):
-                if name in OPTIONAL and name not in self._file:
-                    continue
-                raise ValueError(f"{self.path}: dataset {name} is missing")
-            found, want = self._file[name], (len(self), *_resolve(shape, self.image_size))
-            if found.shape != want or found.dtype != np.dtype(kind):
-                have = f"{found.dtype} {found.shape}"
-                raise ValueError(f"{self.path}: dataset {name} is {have}, want {np.dtype(kind)} {want}")
+            raise ValueError(f"{self.path}: {error}; make it again with prep-data --overwrite") from None
+        self.dataset, self.split, self.category = header.dataset, header.split, header.category
+        self.inputs, self.pixels = header.inputs, header.pixels
+        self.config, self.dropped = header.config, header.dropped
+        self.image_size = header.image_size
 
     def __len__(self) -> int:
         return int(self._file["name"].shape[0])
@@ -253,18 +203,30 @@ class CacheFile:
         """A whole array by its name in the schema; `name` and `source` as lists of str."""
         if name not in self._file:
             raise ValueError(f"{self.path}: dataset {name} is missing")
-        if name in ("name", "source"):
-            return [str(s) for s in self._file[name].asstr()[:]]
-        return self._file[name][:]
+        with self._whole(name):
+            if name in ("name", "source"):
+                return [str(s) for s in self._file[name].asstr()[:]]
+            return self._file[name][:]
 
     def read(self, name: str, index: int) -> np.ndarray:
         """One sample of a numeric array."""
-        return self._file[name][index]
+        with self._whole(name):
+            return self._file[name][index]
+
+    @contextlib.contextmanager
+    def _whole(self, name: str) -> Iterator[None]:
+        """Names the file where the library cannot unpack what it holds."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            text = f"{self.path}: dataset {name} is damaged ({error}); make it again with prep-data --overwrite"
+            raise ValueError(text) from None
 
     def cads(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """cad_index -> (vertices f32 [V, 3] in the object frame, faces i32 [F, 3]), ascending."""
         group = self._file["cad"]
-        return {k: (group[f"{k}/vertices"][:], group[f"{k}/faces"][:]) for k in sorted(map(int, group))}
+        with self._whole("cad"):
+            return {k: (group[f"{k}/vertices"][:], group[f"{k}/faces"][:]) for k in sorted(map(int, group))}
 
     def close(self) -> None:
         """Close the file; further reads fail."""
@@ -329,7 +291,3 @@ def require_latents(paths: Sequence[Path]) -> None:
         with CacheFile(path) as file:
             if "latent" not in file:
                 raise ValueError(f"{path} holds no latents; run `ntdm fit-shapes` on the cache first")
-
-
-def _resolve(shape: tuple[Any, ...], size: tuple[int, int]) -> tuple[int, ...]:
-    return tuple({"H": size[0], "W": size[1]}.get(s, s) for s in shape)

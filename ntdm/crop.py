@@ -16,8 +16,9 @@ from scipy import sparse
 
 from ntdm.camera import NOMINAL_DISTANCE, PASCAL3D_FOCAL_PX
 
-# NeMo's rule: at and below this r the annotated distance is no distance, the box sets the scale instead.
-SMALLEST_RATIO = 1e-3
+# NeMo's rule: at and below this (r = 0.001) the annotated distance is no distance, the box sets it instead.
+DEGENERATE_DISTANCE = 1e-3 * NOMINAL_DISTANCE
+_WINDOW = 6_000_000  # numbers of a photo that are resampled at a time: 24 MB as float32
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,31 @@ class CropMap:
             return np.zeros((height, width, *photo.shape[2:]), np.float32)
         top, bottom = rows.indices.min(), rows.indices.max() + 1
         left, right = columns.indices.min(), columns.indices.max() + 1
-        # Along x first: its transposes then move a window of the photo, not the (often larger) crop.
-        window = photo[top:bottom, left:right].swapaxes(0, 1).astype(np.float32, order="C")
-        wide = columns[:, left:right] @ window.reshape(right - left, -1)  # [W, h * C]
-        wide = wide.reshape(width, bottom - top, -1).swapaxes(0, 1)
-        crop = rows[:, top:bottom] @ wide.reshape(bottom - top, -1)  # [H, W * C]
+        # Along x first: its transposes then move a window of the photo, not the (often larger) crop. A large
+        # photo goes in strips, whose sums add up.
+        channels = photo[0, 0].size
+        strip = max(1, _WINDOW // ((right - left) * channels))
+        crop = np.zeros((height, width * channels), np.float32)
+        for start in range(top, bottom, strip):
+            stop = min(start + strip, bottom)
+            window = photo[start:stop, left:right].swapaxes(0, 1).astype(np.float32, order="C")
+            wide = columns[:, left:right] @ window.reshape(right - left, -1)  # [W, h * C]
+            wide = wide.reshape(width, stop - start, channels).swapaxes(0, 1)
+            crop += rows[:, start:stop] @ wide.reshape(stop - start, -1)  # [H, W * C]
         return crop.reshape(height, width, *photo.shape[2:])
+
+
+def box_distance(
+    size: tuple[int, int], scale: float, focal_px: float, bbox: np.ndarray
+) -> float:
+    """The distance at which the crop of :func:`crop_map` shows the box as large as fits, CAD units.
+
+    For annotations whose own distance is none (DEGENERATE_DISTANCE); arguments as there, and `bbox` [4]: x0,
+    y0, x1, y1 in the photo.
+    """
+    sides = np.maximum(np.abs(bbox[2:] - bbox[:2]), 1.0)
+    zoom = float(min(size[1] / sides[0], size[0] / sides[1]))
+    return NOMINAL_DISTANCE * zoom * focal_px / (scale * PASCAL3D_FOCAL_PX)
 
 
 def crop_map(
@@ -71,7 +91,6 @@ def crop_map(
     distance: float,
     focal_px: float,
     principal_point: np.ndarray,
-    bbox: np.ndarray,
 ) -> CropMap:
     """The crop of one annotated object.
 
@@ -81,15 +100,10 @@ def crop_map(
         distance: annotated distance, CAD units, > 0.
         focal_px: focal * viewport of the annotation, photo pixels, > 0.
         principal_point: [2] x, y in the photo, corner-origin.
-        bbox: [4] x0, y0, x1, y1 in the photo; sets the scale where the distance is degenerate.
     """
     assert distance > 0 and focal_px > 0
-    ratio = distance / NOMINAL_DISTANCE
-    if ratio <= SMALLEST_RATIO:
-        sides = np.maximum(bbox[2:] - bbox[:2], 1.0)
-        ratio = float(min(size[1] / sides[0], size[0] / sides[1])) / scale
     # 3000 / focal_px is 1 for every PASCAL3D+ record; ObjectNet3D's viewport is 2000.
-    zoom = scale * ratio * PASCAL3D_FOCAL_PX / focal_px
+    zoom = scale * distance / NOMINAL_DISTANCE * PASCAL3D_FOCAL_PX / focal_px
     return CropMap(size, zoom, (float(principal_point[0]), float(principal_point[1])))
 
 
