@@ -15,8 +15,8 @@ import numpy as np
 from ntdm.crop import DEGENERATE_DISTANCE
 from ntdm.data_prep.mat import read_mat
 
-# Beyond these a number is a fault of the file, whichever dataset says it. PASCAL3D+'s fit kept distances below
-# 100 and its nearest object is 0.63 away; a distance of next to nothing is a failed fit (crop.py).
+# Beyond these a number is a fault of the file, whichever dataset says it. PASCAL3D+'s fit kept distances
+# below 100 and its nearest object is 0.63 away; a distance of next to nothing is a failed fit (crop.py).
 _TURNS = 10.0  # an angle, either way
 _NEAREST, _FARTHEST = 0.5, 1000.0  # CAD units: nearer, the camera would stand inside an object of diagonal 1
 _FOCAL_PX = (1.0, 1e6)

@@ -51,7 +51,7 @@ def read_off(path: Path) -> Cad:
             )
         vertices = _vertices(lines[1 : 1 + number])
         triangles = _triangles(lines[1 + number : 1 + number + faces])
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # the latter of numbers that no int64 holds
         raise ValueError(f"{path} is not a usable OFF file: {error}") from None
     if triangles.min() < 0 or triangles.max() >= number:
         raise ValueError(f"{path}: a face names vertex {triangles.max()}, there are {number}, counted from 0")

@@ -17,6 +17,7 @@ OOD_CV_TABLES = "OOD-CV, packaging A (ROBIN: tables and photos by nuisance)"
 OOD_CV_CROPS = "OOD-CV, packaging A' (processed crops and labels.csv)"
 OOD_CV_LISTS = "OOD-CV, packaging B (pose.zip)"
 OOD_CV_NPZ = "OOD-CV, packaging C (pose-npz of the challenge)"
+OOD_CV_PHASE2 = "OOD-CV, packaging C, phase 2 of the challenge (photos and gt.csv)"
 NEMO = "a NeMo-prepared tree"
 
 # What tells the packagings of OOD-CV apart, the first match holds: labels.csv is a table too.
@@ -25,6 +26,7 @@ _OOD_CV_MARKS = {
     OOD_CV_CROPS: ("*/labels.csv", "nuisances/*/labels.csv"),
     OOD_CV_TABLES: ("train/*.csv", "iid_test/*.csv", "nuisances/*/*.csv"),
     OOD_CV_NPZ: ("phase-1/*/*/*.npz", "phase-1/nuisances/*/*/*.npz", "train/processed"),
+    OOD_CV_PHASE2: ("gt.csv", "phase-2/gt.csv"),
 }
 
 
@@ -47,7 +49,7 @@ def recognise(root: Path) -> str | None:
         if any(has(mark) for mark in marks):
             return packaging
     if has("phase-2"):
-        return "OOD-CV, phase 2 of the challenge (photos only)"
+        return "OOD-CV, phase 2 of the challenge, without its gt.csv"
     if has("*/annotations/*/*.npz") or has("annotations/*/*.npz"):
         return NEMO
     return None

@@ -23,7 +23,21 @@ _HEADER = 128
 _COMPRESSED, _MATRIX = 15, 14
 _CELL, _STRUCT, _CHAR = 1, 2, 4
 _NUMBERS = range(6, 16)  # double, single, and the integers
-_BYTES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8, 16: 1, 17: 2, 18: 4}  # of stored types
+_BYTES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 2,
+    5: 4,
+    6: 4,
+    7: 4,
+    9: 8,
+    12: 8,
+    13: 8,
+    16: 1,
+    17: 2,
+    18: 4,
+}  # of stored types
 
 
 def read_mat(path: Path, name: str) -> Any:

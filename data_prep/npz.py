@@ -52,7 +52,9 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray | Non
     if member.compress_type not in _METHODS:
         raise ValueError(f"field {member.filename.removesuffix('.npy')} is compressed by another method")
     with archive.open(member) as file:
-        content = file.read(member.file_size)  # with the size, or a member could unpack to more than it claims
+        content = file.read(
+            member.file_size
+        )  # with the size, or a member could unpack to more than it claims
     try:
         return _array(content)
     except ValueError as error:

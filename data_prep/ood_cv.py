@@ -6,6 +6,7 @@ The packagings differ in what they ship:
     A'  cropped objects and labels.csv   ood_cv_tables.py    poses; the rest of the camera from PASCAL3D+
     B   lists, photos, records           ood_cv_lists.py     all but the training photos: PASCAL3D+'s
     C   prepared photos and .npz         ood_cv_npz.py       poses, and what else the .npz hold
+        its phase 2, photos and a table  ood_cv_phase2.py    poses
 """
 
 from collections import Counter
@@ -13,11 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ntdm.config import PrepConfig
-from ntdm.data_prep import ood_cv_lists, ood_cv_npz, ood_cv_tables
+from ntdm.data_prep import ood_cv_lists, ood_cv_npz, ood_cv_phase2, ood_cv_tables
 from ntdm.data_prep.layout import (
     OOD_CV_CROPS,
     OOD_CV_LISTS,
     OOD_CV_NPZ,
+    OOD_CV_PHASE2,
     OOD_CV_TABLES,
     choose_categories,
     choose_splits,
@@ -35,6 +37,7 @@ _READERS = {
     OOD_CV_CROPS: ood_cv_tables.read_crops,
     OOD_CV_LISTS: ood_cv_lists.read_lists,
     OOD_CV_NPZ: ood_cv_npz.read_prepared,
+    OOD_CV_PHASE2: ood_cv_phase2.read_phase2,
 }
 
 

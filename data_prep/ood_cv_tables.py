@@ -92,7 +92,7 @@ def _contents(
     """The rows by split and category, each object once; `columns` begin with those of category and photo."""
     contents = Contents(root)
     for split in splits:
-        for where, row in _rows(root / split_folder(split), pattern, columns):
+        for where, row in read_rows(root / split_folder(split), pattern, columns):
             category = row[columns[0]]
             if category not in CATEGORIES:
                 contents.lost.setdefault((split, "other_class"), []).append(row[columns[1]])
@@ -112,8 +112,11 @@ def _contents(
     return contents
 
 
-def _rows(folder: Path, pattern: str, columns: Sequence[str]) -> list[tuple[str, Row]]:
-    """The rows of a folder's table, each with the words that say where it is; none without a table."""
+def read_rows(folder: Path, pattern: str, columns: Sequence[str]) -> list[tuple[str, Row]]:
+    """The rows of a folder's table, each with the words that say where it is; none without a table.
+
+    Raises ValueError: several tables, one that cannot be read, that leads elsewhere, or lacks a column.
+    """
     tables = sorted(folder.glob(pattern))
     if not tables:
         return []
@@ -141,7 +144,7 @@ def _table_item(root: Path, pascal3d: Path, split: str, row: Row, where: str) ->
     if not (valid_name(source) and valid_name(name) and valid_path(path) and row["object"].isdecimal()):
         return None
     own = root / "annotations" / f"{category}_{source}" / f"{name}.mat"
-    box = tuple(_number(row[side]) for side in ("left", "upper", "right", "lower"))
+    box = tuple(number(row[side]) for side in ("left", "upper", "right", "lower"))
     label = _label(row, "inplane_rotation", where, box, recorded=own.is_file() or source != WEB)
     return Item(
         name,
@@ -171,11 +174,11 @@ def _crop_item(pascal3d: Path, split: str, row: Row, where: str) -> Item | None:
 
 
 def _label(row: Row, theta: str, where: str, box: tuple[float, ...] | None, recorded: bool) -> Label:
-    angles = tuple(_number(row[name]) for name in ("azimuth", "elevation", theta))
-    return Label(where, angles, _number(row["distance"]), box, recorded)
+    angles = tuple(number(row[name]) for name in ("azimuth", "elevation", theta))
+    return Label(where, angles, number(row["distance"]), box, recorded)
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
     """A cell's number; NaN, which the pose refuses, where it holds none."""
     try:
         return float(text)

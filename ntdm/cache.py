@@ -219,7 +219,9 @@ class CacheFile:
         try:
             yield
         except (OSError, RuntimeError) as error:
-            text = f"{self.path}: dataset {name} is damaged ({error}); make it again with prep-data --overwrite"
+            text = (
+                f"{self.path}: dataset {name} is damaged ({error}); make it again with prep-data --overwrite"
+            )
             raise ValueError(text) from None
 
     def cads(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:

@@ -63,7 +63,8 @@ def check(file: h5py.File, path: Path) -> Header:
     """The header of a file that keeps the schema. Raises ValueError with the first thing that does not."""
     header = _header(file, path)
     size = path.stat().st_size
-    count = _dataset(file, "name", size).shape[0] if len(_dataset(file, "name", size).shape) == 1 else 0
+    shape = _dataset(file, "name", size).shape
+    count = shape[0] if len(shape) == 1 else 0
     for name, (kind, shape) in (REQUIRED | OPTIONAL).items():
         if name in OPTIONAL and file.get(name, getlink=True) is None:
             continue
@@ -72,7 +73,9 @@ def check(file: h5py.File, path: Path) -> Header:
             have = f"{found.dtype} {found.shape}"
             raise ValueError(f"dataset {name} is {have}, want {np.dtype(kind)} {want}")
     names = [str(name) for name in file["name"].asstr()[:]]
-    if len(set(names)) < count or not all(name.isprintable() for name in [*names, *file["source"].asstr()[:]]):
+    if len(set(names)) < count or not all(
+        name.isprintable() for name in [*names, *file["source"].asstr()[:]]
+    ):
         raise ValueError("a name is there twice, or is no text")
     cads = _cads(file, size)
     _latent(file, size, count, len(cads))
@@ -132,7 +135,9 @@ def _json(text: str, name: str) -> dict[str, Any]:
 def _dataset(group: h5py.Group, name: str, size: int) -> h5py.Dataset:
     """A dataset of this very file that does not claim more than `size` bytes could hold."""
     # A soft or external link could lead to another file.
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink) or not isinstance(group[name], h5py.Dataset):
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink) or not isinstance(
+        group[name], h5py.Dataset
+    ):
         raise ValueError(f"dataset {name} is missing")
     dataset = group[name]
     if dataset.is_virtual or dataset.external:
@@ -144,11 +149,15 @@ def _dataset(group: h5py.Group, name: str, size: int) -> h5py.Dataset:
 
 def _cads(file: h5py.File, size: int) -> set[int]:
     """The cad_index of every CAD in the file, its arrays sound."""
-    if not isinstance(file.get("cad", getlink=True), h5py.HardLink) or not isinstance(file["cad"], h5py.Group):
+    if not isinstance(file.get("cad", getlink=True), h5py.HardLink) or not isinstance(
+        file["cad"], h5py.Group
+    ):
         raise ValueError("group cad is missing")
     found = set()
     for key in file["cad"]:
-        group = file["cad"].get(key) if isinstance(file["cad"].get(key, getlink=True), h5py.HardLink) else None
+        group = (
+            file["cad"].get(key) if isinstance(file["cad"].get(key, getlink=True), h5py.HardLink) else None
+        )
         if not re.fullmatch(r"0|[1-9]\d{0,4}", key) or not isinstance(group, h5py.Group):
             raise ValueError(f"cad/{key} is no CAD")
         vertices, faces = (_dataset(group, name, size) for name in ("vertices", "faces"))
@@ -176,7 +185,7 @@ def _numbers(file: h5py.File, names: list[str], cads: set[int]) -> None:
     """Every camera is one, and every CAD that a sample names is there."""
     for name in ("viewpoint", "focal", "principal_point", "bbox", "cad_index"):
         values = file[name][:]
-        rows = values.reshape(len(names), -1)
+        rows = values.reshape(len(names), math.prod(values.shape[1:]))
         if name == "cad_index":
             wrong, fault = ~np.isin(values, [-1, *cads]), "not in cad/"
         else:

@@ -72,9 +72,7 @@ class CropMap:
         return crop.reshape(height, width, *photo.shape[2:])
 
 
-def box_distance(
-    size: tuple[int, int], scale: float, focal_px: float, bbox: np.ndarray
-) -> float:
+def box_distance(size: tuple[int, int], scale: float, focal_px: float, bbox: np.ndarray) -> float:
     """The distance at which the crop of :func:`crop_map` shows the box as large as fits, CAD units.
 
     For annotations whose own distance is none (DEGENERATE_DISTANCE); arguments as there, and `bbox` [4]: x0,

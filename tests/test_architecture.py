@@ -12,7 +12,7 @@ FILES = {"ntdm.cache", "ntdm.predictions", "ntdm.sample_dataset", "ntdm.scoring"
 DOORS = {
     "kaolin": {"ntdm.rasterize_kaolin"},
     "open3d": {"ntdm.surface"},
-    "h5py": {"ntdm.cache", "ntdm.predictions", "ntdm.outputs"},
+    "h5py": {"ntdm.cache", "ntdm.cache_check", "ntdm.predictions", "ntdm.outputs"},
     "matplotlib": {"ntdm.reports.figures"},
     "pycocotools": {"ntdm.export"},
     "typer": {"ntdm.cli"},

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ntdm import camera
-from ntdm.crop import CropMap, crop_map
+from ntdm.crop import CropMap, box_distance, crop_map
 from ntdm.data_prep.annotation import pixels_from_matlab
 
 
@@ -86,7 +86,7 @@ def test_both_cameras_meet(distance, focal_px):
     viewpoint = torch.tensor([0.7, 0.2, -0.1, distance]).double()
     points = torch.rand(50, 3, generator=torch.Generator().manual_seed(0)).double() * 0.4 - 0.2
     principal = pixels_from_matlab(np.array([131.2, 87.9]))
-    crop = crop_map((256, 320), 0.5, distance, focal_px, principal, np.array([0.0, 0, 50, 50]))
+    crop = crop_map((256, 320), 0.5, distance, focal_px, principal)
     points_cam = camera.cam_from_obj(points, viewpoint)
     photo_xy, _ = camera.project(points_cam, torch.tensor(focal_px).double(), torch.from_numpy(principal))
     crop_focal = torch.tensor(focal_px * crop.zoom).double()
@@ -96,11 +96,22 @@ def test_both_cameras_meet(distance, focal_px):
     assert crop.principal_point.tolist() == [160, 128]
 
 
-def test_a_distance_that_is_none_leaves_the_scale_to_the_box():
+@pytest.mark.parametrize("focal_px", [3000.0, 2000.0])
+def test_a_distance_that_is_none_is_given_by_the_box(focal_px):
     bbox = np.array([10.0, 20.0, 50.0, 40.0])
-    crop = crop_map((100, 200), 0.3, 7.6e-13, 3000.0, np.array([30.0, 30.0]), bbox)
-    assert crop.zoom == pytest.approx(5)  # 200 / 40, as 100 / 20
-    assert crop.crop_from_photo(bbox.reshape(2, 2)).tolist() == [[0, 0], [200, 100]]
+    distance = box_distance((100, 200), 0.3, focal_px, bbox)
+    crop = crop_map((100, 200), 0.3, distance, focal_px, np.array([30.0, 30.0]))
+    np.testing.assert_allclose(crop.crop_from_photo(bbox.reshape(2, 2)), [[0, 0], [200, 100]], atol=1e-9)
+    assert box_distance((100, 200), 0.3, focal_px, bbox[[2, 3, 0, 1]]) == distance  # a box may be turned
+
+
+def test_a_large_photo_goes_in_strips(monkeypatch):
+    photo = np.random.default_rng(0).integers(0, 255, (90, 70, 3)).astype(np.uint8)
+    crop = CropMap((30, 40), 0.3, (33.0, 47.0))
+    whole = crop.resample(photo)
+    monkeypatch.setattr("ntdm.crop._WINDOW", 700)
+    np.testing.assert_allclose(crop.resample(photo), whole, atol=1e-3)
+    np.testing.assert_array_equal(crop.resample(photo[..., 0])[10:20], crop.resample(photo)[10:20, :, 0])
 
 
 def test_matlab_counts_pixels_from_one():

@@ -5,12 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from ntdm import cache, export, infer, predictions, sample_table
+from ntdm import cache_check, export, infer, predictions, sample_table
 from ntdm.data_prep import nemo, occluded_pascal3d, ood_cv_layout, pascal3d, prepare
 from ntdm.train import CHECKPOINT
 
 NAMES = {
-    "cache": [*cache.REQUIRED, *cache.OPTIONAL, *cache.ATTRIBUTES, "latent", "inputs", "pixels"],
+    "cache": [
+        *cache_check.REQUIRED,
+        *cache_check.OPTIONAL,
+        *cache_check.ATTRIBUTES,
+        "latent",
+        "inputs",
+        "pixels",
+    ],
     "splits": [
         *("pascal3d", *pascal3d.SPLITS, *pascal3d.VOC_SPLITS),
         *("occluded_pascal3d", *occluded_pascal3d.LEVELS),

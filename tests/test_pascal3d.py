@@ -181,14 +181,42 @@ def test_every_object_on_request(root):
         assert file["name"][:3] == ["n0_0_01", "n0_0_03", "n0_1_00"]
 
 
-@pytest.mark.parametrize(("distance", "zoom"), [(99.99999, 0.3 * 99.99999 / 5), (7.6e-13, None)])
-def test_distances_nobody_stands_at(root, distance, zoom):
+@pytest.mark.parametrize("distance", [99.99999, 7.6e-13])
+def test_distances_nobody_stands_at(root, distance):
+    """A failed fit left next to nothing: the box says how far, and the mask shows the object whole."""
     write_record(annotation(root), [annotated({"distance": distance})])
     with CacheFile(prepare(root).paths[0]) as file:
-        assert len(file) == 6 and file["viewpoint"][0, 3] == distance
-        want = 3000 * zoom if zoom else 3000 * min(96 / 59.5, 64 / 35)  # the box fits the crop
-        assert file["focal"][0] == pytest.approx(want)
-        assert file.read("images", 0).any()
+        want = distance if distance > 1 else 5 / 0.3 * min(96 / 59.5, 64 / 35)
+        assert len(file) == 6 and file["viewpoint"][0, 3] == pytest.approx(want, rel=1e-14)
+        assert file["focal"][0] == pytest.approx(3000 * 0.3 * want / 5)
+        mask = file.read("amodal_mask", 0)
+        assert file.read("images", 0).any() and 0.05 < mask.mean() < 0.6
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"distance": 0.01}, "distance is 0.01 CAD units"),
+        ({"distance": 1e30}, "distance is 1e"),
+        ({"azimuth": 1e30}, "azimuth is 1e"),
+        ({"theta": -1e9}, "theta is -1e"),
+        ({"elevation": 1e30}, "elevation is 1e"),
+        ({"focal": 1e-9}, "the focal length is 3e-06 pixels"),
+        ({"viewport": 1e300}, "the focal length is 1e"),
+        ({"px": 1e30}, "the principal point is 1e"),
+    ],
+)
+def test_absurd_numbers_are_counted_and_named(root, changes, said, capsys):
+    write_record(annotation(root), [annotated(changes)])
+    assert dropped(root) == {"number_absurd": 1}
+    assert f"number_absurd: {annotation(root)}, object 0: {said}" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=re.escape(said)):
+        prepare(root, strict=True, overwrite=True)
+
+
+def test_absurd_boxes(root):
+    write_record(annotation(root), [annotated(bbox=np.array([[20.5, 25.0, 1e300, 60.0]]))])
+    assert dropped(root) == {"number_absurd": 1}
 
 
 def test_principal_point_outside_the_photo(root):
