@@ -4,8 +4,8 @@
 
 Prepares a dataset of `make-data` once, undisturbed. Then, again and again: starts the same command into an
 empty folder, ends it with SIGKILL after a random part of the time that the first run took, and runs the same
-command to its end. Compared are the names of the files and all data and attributes in them. Nothing half-written may be
-left, and no worker may outlive the kill. Exits with 1 where any of these fails.
+command to its end. Compared are the names of the files and all data and attributes in them. Nothing
+half-written may be left, and no worker may outlive the kill. Exits with 1 where any of these fails.
 """
 
 import argparse
@@ -32,14 +32,11 @@ def contents(cache: Path) -> dict[str, object]:
         found[key] = None
         if path.suffix == ".h5" and not path.name.startswith("."):
             with h5py.File(path) as file:
+                names: list[str] = []
+                file.visit(names.append)
+                arrays = [name for name in names if isinstance(file[name], h5py.Dataset)]
                 found |= {f"{key} {name}": value for name, value in sorted(file.attrs.items())}
-                file.visititems(
-                    lambda name, item, key=key: (
-                        found.__setitem__(f"{key}/{name}", item[()])
-                        if isinstance(item, h5py.Dataset)
-                        else None
-                    )
-                )
+                found |= {f"{key}/{name}": file[name][()] for name in arrays}
     return found
 
 

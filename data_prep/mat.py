@@ -81,7 +81,7 @@ def _variable(data: bytes, name: str, order: str) -> bytes | None:
 
 
 def _element(data: bytes, at: int, end: int, order: str) -> tuple[int, int, int, int]:
-    """Type, start and stop of the data, and start of the next element; a small one has its data in the tag."""
+    """Type, start and stop of the data, start of the next element; a small one has its data in the tag."""
     if at + 8 > end:
         raise ValueError("it is cut short")
     first, count = struct.unpack_from(f"{order}2I", data, at)

@@ -5,8 +5,8 @@
 
 either in the root or in phase-2/ below it. The table does not say the unit of its angles: they are radians
 where none of them exceeds a turn, as in the .npz of phase 1, else degrees, as in the tables of A'. How the
-photos were cut is not said either, and their numbers lead to no record: as for photos from the web, the camera
-is taken to look at the middle of the photo, and no CAD is known.
+photos were cut is not said either, and their numbers lead to no record: as for photos from the web, the
+camera is taken to look at the middle of the photo, and no CAD is known.
 """
 
 import math

@@ -28,7 +28,7 @@ from ntdm.data_prep.npz import read_npz
 from ntdm.photo import to_rgb
 
 # Some of ImageNet's .JPEG are PNGs. Not every format that Pillow knows: some start other programs.
-_IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP")
+_IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 _IMAGE_SUFFIXES = (".JPEG", ".jpg", ".jpeg", ".JPG", ".png")
 
 

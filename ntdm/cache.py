@@ -169,7 +169,8 @@ class CacheFile:
     `file.read("images", i)` one sample of it.
 
     Raises:
-        ValueError: the file is absent, is not HDF5, is not whole, or does not keep the schema (cache_check.py).
+        ValueError: the file is absent, is not HDF5, is not whole, or does not keep the schema, which
+            cache_check.py has.
     """
 
     def __init__(self, path: Path) -> None:
@@ -219,10 +220,8 @@ class CacheFile:
         try:
             yield
         except (OSError, RuntimeError) as error:
-            text = (
-                f"{self.path}: dataset {name} is damaged ({error}); make it again with prep-data --overwrite"
-            )
-            raise ValueError(text) from None
+            text = f"{self.path}: dataset {name} is damaged ({error})"
+            raise ValueError(f"{text}; make it again with prep-data --overwrite") from None
 
     def cads(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """cad_index -> (vertices f32 [V, 3] in the object frame, faces i32 [F, 3]), ascending."""

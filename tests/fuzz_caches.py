@@ -4,10 +4,11 @@
     python tests/fuzz_caches.py --only 17
 
 A case flips, cuts, splices or replaces bytes of a cache file, or deletes or replaces one of its attributes
-or datasets. Then it is opened as fit-shapes, train, evaluate, inspect and export do: header, names, cameras, CADs,
-every sample, and the command's own first steps. What may come out is what the file says, or one ValueError
-or OSError with a sentence; not another error, a crash, 5 seconds of computing, or 1 GB of memory beyond the start.
-Each case runs in a process of its own, forked: the HDF5 library keeps state after a bad file.
+or datasets. Then it is opened as fit-shapes, train, evaluate, inspect and export do: header, names, cameras,
+CADs, every sample, and the command's own first steps. What may come out is what the file says, or one
+ValueError or OSError with a sentence; not another error, a crash, 5 seconds of computing, or 1 GB of memory
+beyond the start. Each case runs in a process of its own, forked: the HDF5 library keeps state after a bad
+file.
 """
 
 import argparse
