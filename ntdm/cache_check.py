@@ -100,7 +100,7 @@ def _header(file: h5py.File, path: Path) -> Header:
     for name, text in texts.items():
         if not isinstance(text, str):
             raise ValueError(f"attribute {name} is {text!r}, want text")
-    key = tuple(texts[name] for name in ("dataset", "split", "category"))
+    key = texts["dataset"], texts["split"], texts["category"]
     if not all(re.fullmatch(r"[\w-]+", part) for part in key):  # outputs are named after them
         raise ValueError(f"dataset, split and category are {key}, want names of files")
     if key[2] != path.stem:

@@ -158,13 +158,13 @@ def _run_cases(args: argparse.Namespace, indices: range, folder: Path) -> None:
         kind = kinds[rng.integers(len(kinds))]
         tree, path = files[kind][rng.integers(len(files[kind]))]
         before, stem = path.read_bytes(), path.stem
+        if progress:
+            progress.seek(0)
+            progress.write(json.dumps({"case": index, "damage": str(path)}).ljust(300))
+            progress.flush()
         done = f"{path.relative_to(folder / 'trees')}: " + damage(
             rng, path, [p for _, p in files[kind]], outside
         )
-        if progress:
-            progress.seek(0)
-            progress.write(json.dumps({"case": index, "damage": done[:200]}).ljust(300))
-            progress.flush()
         results.clear()
         raised: BaseException | None = None
         signal.setitimer(
@@ -237,7 +237,7 @@ def run_part(args: argparse.Namespace, first: int, stop: int) -> tuple[list[dict
             progress.seek(0)
             last = progress.read()
             if not last:
-                raise SystemExit(done.stderr)
+                raise SystemExit(f"cases {first} to {stop} ended with {done.returncode}: {done.stderr}")
             case = json.loads(last)
             findings.append(
                 case | {"finding": f"the process ended with {done.returncode}: {done.stderr[-600:]}"}
@@ -264,9 +264,9 @@ def main() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     # Parts of some thousands: a crash costs the counts of its own part alone.
-    starts = range(0, args.cases, 2500)
+    starts = range(0, args.cases, 2000)
     with ThreadPoolExecutor(args.processes) as pool:
-        parts = pool.map(lambda start: run_part(args, start, min(start + 2500, args.cases)), starts)
+        parts = pool.map(lambda start: run_part(args, start, min(start + 2000, args.cases)), starts)
         findings, outcomes, peak = [], collections.Counter(), 0
         for number, part in enumerate(parts):
             findings += part[0]
@@ -274,7 +274,7 @@ def main() -> None:
             peak = max(peak, part[2])
             for finding in part[0]:
                 print(json.dumps(finding), flush=True)
-            print(f"{min(2500 * (number + 1), args.cases)} cases", file=sys.stderr, flush=True)
+            print(f"{min(2000 * (number + 1), args.cases)} cases", file=sys.stderr, flush=True)
     for kind, count in sorted(outcomes.items()):
         print(f"{kind:20} {count:7d}")
     print(f"{args.cases} cases, {len(findings)} findings, at most {peak / 2**20:.0f} MB")

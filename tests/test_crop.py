@@ -111,7 +111,7 @@ def test_a_large_photo_goes_in_strips(monkeypatch):
     whole = crop.resample(photo)
     monkeypatch.setattr("ntdm.crop._WINDOW", 700)
     np.testing.assert_allclose(crop.resample(photo), whole, atol=1e-3)
-    np.testing.assert_array_equal(crop.resample(photo[..., 0])[10:20], crop.resample(photo)[10:20, :, 0])
+    np.testing.assert_allclose(crop.resample(photo[..., 0]), whole[..., 0], atol=1e-3)
 
 
 def test_matlab_counts_pixels_from_one():
