@@ -252,7 +252,8 @@ def train(
     cache: CacheOption,
     shapes: Annotated[Path, typer.Option(help="Folder that fit-shapes wrote.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    method: Annotated[str | None, typer.Option(help="ntdm or pose-classifier.")] = None,
+    method: Annotated[str | None, typer.Option(help=f"One of {', '.join(configs.METHODS)}.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the run, in tables. Default: the method.")] = None,
     train_on: Annotated[list[str] | None, typer.Option(help="DATASET/SPLIT, repeat or use commas.")] = None,
     categories: CategoriesOption = None,
     config: ConfigOption = "tiny",
@@ -269,10 +270,12 @@ def train(
 
     \b
     Example: ntdm train --cache cache --shapes shapes --out runs/ntdm --set epochs=20
+    Example: ntdm train --method nemo --cache cache --shapes shapes --out runs/nemo
     """
     from ntdm import train
 
-    settled = _config(TrainConfig, config, settings, seed)
+    method = method or _setting(settings, "method")
+    settled = _config(TrainConfig, config, settings, seed, method)
     if method is not None:
         settled = dataclasses.replace(settled, method=method)
     print(
@@ -286,6 +289,7 @@ def train(
             resume=resume,
             overwrite=overwrite,
             device=_resolved(device),
+            name=name,
         )
     )
 
@@ -362,6 +366,55 @@ def report(
     path = tables.report(table, found, out, published)
     print(path.with_suffix(".md").read_text(encoding="utf-8"))
     print(path)
+
+
+@app.command()
+def ablate(
+    cache: CacheOption,
+    shapes: Annotated[Path, typer.Option(help="Folder that fit-shapes wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for the run folders, one an ablation.")],
+    splits: Annotated[
+        list[str] | None, typer.Option(help="DATASET/SPLIT, repeat or use commas. Default: pascal3d/val.")
+    ] = None,
+    train_on: Annotated[list[str] | None, typer.Option(help="DATASET/SPLIT, repeat or use commas.")] = None,
+    categories: CategoriesOption = None,
+    config: ConfigOption = "tiny",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="STAGE.KEY=VALUE", help="Override a key of train or infer."),
+    ] = None,
+    seed: SeedOption = None,
+    device: DeviceOption = Device.auto,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Train and evaluate the runs of Table 3; what is finished is kept, what was interrupted goes on.
+
+    Every folder that it prints is a run, for `ntdm report --table 3`, `ntdm evaluate` and the rest.
+
+    \b
+    Example: ntdm ablate --cache cache --shapes shapes --out ablations --set train.epochs=20
+    """
+    by_stage = _by_stage(settings, ("train", "infer"))
+    training = _config(TrainConfig, config, by_stage["train"], seed, "ntdm")
+    inference = _config(InferConfig, config, by_stage["infer"], seed)
+    wanted = _keys(splits, "--splits") or ["pascal3d/val"]
+    learned = _keys(train_on, "--train-on") or ["pascal3d/train"]
+    from ntdm import ablate
+
+    for folder in ablate.run(
+        training,
+        inference,
+        cache,
+        shapes,
+        out,
+        splits=wanted,
+        train_on=learned,
+        categories=_split(categories) or None,
+        overwrite=overwrite,
+        device=_resolved(device),
+    ):
+        print(folder)
+    print(out)
 
 
 @app.command()
@@ -496,12 +549,17 @@ def _prepare(
     say(report.table())
 
 
-def _config(cls: type[Config], name: str, settings: Sequence[str] | None, seed: int | None) -> Config:
-    """The stage's table of tiny.toml, paper.toml or a user's file, then --set, then --seed."""
+def _config(
+    cls: type[Config], name: str, settings: Sequence[str] | None, seed: int | None, method: str | None = None
+) -> Config:
+    """The stage's table of tiny.toml, paper.toml or a user's file, then --set, then --seed.
+
+    `method` is the one whose table of [train] counts.
+    """
     path = NAMED_CONFIGS / f"{name}.toml" if name in ("tiny", "paper") else Path(name)
     if not path.exists():
         raise ValueError(f"--config {name}: want tiny, paper, or a TOML file, and there is no such file")
-    return _adjusted(configs.load_toml(cls, path), settings, seed)
+    return _adjusted(configs.load_toml(cls, path, method), settings, seed)
 
 
 def _adjusted(config: Config, settings: Sequence[str] | None, seed: int | None = None) -> Config:
@@ -510,6 +568,24 @@ def _adjusted(config: Config, settings: Sequence[str] | None, seed: int | None =
     if seed is not None and hasattr(config, "seed"):
         chosen.append(f"seed={seed}")
     return configs.apply_overrides(config, chosen)
+
+
+def _setting(settings: Sequence[str] | None, key: str) -> str | None:
+    """The value that --set gives to a key, as text."""
+    pairs = [setting.partition("=") for setting in settings or ()]
+    return next((value.strip(" \"'") for name, _, value in reversed(pairs) if name.strip() == key), None)
+
+
+def _by_stage(settings: Sequence[str] | None, stages: Sequence[str]) -> dict[str, list[str]]:
+    """`--set STAGE.KEY=VALUE` pairs by stage, without its name."""
+    found: dict[str, list[str]] = {stage: [] for stage in stages}
+    for setting in settings or ():
+        stage, dot, rest = setting.partition(".")
+        if not dot or stage.strip() not in found:
+            wanted = " or ".join(f"{stage}.KEY=VALUE" for stage in stages)
+            raise typer.BadParameter(f"{setting!r}: want {wanted}", param_hint="--set")
+        found[stage.strip()].append(rest)
+    return found
 
 
 def _split(values: Sequence[str] | None) -> list[str]:

@@ -89,6 +89,7 @@ class ResNet50Trunk(nn.Module):
     """torchvision's ResNet-50 without its classifier: [B, 3, H, W] -> globally pooled [B, 2048]."""
 
     dim = 2048
+    dims = (512, 1024, 2048)  # channels of the pyramid
     multiple = 32  # of pixels, that image sides must be
 
     def __init__(self) -> None:
@@ -142,6 +143,7 @@ class TinyTrunk(nn.Module):
     """A small residual classifier trunk for CPUs: [B, 3, H, W] -> globally pooled [B, 256], at stride 32."""
 
     dim = 256
+    dims = (48, 128, 256)
     multiple = 32
 
     def __init__(self) -> None:
@@ -151,8 +153,14 @@ class TinyTrunk(nn.Module):
         self.layer2 = nn.Sequential(BasicBlock(48, 128, 2), BasicBlock(128, 128))
         self.layer3 = nn.Sequential(BasicBlock(128, 256, 2), BasicBlock(256, 256))
 
+    def pyramid(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps of strides 8, 16, 32."""
+        c2 = self.layer1(self.stem(x))
+        c3 = self.layer2(c2)
+        return c2, c3, self.layer3(c3)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer3(self.layer2(self.layer1(self.stem(x)))).mean((-2, -1))
+        return self.pyramid(x)[2].mean((-2, -1))
 
 
 class TinyFeatures(nn.Module):

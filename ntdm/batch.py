@@ -26,6 +26,7 @@ class Batch(NamedTuple):
     category: list[int]  # [B] index into the model's categories
     latent: list[Tensor]  # [B] of [K_category]
     hidden: Tensor | None = None  # bool [B, H, W]: pixels that show another photo
+    amodal_mask: Tensor | None = None  # bool [B, H, W]: the whole object, whatever hides it
 
     def to(self, device: str) -> "Batch":
         """The batch on a device."""
@@ -61,7 +62,8 @@ def make_batch(
         masks.append(mask)
         viewpoints.append(viewpoint)
         points.append(point)
-    photo, background, hidden = torch.stack(photos), ~torch.stack(masks), None
+    photo, amodal_mask, hidden = torch.stack(photos), torch.stack(masks), None
+    background = ~amodal_mask
     if config.patches > 0:
         hidden = patches(photo.shape, config.patches, generator)
         photo = torch.where(hidden[:, None], photo.roll(-1, 0), photo)
@@ -77,6 +79,7 @@ def make_batch(
         if num_latents
         else [],
         hidden=hidden,
+        amodal_mask=amodal_mask,
     )
 
 

@@ -17,6 +17,7 @@ CATEGORIES = (
     "aeroplane", "bicycle", "boat", "bottle", "bus", "car",
     "chair", "diningtable", "motorbike", "sofa", "train", "tvmonitor",
 )  # fmt: skip
+METHODS = ("ntdm", "nemo", "mask-rcnn", "pose-classifier", "res50-pose", "res50-class")  # of ntdm/methods.py
 NUISANCES = ("shape", "pose", "texture", "context", "weather")
 LARGEST_SEED = 10**9  # a step has a seed of its own: this one times a million
 OCCLUSION_LEVELS = ("L1", "L2", "L3")
@@ -95,7 +96,7 @@ class ShapeConfig:
 class TrainConfig:
     """`ntdm train`: backbone, neural texture, contrastive loss, optimiser (method.md 3, 6, 7)."""
 
-    method: str = "ntdm"  # or "pose-classifier"
+    method: str = "ntdm"  # or another of METHODS
     backbone: str = "tiny"  # or "resnet50"
     backbone_weights: str = ""  # a local torchvision ResNet-50 state dict; empty: from scratch
     feature_dim: int = 64
@@ -116,24 +117,34 @@ class TrainConfig:
     temperature: float = 0.07
     epochs: int = 14
     batch_size: int = 16
+    optimiser: str = "adam"  # or "sgd", with momentum 0.9
     learning_rate: float = 4e-3
     final_learning_rate: float = 0.01  # of the highest, reached at the end
-    schedule: str = "cosine"  # or "exponential", the paper's
+    schedule: str = "cosine"  # or "exponential", the paper's, or "steps"
+    decay_every: int = 20  # epochs after each of which "steps" lowers the rate to a tenth
     warmup_steps: int = 100  # over which the rate rises from 0
     weight_decay: float = 0.0
     mirror: bool = True
     augment: float = 0.4  # strength of photometric jitter, 0 is none (the paper's choice)
     patches: float = 0.6  # share of photos partly covered by others; 0 is the paper's choice
     bf16: bool = True
-    pose_bins: int = 41  # pose-classifier
+    resize: int = 0  # classifiers: pixels of the square that photos are resized to; 0 leaves them as they are
+    pose_bins: int = 41  # classifiers and mask-rcnn: for each of azimuth, elevation, theta
+    vertices: int = 1000  # nemo: of a cuboid, about
+    near_distance: float = 0.08  # nemo: vertices nearer than this are no negatives; CAD units
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _one_of(self, "train", "method", "ntdm", "pose-classifier")
+        _one_of(self, "train", "method", *METHODS)
         _one_of(self, "train", "backbone", "tiny", "resnet50")
-        _one_of(self, "train", "schedule", "cosine", "exponential")
+        _one_of(self, "train", "schedule", "cosine", "exponential", "steps")
+        _one_of(self, "train", "optimiser", "adam", "sgd")
         sizes = ("feature_dim", "view_bins", "texture_size", "positives", "epochs", "batch_size", "pose_bins")
         _within(self, "train", 1, None, *sizes, "background_bank", "background_per_image")
+        _within(self, "train", 1, None, "decay_every")
+        _within(self, "train", 0, None, "near_distance")
+        _within(self, "train", 0, 4096, "resize")
+        _within(self, "train", 24, 100_000, "vertices")
         negatives = ("same_class_negatives", "other_class_negatives", "background_negatives")
         _within(self, "train", 0, None, *negatives, "view_temperature", "weight_decay", "warmup_steps")
         _within(self, "train", 0, LARGEST_SEED, "seed")
@@ -151,6 +162,8 @@ class InferConfig:
     elevations: tuple[float, ...] = (-30.0, 0.0, 30.0, 60.0)  # degrees
     thetas: tuple[float, ...] = (-30.0, 0.0, 30.0)
     distance: float = 5.0
+    latent_start: str = "one-hot"  # every CAD's, or their "average", or a "random" mixture of them
+    background_term: bool = True  # false: only foreground cells enter the loss (Table 3)
     clutter_weight: float = 0.02  # kappa
     clutter: str = "mixture"  # of the bank's features; or "nearest", or their "mean" (NeMo's)
     clutter_temperature: float = 0.07  # of the mixture; the training loss's
@@ -171,8 +184,10 @@ class InferConfig:
     size_prior: float = 0.2  # weight of log(distance / nominal)^2 + log(s')^2: crops are distance-normalised
     refine_principal_point: bool = False  # fixed under the NeMo protocol, whose crops are centred
     batch_size: int = 32
+    seed: int = 0  # of a random latent
 
     def __post_init__(self) -> None:
+        _one_of(self, "infer", "latent_start", "one-hot", "average", "random")
         _one_of(self, "infer", "clutter", "mixture", "nearest", "mean")
         _one_of(self, "infer", "silhouette", "soft", "hard")
         if not self.elevations or not self.thetas:
@@ -184,6 +199,7 @@ class InferConfig:
         _within(self, "infer", 0, None, "screening_steps", "steps", "shape_after", "size_prior")
         _within(self, "infer", 0, 1, "learning_rate", "learning_rate_decay", "clutter_weight")
         _within(self, "infer", 1e-3, None, "distance", "sigma", "clutter_temperature", "clutter_count")
+        _within(self, "infer", 0, LARGEST_SEED, "seed")
 
 
 Config = TypeVar("Config", SyntheticConfig, PrepConfig, ShapeConfig, TrainConfig, InferConfig)
@@ -204,8 +220,12 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], source: str = "confi
     return cls(**{key: _convert(value, hints[key], f"{source}: {key}") for key, value in values.items()})
 
 
-def load_toml(cls: type[Config], path: Path) -> Config:
-    """The stage's table, [shape], [train] or [infer], of a TOML file; ValueError says what is wrong."""
+def load_toml(cls: type[Config], path: Path, method: str | None = None) -> Config:
+    """The stage's table, [shape], [train] or [infer], of a TOML file; ValueError says what is wrong.
+
+    [train] may hold tables of methods, [train.nemo]: their keys stand above those of [train] for that method,
+    which is `method`, else the key of [train], else NTDM.
+    """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -216,7 +236,16 @@ def load_toml(cls: type[Config], path: Path) -> Config:
         if name not in _TABLES.values() or not isinstance(values, dict):
             wanted = ", ".join(f"[{table}]" for table in _TABLES.values())
             raise ValueError(f"{path}: {name!r} is none of the tables {wanted}")
-    return from_dict(cls, tables.get(_TABLES[cls], {}), f"{path} [{_TABLES[cls]}]")
+    where, values = f"{path} [{_TABLES[cls]}]", tables.get(_TABLES[cls], {})
+    if cls is TrainConfig:
+        own = {name: values.pop(name) for name in METHODS if name in values}
+        method = method or values.get("method", TrainConfig.method)
+        if not all(isinstance(table, dict) for table in own.values()):
+            raise ValueError(f"{where}: a method's key holds no table; write [train.<method>]")
+        if not isinstance(method, str):
+            raise ValueError(f"{where}: method is {method!r}: want str")
+        values = values | own.get(method, {}) | {"method": method}
+    return from_dict(cls, values, where)
 
 
 def apply_overrides(config: Config, settings: Sequence[str]) -> Config:

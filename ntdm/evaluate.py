@@ -17,16 +17,16 @@ from PIL import Image
 
 from ntdm import cache as caches
 from ntdm import picture, predictions, train
-from ntdm.baselines.pose_classifier import PoseClassifier
 from ntdm.camera import cam_from_obj
 from ntdm.config import InferConfig, to_dict
 from ntdm.mesh import vertex_normals
+from ntdm.method import Guess, Model, Predict
+from ntdm.methods import METHODS
 from ntdm.model import NTDM
 from ntdm.outputs import atomic_path, finished, sweep
 from ntdm.predictions import Geometry, Prediction, PredictionWriter
 from ntdm.progress import say, track
 from ntdm.rasterize import interpolate, rasterize
-from ntdm.render_and_compare import Solver, encode
 from ntdm.sample_dataset import SampleDataset
 from ntdm.sample_table import read_errors
 from ntdm.scoring import score
@@ -59,7 +59,7 @@ def run(
     model, description = train.load(run_folder, device)
     weights = train.weights_digest(run_folder)
     trained_on = set((run_folder / "train_names.txt").read_text().split("\n"))
-    solvers: list[Solver] = []
+    predictor: Predict | None = None
     written = []
     if cache.is_file():
         with caches.CacheFile(cache) as file:
@@ -76,10 +76,10 @@ def run(
             for stale in (table, errors):
                 stale.unlink(missing_ok=True)
             data, writer = SampleDataset(paths), PredictionWriter(table, made_with, overwrite)
-            if isinstance(model, NTDM) and not solvers:
-                size, focal = data.image_size, description["nominal_focal"]
-                solvers = [Solver(model, c, config, size, focal) for c in range(len(model.categories))]
-            _predict(model, solvers, data, config, writer, split)
+            if predictor is None:
+                method = METHODS[model.config.method]
+                predictor = method.predictor(model, config, data.image_size, description["nominal_focal"])
+            _predict(predictor, model, data, config.batch_size, writer, split)
         scored = score(table, paths, run_folder / "errors" / f"{split}.csv")
         say(f"{split}: {scored.samples} samples, {scored.failed} failed predictions")
         if isinstance(model, NTDM):
@@ -114,98 +114,51 @@ def _check(
 
 
 def _predict(
-    model: Any,
-    solvers: Sequence[Solver],
+    predictor: Predict,
+    model: Model,
     data: SampleDataset,
-    config: InferConfig,
+    batch_size: int,
     writer: PredictionWriter,
     split: str,
 ) -> None:
     keys = data.keys()
     todo = [i for i, key in enumerate(keys) if key not in writer.done]
-    groups = [todo[start : start + config.batch_size] for start in range(0, len(todo), config.batch_size)]
+    groups = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
+    device = next(model.parameters()).device
     for group in track(groups, f"evaluate {split}"):
         items = [data[i] for i in group]
-        photo = torch.stack([item["image"] for item in items]).to(next(model.parameters()).device)
+        photo = torch.stack([item["image"] for item in items]).to(device)
         start = time.monotonic()
-        if isinstance(model, PoseClassifier):
-            rows, geometry = _classify(model, photo, items), None
-        else:
-            rows, geometry = _fit(model, solvers, photo, items, config)
+        guess = predictor(photo, [model.categories.index(item["category"]) for item in items])
+        # On CUDA the clock waits for the last of them.
+        guess = Guess(*(None if field is None else field.cpu() for field in guess))
         seconds = (time.monotonic() - start) / len(items)
-        writer.add([row._replace(seconds=seconds) for row in rows], geometry)
+        rows = [_row(item, guess, i, model.categories, seconds) for i, item in enumerate(items)]
+        writer.add(rows, _geometry(guess))
     writer.finish(keys)
 
 
-def _classify(
-    model: PoseClassifier, photo: torch.Tensor, items: Sequence[dict[str, Any]]
-) -> list[Prediction]:
-    angles, probability = model.predict(photo)
-    rows = []
-    for item, (azimuth, elevation, theta), p in zip(items, angles.tolist(), probability, strict=True):
-        best = int(p.argmax())
-        rows.append(
-            _row(item, model.categories[best], (azimuth, elevation, theta, None), float(p[best]))._replace(
-                free_azimuth=azimuth, free_elevation=elevation, free_theta=theta
-            )
-        )
-    return rows
-
-
-def _fit(
-    model: NTDM,
-    solvers: Sequence[Solver],
-    photo: torch.Tensor,
-    items: Sequence[dict[str, Any]],
-    config: InferConfig,
-) -> tuple[list[Prediction], Geometry]:
-    photos = encode(model, photo, config)
-    solutions = [solver.solve(photos) for solver in solvers]
-    masks = [solver.masks(solution, photos) for solver, solution in zip(solvers, solutions, strict=True)]
-    losses = torch.stack([s.loss for s in solutions], 1)
-    rows, amodal, visible, amodal_free, latents, scales = [], [], [], [], [], []
-    widest = max(s.latent.shape[1] for s in solutions)
-    for i, item in enumerate(items):
-        own, best = model.categories.index(item["category"]), int(losses[i].argmin())
-        free = solutions[best].viewpoint[i].tolist()
-        pose = tuple(solutions[own].viewpoint[i].tolist())
-        row = _row(item, model.categories[best], pose, 1 - float(losses[i, best]))
-        rows.append(
-            row._replace(
-                free_azimuth=free[0], free_elevation=free[1], free_theta=free[2], free_distance=free[3]
-            )
-        )
-        amodal.append(masks[own][0][i])
-        visible.append(masks[own][1][i])
-        amodal_free.append(masks[best][0][i])
-        latent = np.full(widest, np.nan, np.float32)
-        latent[: solutions[own].latent.shape[1]] = solutions[own].latent[i].cpu().numpy()
-        latents.append(latent)
-        scales.append(float(solutions[own].scale[i]))
-    return rows, Geometry(
-        amodal=torch.stack(amodal).cpu().numpy().astype(np.uint8),
-        visible=torch.stack(visible).cpu().numpy().astype(np.uint8),
-        amodal_free=torch.stack(amodal_free).cpu().numpy().astype(np.uint8),
-        latent=np.stack(latents),
-        scale=np.array(scales, np.float32),
-    )
-
-
-def _row(item: dict[str, Any], predicted: str, pose: tuple[float | None, ...], score: float) -> Prediction:
-    azimuth, elevation, theta, distance = pose
+def _row(item: dict[str, Any], guess: Guess, i: int, categories: Sequence[str], seconds: float) -> Prediction:
+    """A sample's line of the prediction file."""
+    pose, free = ([None] * 4 if v is None else [*v[i].tolist(), None][:4] for v in guess[:2])
     return Prediction(
-        dataset=item["dataset"],
-        split=item["split"],
-        category=item["category"],
-        name=item["name"],
-        predicted_category=predicted,
-        azimuth=azimuth,
-        elevation=elevation,
-        theta=theta,
-        distance=distance,
-        score=score,
-        seconds=None,
-    )
+        dataset=item["dataset"], split=item["split"], category=item["category"], name=item["name"],
+        predicted_category=None if guess.category is None else categories[int(guess.category[i])],
+        azimuth=pose[0], elevation=pose[1], theta=pose[2], distance=pose[3],
+        score=None if guess.score is None else float(guess.score[i]),
+        seconds=seconds,
+        free_azimuth=free[0], free_elevation=free[1], free_theta=free[2], free_distance=free[3],
+    )  # fmt: skip
+
+
+def _geometry(guess: Guess) -> Geometry:
+    """What of a batch's predictions does not fit a cell."""
+    masks, numbers = ("amodal", "visible", "amodal_free"), ("latent", "scale")
+    arrays = {name: getattr(guess, name) for name in (*masks, *numbers)}
+    return Geometry(**{
+        name: array.numpy().astype(np.uint8 if name in masks else np.float32)
+        for name, array in arrays.items() if array is not None
+    })  # fmt: skip
 
 
 def _sheet(model: NTDM, focal: float, run_folder: Path, split: str, paths: Sequence[Path]) -> Path:

@@ -21,6 +21,7 @@ from ntdm.config import TrainConfig
 from ntdm.deform import DeformableMesh
 from ntdm.losses import BackgroundBank, texel_cross_entropy
 from ntdm.mesh import sphere_uv
+from ntdm.method import FeatureModel
 from ntdm.rasterize import Fragments, interpolate, rasterize
 from ntdm.texture import LocalView, NeuralTexture, texel_points
 from ntdm.uv_scatter import uv_scatter
@@ -38,7 +39,7 @@ class SurfaceMap(NamedTuple):
     local_view: Tensor  # direction to the camera in (du, dv, n) [B, h, w, 3], near unit length; 0 outside
 
 
-class NTDM(nn.Module):
+class NTDM(FeatureModel):
     """Neural textured deformable meshes for M categories.
 
     Args:
@@ -73,10 +74,6 @@ class NTDM(nn.Module):
     faces: Tensor
     texels: Tensor
 
-    @property
-    def stride(self) -> int:
-        return self.backbone.stride
-
     def shape(self, category: int) -> DeformableMesh:
         """Γ of a category by its index."""
         shape = self.shapes[self.categories[category]]
@@ -87,13 +84,6 @@ class NTDM(nn.Module):
     def num_latents(self) -> list[int]:
         """K of each category."""
         return [self.shape(c).num_latents for c in range(len(self.categories))]
-
-    def features(self, photo: Tensor) -> Tensor:
-        """Unit features [B, h, w, d] (float32) of uint8 photos [B, 3, H, W]."""
-        x = backbone.normalise_photo(photo).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(photo.device.type, torch.bfloat16, enabled=self.config.bf16):
-            y = self.backbone(x)
-        return F.normalize(y.float().permute(0, 2, 3, 1), dim=-1)
 
     def surface_map(
         self, vertices_cam: Tensor, focal: Tensor, principal_point: Tensor, size: tuple[int, int],
@@ -198,20 +188,6 @@ class NTDM(nn.Module):
             rows = [i for i, c in enumerate(batch.category) if c == category]
             vertices[rows] = self.shape(category)(torch.stack([batch.latent[i] for i in rows]))
         return vertices
-
-    def _touched(self, mask: Tensor) -> Tensor:
-        """Cells [B, h, w] of which some pixel of mask [B, H, W] is set."""
-        return F.max_pool2d(mask[:, None].float(), self.stride)[:, 0] > 0
-
-    def _background_samples(self, features: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
-        """A few features an image from cells that show background only [n, d]."""
-        empty = ~self._touched(~batch.background)
-        drawn = []
-        for image, free in zip(features, empty, strict=True):
-            cells = free.flatten().nonzero()[:, 0]
-            pick = torch.randperm(len(cells), generator=generator)[: self.config.background_per_image]
-            drawn.append(image.flatten(0, 1)[cells[pick]])
-        return torch.cat(drawn)
 
     def _negatives(
         self, category: int, points: Tensor, background: Tensor, generator: torch.Generator

@@ -24,6 +24,7 @@ from torch import Tensor
 from ntdm.camera import cam_from_obj, camera_centre
 from ntdm.config import InferConfig
 from ntdm.mesh import sphere_uv
+from ntdm.method import FeatureModel
 from ntdm.model import NTDM, SurfaceMap
 from ntdm.rasterize import rasterize, soft_silhouette
 from ntdm.texture_lookup import texture_similarity
@@ -54,7 +55,7 @@ class Solution(NamedTuple):
     vertices: Tensor  # [N, V, 3] object frame
 
 
-def encode(model: NTDM, photo: Tensor, config: InferConfig) -> Photos:
+def encode(model: FeatureModel, photo: Tensor, config: InferConfig) -> Photos:
     """Features of uint8 photos [N, 3, H, W], and how much each looks like background.
 
     The bank's N features speak for the background as config.clutter says: "nearest" by the most similar one,
@@ -99,8 +100,6 @@ class Solver:
         self.shape = model.shape(category)
         self.size = (image_size[0] // model.stride, image_size[1] // model.stride)
         self.category = category
-        self.texture = model.texture.theta[category : category + 1]
-        self.seen = model.texture.seen[category : category + 1]
         self.device = model.faces.device
         self.starts = self._starts()
         self._start_features, self._start_mask = self._render_starts()
@@ -111,12 +110,23 @@ class Solver:
         azimuths = [2 * math.pi * i / config.azimuths for i in range(config.azimuths)]
         angles = [[math.radians(x) for x in column] for column in (config.elevations, config.thetas)]
         poses = torch.tensor(list(itertools.product(azimuths, *angles)), device=self.device)
-        count = self.shape.num_latents
-        rows = poses.new_zeros(len(poses), count, POSE_COLUMNS + count)
+        latents = self._start_latents()
+        rows = poses.new_zeros(len(poses), len(latents), POSE_COLUMNS + self.shape.num_latents)
         rows[..., :3] = poses[:, None]
         rows[..., 3] = math.log(config.distance)
-        rows[..., POSE_COLUMNS:] = self.shape.one_hot()
+        rows[..., POSE_COLUMNS:] = latents
         return rows.flatten(0, 1)
+
+    def _start_latents(self) -> Tensor:
+        """Latents [L, K] that every pose starts with: all CADs', or one: their mean or a random mixture."""
+        one_hot = self.shape.one_hot()
+        if self.config.latent_start == "average":
+            return one_hot.mean(0, keepdim=True)
+        if self.config.latent_start == "random":
+            generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.category)
+            share = torch.rand(1, len(one_hot), generator=generator).clamp_min(1e-9).log().to(one_hot)
+            return share / share.sum()  # exponential shares: uniform over all mixtures
+        return one_hot
 
     def _shape(self, latent: Tensor) -> Shape:
         vertices = self.shape(latent)
@@ -139,13 +149,33 @@ class Solver:
     def _similarity(
         self, sphere: Tensor, view: Tensor, target: Tensor, index: Tensor, clutter: Tensor
     ) -> Tensor:
-        """f . f' - f . beta at P points [P]; zero where the texture was never seen."""
+        """What P points [P] add to the likelihood; zero where the texture was never seen."""
+        cosine, evidence = self._cosine(sphere, view, target, index)
+        return torch.where(evidence > _LEAST_EVIDENCE, self._gain(cosine, clutter), 0.0)
+
+    def _gain(self, cosine: Tensor, clutter: Tensor) -> Tensor:
+        """What a cell inside the outline adds to the likelihood, given f . f' and f . beta.
+
+        max(f . f' - f . beta, -kappa); without the background term (Table 3) f . f' of the cells that are
+        foreground, and nothing for the others.
+        """
+        relative = cosine - clutter
+        if self.config.background_term:
+            return relative.clamp_min(-self.config.clutter_weight)
+        return torch.where((relative > 0) & (cosine > 0), cosine, 0.0)
+
+    def _cosine(self, sphere: Tensor, view: Tensor, target: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """f . f' [P] of surface points with target[index], and the evidence [P] for f'."""
         alpha = self.model.texture.alpha(view)
-        which = index.new_zeros(len(sphere))
-        cosine, evidence = texture_similarity(
-            self.texture, self.seen, which, sphere_uv(sphere), alpha, target, index
-        )
-        return torch.where(evidence > _LEAST_EVIDENCE, cosine - clutter, 0.0)
+        which = index.new_full((len(sphere),), self.category)
+        texture = self.model.texture
+        return texture_similarity(texture.theta, texture.seen, which, sphere_uv(sphere), alpha, target, index)
+
+    def _rendered(self, surface: SurfaceMap, inside: Tensor) -> tuple[Tensor, Tensor]:
+        """f' [P, d] at the cells `inside` [B, h, w] of a surface map, and the evidence [P] for it."""
+        alpha = self.model.texture.alpha(surface.local_view[inside])
+        which = torch.full((len(alpha),), self.category, device=self.device)
+        return self.model.texture.lookup(which, sphere_uv(surface.sphere[inside]), alpha)
 
     @torch.no_grad()
     def _render_starts(self, chunk: int = 256) -> tuple[Tensor, Tensor]:
@@ -153,15 +183,14 @@ class Solver:
         cell = 2 * self.model.stride
         size = (self.image_size[0] // cell, self.image_size[1] // cell)
         maps, masks = [], []
-        shapes = self._shape(self.shape.one_hot())
+        latents = self._start_latents()
+        shapes = self._shape(latents)
         for number in torch.arange(len(self.starts), device=self.device).split(chunk):
-            rows, latent = self.starts[number], number % self.shape.num_latents
+            rows, latent = self.starts[number], number % len(latents)
             posed, view = self._posed(rows, Shape(shapes.vertices[latent], shapes.frames[..., latent]))
             surface = self.model.surface_map(posed, *self._camera(rows, cell), size, view)
             hit = surface.fragments.face_index >= 0
-            alpha = self.model.texture.alpha(surface.local_view[hit])
-            which = torch.full((len(alpha),), self.category, device=self.device)
-            feature, evidence = self.model.texture.lookup(which, sphere_uv(surface.sphere[hit]), alpha)
+            feature, evidence = self._rendered(surface, hit)
             rendered = feature.new_zeros(*hit.shape, feature.shape[-1])
             rendered[hit] = feature
             mask = feature.new_zeros(hit.shape)
@@ -181,18 +210,18 @@ class Solver:
         chunk = max(1, 4_000_000 // max(1, gain.numel()))  # bounds the [chunk, N, S] products
         for cells in torch.arange(len(targets)).split(chunk):
             part = slice(int(cells[0]), int(cells[-1]) + 1)
-            relative = torch.bmm(targets[part], self._start_features[part]) - clutter[part]
-            gain += (relative.clamp_min(-self.config.clutter_weight) * self._start_mask[part]).sum(0)
+            cosine = torch.bmm(targets[part], self._start_features[part])
+            gain += (self._gain(cosine, clutter[part]) * self._start_mask[part]).sum(0)
         return 1 - gain / len(targets)
 
     def solve(self, photos: Photos) -> Solution:
         """Refine the best starts of every photo and keep the best result."""
         count = len(photos.features)
-        losses = self.start_losses(photos)
-        by_pose, latent = losses.unflatten(1, (-1, self.shape.num_latents)).min(-1)
+        latents = len(self._start_latents())
+        by_pose, latent = self.start_losses(photos).unflatten(1, (-1, latents)).min(-1)
         kept = min(self.config.refined_starts, by_pose.shape[1])
         poses = by_pose.topk(kept, largest=False).indices
-        rows = self.starts[poses * self.shape.num_latents + latent.gather(1, poses)].flatten(0, 1)
+        rows = self.starts[poses * latents + latent.gather(1, poses)].flatten(0, 1)
         photo = torch.arange(count, device=self.device)
         owner = photo.repeat_interleave(kept)
         rows, loss = self._refine(rows, owner, photos, self.config.screening_steps if kept > 1 else 0)
@@ -212,12 +241,11 @@ class Solver:
         target, cells = photos.features.flatten(0, 2), self.size[0] * self.size[1]
         flat = (owner * cells)[:, None, None] + torch.arange(cells, device=self.device).reshape(self.size)
         clutter = photos.clutter.flatten()
-        floor = -self.config.clutter_weight
         index = flat[inside]
         gain = self._similarity(
             surface.sphere[inside], surface.local_view[inside], target, index, clutter[index]
         )
-        total = self._per_row(gain.clamp_min(floor), inside)
+        total = self._per_row(gain, inside)
         if self.config.silhouette == "soft":
             total = total + self._outside_gain(rows, vertices_cam, focal, point, surface, flat, photos)
         # Without it a texture that explains little would make the object vanish: an empty picture costs 1.
@@ -241,7 +269,7 @@ class Solver:
             index = flat[band]
             gain = self._similarity(
                 sphere, view, photos.features.flatten(0, 2), index, photos.clutter.flatten()[index]
-            ).clamp_min(-self.config.clutter_weight)
+            )
         return self._per_row(edge.soft[band] * gain, band)
 
     @staticmethod
@@ -329,9 +357,7 @@ class Solver:
         focal = cam.new_full((len(cam),), self.focal / self.model.stride)
         surface = self.model.surface_map(cam, focal, solution.principal_point / self.model.stride, self.size)
         inside = surface.fragments.face_index >= 0
-        which = torch.full((int(inside.sum()),), self.category, device=self.device)
-        alpha = self.model.texture.alpha(surface.local_view[inside])
-        feature, evidence = self.model.texture.lookup(which, sphere_uv(surface.sphere[inside]), alpha)
+        feature, evidence = self._rendered(surface, inside)
         cosine = (feature * photos.features[inside]).sum(-1)
         relative = torch.minimum(cosine - photos.clutter[inside], cosine)
         logit = cosine.new_zeros(inside.shape)

@@ -25,12 +25,13 @@ import torch
 
 import ntdm
 from ntdm import cache as caches
-from ntdm.baselines.pose_classifier import PoseClassifier
+from ntdm.baselines import cuboid
 from ntdm.batch import make_batch
 from ntdm.camera import PASCAL3D_FOCAL_PX
-from ntdm.config import PrepConfig, ShapeConfig, TrainConfig, from_dict, to_dict
-from ntdm.deform import DeformableMesh, load_shape
-from ntdm.model import NTDM
+from ntdm.config import PrepConfig, TrainConfig, from_dict, to_dict
+from ntdm.deform import load_shape
+from ntdm.method import Model
+from ntdm.methods import METHODS
 from ntdm.outputs import atomic_path, finished, sweep
 from ntdm.progress import say, track
 from ntdm.sample_dataset import SampleDataset
@@ -40,10 +41,8 @@ DESCRIPTION: dict[str, type | tuple[type, ...]] = {  # what a run's config.json 
     "typical_box": (float, int), "shapes": dict,
 }  # fmt: skip
 KEPT_BYTES = 2**30  # of decoded samples, that stay in memory from one epoch to the next
+SGD_MOMENTUM = 0.9
 CHECKPOINT = Path("checkpoints", "last.safetensors")
-
-
-Model = NTDM | PoseClassifier
 
 
 def run(
@@ -56,14 +55,16 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     device: str = "cpu",
+    name: str | None = None,
 ) -> Path:
     """Train one method and write its run folder.
 
     Args:
         cache: cache root; `train_on` names its splits, as "pascal3d/train".
-        shapes: folder written by `ntdm fit-shapes` (unused by "pose-classifier").
+        shapes: folder written by `ntdm fit-shapes`; read for the method "ntdm" only.
         resume: demand that there is something to resume; an interrupted run goes on anyway.
         device: "cpu" or "cuda", where the steps are computed; random draws are the CPU's on both.
+        name: of the run in tables; the method's by default.
 
     Returns:
         `out`, holding config.json, run.json, model.safetensors and train.csv.
@@ -74,26 +75,31 @@ def run(
     """
     sweep(out)
     paths = [p for key in train_on for p in caches.find(cache, key, categories)]
-    if config.method == "ntdm":
+    method = METHODS[config.method]
+    if method.shapes == "fitted":
         caches.require_latents(paths)
     data = SampleDataset(paths, KEPT_BYTES)
     names = sorted({p.stem for p in paths})
-    fitted = {c: load_shape(shapes / f"{c}.safetensors") for c in names} if config.method == "ntdm" else {}
+    built_on = _shapes(config, names, paths, shapes)
     description = {
         "schema": "ntdm-run",
         "schema_version": 1,
-        "method": config.method,
+        "method": name or config.method,
         "train": to_dict(config),
         "train_on": list(train_on),
         "categories": names,
         "image_size": list(data.image_size),
         "nominal_focal": _nominal_focal(paths),
         "typical_box": _typical_box(paths),
-        "shapes": {c: {"config": to_dict(s.config), "num_latents": s.num_latents} for c, s in fitted.items()},
+        "shapes": {c: method.describe(shape) for c, shape in built_on.items()},
         "data_fingerprint": caches.fingerprint(paths),
     }
     described, weights, checkpoint = out / "config.json", out / "model.safetensors", out / CHECKPOINT
-    same = not overwrite and described.exists() and finished(out, _read_json(described), description, False)
+    same = (
+        not overwrite
+        and described.exists()
+        and finished(out, read_description(described), description, False)
+    )
     if same and weights.exists():
         say(f"{out}: finished already, with the same config")
         return out
@@ -102,7 +108,7 @@ def run(
     if resume and not checkpoint.exists():
         raise ValueError(f"--resume: {checkpoint} does not exist; there is nothing to go on from")
     torch.manual_seed(config.seed)
-    model = build(config, names, fitted).to(device)
+    model = method.build(config, names, built_on).to(device)
     _check_image_size(data.image_size, model)
     if overwrite:  # not before all that may be refused has been looked at
         for stale in (described, weights, checkpoint, out / "run.json", out / "train.csv"):
@@ -123,13 +129,6 @@ def run(
     return out
 
 
-def build(config: TrainConfig, categories: Sequence[str], shapes: dict[str, DeformableMesh]) -> Model:
-    """The model of `config.method`, untrained."""
-    if config.method == "ntdm":
-        return NTDM(config, shapes)
-    return PoseClassifier(config, categories)
-
-
 def load(run_folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]]:
     """A trained model in eval mode and the description in its config.json; ValueError says what is wrong."""
     described, weights = run_folder / "config.json", run_folder / "model.safetensors"
@@ -141,7 +140,7 @@ def load(run_folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]]:
         raise ValueError(
             f"{weights} is missing: the training did not finish; run the same `ntdm train` again"
         )
-    description = _read_json(described)
+    description = read_description(described)
     for key, kind in DESCRIPTION.items():
         if not isinstance(description.get(key), kind):
             raise ValueError(f"{described}: {key} is {description.get(key)!r}; train again with --overwrite")
@@ -152,11 +151,10 @@ def load(run_folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]]:
         raise ValueError(f"{described}: nominal_focal or typical_box is not positive; train again")
     try:
         config = from_dict(TrainConfig, description["train"], str(described))
-        shapes = {
-            c: DeformableMesh(from_dict(ShapeConfig, s["config"], str(described)), s["num_latents"])
-            for c, s in description["shapes"].items()
-        }
-        model = build(dataclasses.replace(config, backbone_weights=""), description["categories"], shapes)
+        method = METHODS[config.method]
+        shapes = {c: method.restore(s, str(described)) for c, s in description["shapes"].items()}
+        config = dataclasses.replace(config, backbone_weights="")
+        model = method.build(config, description["categories"], shapes)
         model.load_state_dict(safetensors.torch.load_file(weights))
     except (KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
         raise ValueError(f"{weights} does not fit {described}: {error}; train again") from None
@@ -185,8 +183,7 @@ def _fit(model: Model, data: SampleDataset, config: TrainConfig, out: Path, devi
     per_epoch = len(data) // batch_size
     total = per_epoch * config.epochs
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
-    num_latents = model.num_latents if isinstance(model, NTDM) else ()
+    optimiser = _optimiser(config, trained)
     history, first = _restore(out / CHECKPOINT, model, optimiser)
     model.train()
     start = time.monotonic() - (history[-1]["seconds"] if history else 0.0)
@@ -197,7 +194,7 @@ def _fit(model: Model, data: SampleDataset, config: TrainConfig, out: Path, devi
         indices = _order(len(data), config.seed, step // per_epoch)[step % per_epoch * batch_size :][
             :batch_size
         ]
-        batch = make_batch([data[i] for i in indices], model.categories, num_latents, config, generator)
+        batch = make_batch([data[i] for i in indices], model.categories, model.num_latents, config, generator)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(config, step, total)
         loss, figures = model.training_loss(batch.to(device), generator)
@@ -211,10 +208,10 @@ def _fit(model: Model, data: SampleDataset, config: TrainConfig, out: Path, devi
         sums = {k: sums.get(k, 0.0) + v for k, v in figures.items()}
         count += 1
         if (step + 1) % per_epoch == 0:
-            if sums.get("texels") == 0:
+            if sums.get("texels") == 0 or sums.get("vertices") == 0:
                 raise ValueError(
-                    "an epoch used no texel: no photo shows its mesh, or quad_extent or view_temperature "
-                    "leave nothing of it"
+                    "an epoch used no texel or vertex: no photo shows its mesh, or quad_extent or "
+                    "view_temperature leave nothing of it"
                 )
             row = {"epoch": (step + 1) // per_epoch, "step": step + 1, "seconds": time.monotonic() - start}
             history.append(row | {k: v / count for k, v in sums.items()})
@@ -223,10 +220,21 @@ def _fit(model: Model, data: SampleDataset, config: TrainConfig, out: Path, devi
     return history[-1]["seconds"]
 
 
+def _optimiser(config: TrainConfig, trained: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(trained, config.learning_rate, SGD_MOMENTUM, weight_decay=config.weight_decay)
+    return torch.optim.Adam(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
 def learning_rate(config: TrainConfig, step: int, total: int) -> float:
-    """The rate of a step of `total`: a linear rise, then a fall to `final_learning_rate` of the highest."""
+    """The rate of a step of `total`: a linear rise, then a fall to `final_learning_rate` of the highest.
+
+    Of the schedule "steps", a fall to a tenth every `decay_every` epochs.
+    """
     if config.schedule == "exponential":
         share = config.final_learning_rate ** (step / total)
+    elif config.schedule == "steps":
+        share = 0.1 ** (step * config.epochs // total // config.decay_every)
     else:
         wave = (1 + math.cos(math.pi * step / total)) / 2
         share = config.final_learning_rate + (1 - config.final_learning_rate) * wave
@@ -291,6 +299,27 @@ def _check_image_size(image_size: tuple[int, int], model: Model) -> None:
         )
 
 
+def _shapes(config: TrainConfig, names: Sequence[str], paths: Sequence[Path], folder: Path) -> dict[str, Any]:
+    """What the method's model is built around, by category."""
+    kind = METHODS[config.method].shapes
+    if kind == "fitted":
+        return {name: load_shape(folder / f"{name}.safetensors") for name in names}
+    if kind != "cads":
+        return {}
+    cads: dict[str, list[np.ndarray]] = {}
+    for path in paths:
+        with caches.CacheFile(path) as file:
+            found = [vertices for vertices, _ in file.cads().values()]
+        cads[path.stem] = cads.get(path.stem) or found  # splits of a category carry the same ones
+    lacking = [name for name in names if not cads[name]]
+    if lacking:
+        raise ValueError(
+            f"the caches of {lacking[0]} hold no CAD to build {config.method}'s cuboid around; prepare them "
+            "from a dataset with CADs"
+        )
+    return {name: cuboid.around(cads[name], config.vertices, name) for name in names}
+
+
 def _nominal_focal(paths: Sequence[Path]) -> float:
     """3000 s: the focal length inference starts from, as it does not know the annotated distance."""
     scales = set()
@@ -331,7 +360,8 @@ def _provenance(
     }
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_description(path: Path) -> dict[str, Any]:
+    """The object in a run's config.json; ValueError where it holds none."""
     try:
         content = json.loads(path.read_text())
     except ValueError as error:

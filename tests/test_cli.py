@@ -10,12 +10,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ntdm import doctor
+from ntdm.baselines.classifier import HEADS
 from ntdm.cli import NAMED_CONFIGS, _test_splits, app
-from ntdm.config import InferConfig, ShapeConfig, TrainConfig, from_dict
+from ntdm.config import METHODS, InferConfig, ShapeConfig, TrainConfig, load_toml
 
 COMMANDS = (
     "doctor", "make-data", "prep-data", "inspect", "fit-shapes", "train", "infer", "evaluate", "report",
-    "export", "demo",
+    "ablate", "export", "demo",
 )  # fmt: skip
 TRAIN = ("train", "--cache", "c", "--shapes", "s", "--out", "o")
 
@@ -91,6 +92,7 @@ def test_a_missing_config_names_the_choices() -> None:
         ("[train\n", "is not TOML"),
         ("[trian]\n", "'trian' is none of the tables"),
         ("[train]\nepoch = 3\n", "unknown key 'epoch'"),
+        ("[train]\nnemo = 3\n", "a method's key holds no table; write [train.<method>]"),
         ("[train]\nepochs = 'many'\n", "epochs is 'many': want int"),
     ],
 )
@@ -108,11 +110,55 @@ def test_a_wrong_setting_is_named() -> None:
 
 @pytest.mark.parametrize("name", ["tiny", "paper"])
 def test_named_configs_hold_known_keys(name: str) -> None:
-    tables = tomllib.loads((NAMED_CONFIGS / f"{name}.toml").read_text())
-    assert set(tables) == {"shape", "train", "infer"}
-    for cls, table in ((ShapeConfig, "shape"), (TrainConfig, "train"), (InferConfig, "infer")):
-        made = from_dict(cls, tables[table])
-        assert (made == cls()) == (name == "tiny")
+    path = NAMED_CONFIGS / f"{name}.toml"
+    assert set(tomllib.loads(path.read_text())) == {"shape", "train", "infer"}
+    for cls in (ShapeConfig, TrainConfig, InferConfig):
+        assert (load_toml(cls, path) == cls()) == (name == "tiny")
+    for method in METHODS:
+        made = load_toml(TrainConfig, path, method)
+        assert made.method == method
+        assert made.resize == (256 if name == "paper" and method in HEADS else 0)
+
+
+def test_a_methods_own_table_counts_for_it_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from ntdm import train
+
+    used = []
+    monkeypatch.setattr(
+        train, "run", lambda config, *_, **options: used.append((config, options)) or tmp_path
+    )
+    for extra in (
+        ("--method", "res50-pose"),
+        ("--set", "method=res50-pose", "--name", "mine"),
+        ("--method", "res50-pose", "--set", "epochs=3"),
+        (),
+    ):
+        assert ntdm(*TRAIN, "--config", "paper", "--device", "cpu", *extra).exit_code == 0
+    found = [(c.method, c.optimiser, c.epochs, c.resize, options["name"]) for c, options in used]
+    assert found == [
+        ("res50-pose", "sgd", 90, 256, None),
+        ("res50-pose", "sgd", 90, 256, "mine"),
+        ("res50-pose", "sgd", 3, 256, None),
+        ("ntdm", "adam", 800, 0, None),
+    ]
+
+
+def test_ablate_takes_settings_by_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from ntdm import ablate
+
+    used = []
+    monkeypatch.setattr(ablate, "run", lambda *given, **options: used.append((given, options)) or [tmp_path])
+    command = ("ablate", "--cache", "c", "--shapes", "s", "--out", tmp_path, "--device", "cpu", "--seed", "4")
+    done = ntdm(*command, "--set", "train.epochs=2", "--set", "infer.steps=5", "--splits", "pascal3d/val,a/b")
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == [str(tmp_path)] * 2
+    (training, inference, *_), options = used[0]
+    assert (training.epochs, training.seed, inference.steps, inference.seed) == (2, 4, 5, 4)
+    assert options["splits"] == ["pascal3d/val", "a/b"]
+    for wrong in ("epochs=2", "shape.steps=3"):
+        refused = ntdm(*command, "--set", wrong)
+        assert refused.exit_code == 2
+        assert "want train.KEY=VALUE or infer.KEY=VALUE" in " ".join(refused.stderr.split())
 
 
 def test_report_without_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def test_paper_configuration_is_valid(stage: type) -> None:
         (TrainConfig, "epochs", 0),
         (TrainConfig, "batch_size", -1),
         (TrainConfig, "learning_rate", 0.0),
-        (TrainConfig, "method", "nemo"),
+        (TrainConfig, "method", "nerf"),
         (InferConfig, "azimuths", 0),
         (InferConfig, "steps", -1),
         (InferConfig, "elevations", ()),

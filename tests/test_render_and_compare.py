@@ -112,6 +112,46 @@ def test_there_is_a_start_for_every_pose_and_latent(solver):
     assert (solver.starts[:, 4:7] == 0).all()
 
 
+def test_starts_from_one_latent(model):
+    few = replace(DEFAULT, azimuths=2, elevations=(0.0,), thetas=(0.0, 10.0))
+    found = {}
+    for key, config in (
+        ("average", replace(few, latent_start="average")),
+        ("random", replace(few, latent_start="random")),
+        ("again", replace(few, latent_start="random")),
+        ("other seed", replace(few, latent_start="random", seed=1)),
+    ):
+        starts = Solver(model, 0, config, SIZE, FOCAL).starts
+        assert len(starts) == 4
+        found[key] = starts[:, POSE_COLUMNS:].unique(dim=0)
+        assert len(found[key]) == 1
+        assert (found[key] >= 0).all()
+        torch.testing.assert_close(found[key].sum(1), torch.ones(1))
+    torch.testing.assert_close(found["average"], torch.full((1, 2), 0.5))
+    assert torch.equal(found["random"], found["again"])
+    assert not torch.equal(found["random"], found["other seed"])
+
+
+def test_a_fixed_average_shape_stays(model, solved):
+    config = replace(DEFAULT, latent_start="average", refine_shape=False, steps=8)
+    solution = Solver(model, 0, config, SIZE, FOCAL).solve(solved[0])
+    torch.testing.assert_close(solution.latent, torch.full((len(VIEWPOINTS), 2), 0.5))
+    assert degrees(solution, VIEWPOINTS).max() < 15
+
+
+def test_without_the_background_term_only_foreground_counts(model, solver):
+    plain = Solver(model, 0, replace(DEFAULT, background_term=False), SIZE, FOCAL)
+    cosine = torch.tensor([0.8, 0.3, -0.2, 0.1])
+    clutter = torch.tensor([0.5, 0.4, -0.5, 0.0])
+    # Foreground is what looks more like the object than like background, and like it at all.
+    torch.testing.assert_close(plain._gain(cosine, clutter), torch.tensor([0.8, 0.0, 0.0, 0.1]))
+    torch.testing.assert_close(solver._gain(cosine, clutter), torch.tensor([0.3, -0.02, 0.3, 0.1]))
+    # What background looks like then matters only for which cells count.
+    photos, _ = photographs(model, VIEWPOINTS)
+    lower = photos._replace(clutter=photos.clutter - 0.01)
+    assert (plain.start_losses(lower) <= plain.start_losses(photos)).all()
+
+
 def test_the_best_start_is_near_the_truth(model, solver, solved):
     losses = solver.start_losses(solved[0])
     assert losses.shape == (len(VIEWPOINTS), len(solver.starts))
@@ -285,7 +325,6 @@ def float64() -> Iterator[Callable[[NTDM, str], tuple[Solver, Tensor, Tensor, Ph
         solver = Solver(model, 0, config, SIZE, FOCAL)
         photos, _ = photographs(model, VIEWPOINTS)
         model.double()
-        solver.texture, solver.seen = solver.texture.double(), solver.seen.double()
         torch.set_default_dtype(torch.float64)
         rows = torch.zeros(len(VIEWPOINTS), POSE_COLUMNS + 2)
         rows[:, :3] = VIEWPOINTS[:, :3] + torch.tensor([0.13, -0.07, 0.05])

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from ntdm import cache, train
-from ntdm.baselines.pose_classifier import PoseClassifier
+from ntdm.baselines.classifier import Classifier
 from ntdm.model import NTDM
 
 
@@ -60,11 +60,11 @@ def test_trained_model_is_loaded(tiny, tiny_folder):
 
 def test_pose_classifier_is_trained_without_shapes(tiny_folder):
     model, description = train.load(tiny_folder / "classifier")
-    assert isinstance(model, PoseClassifier)
+    assert isinstance(model, Classifier)
     assert description["shapes"] == {}
-    angles, probability = model.predict(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
-    assert angles.shape == (2, 3)
-    torch.testing.assert_close(probability.sum(1), torch.ones(2))
+    guess = model.predict(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
+    assert guess.viewpoint.shape == (2, 3)
+    assert ((guess.score >= 0.5) & (guess.score <= 1)).all()  # of two classes
 
 
 def interrupt_after(monkeypatch, epochs: int) -> None:
@@ -179,7 +179,7 @@ def test_loss_that_is_not_a_number(tiny, tiny_folder, tmp_path):
 
 
 def test_unknown_method(tiny, tiny_folder, tmp_path):
-    with pytest.raises(ValueError, match="method is 'nerf': want ntdm or pose-classifier"):
+    with pytest.raises(ValueError, match="method is 'nerf': want ntdm or nemo or"):
         start(tiny_folder, tmp_path / "run", replace(tiny.TRAIN, method="nerf"))
 
 

@@ -1,4 +1,4 @@
-"""The pose classifier: its bins by hand, its loss, and that it can learn."""
+"""The classifiers: bins by hand, their loss, and that they can learn."""
 
 import math
 from dataclasses import replace
@@ -6,14 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ntdm.baselines.pose_classifier import PoseClassifier
+from ntdm.baselines.classifier import Classifier
+from ntdm.baselines.pose_bins import likeliest_angles, to_bins
 from ntdm.batch import Batch
 
 
 @pytest.fixture
-def model(tiny) -> PoseClassifier:
+def model(tiny) -> Classifier:
     torch.manual_seed(0)
-    return PoseClassifier(replace(tiny.CLASSIFIER, pose_bins=41), ["car", "sofa"])
+    return Classifier(replace(tiny.CLASSIFIER, pose_bins=41), ["car", "sofa"])
 
 
 def batch(viewpoints: torch.Tensor) -> Batch:
@@ -21,7 +22,7 @@ def batch(viewpoints: torch.Tensor) -> Batch:
     photo = torch.randint(0, 256, (count, 3, 32, 32), generator=torch.Generator().manual_seed(0))
     return Batch(
         photo=photo.to(torch.uint8),
-        amodal_mask=torch.zeros(count, 32, 32, dtype=torch.bool),
+        background=torch.ones(count, 32, 32, dtype=torch.bool),
         viewpoint=viewpoints,
         focal=torch.full((count,), 300.0),
         principal_point=torch.full((count, 2), 16.0),
@@ -30,7 +31,7 @@ def batch(viewpoints: torch.Tensor) -> Batch:
     )
 
 
-def test_bins_by_hand(model):
+def test_bins_by_hand():
     width = 2 * math.pi / 41
     viewpoints = torch.tensor(
         [
@@ -40,24 +41,53 @@ def test_bins_by_hand(model):
             [-0.01, 3.0, math.pi + 0.01, 5.0],  # angles wrap; an elevation beyond the pole is held
         ]
     )
-    assert model.bins(viewpoints).tolist() == [[0, 20, 20], [1, 0, 0], [40, 40, 40], [40, 40, 0]]
+    assert to_bins(viewpoints, 41).tolist() == [[0, 20, 20], [1, 0, 0], [40, 40, 40], [40, 40, 0]]
 
 
 def test_predicted_angles_are_the_centres_of_the_likeliest_bins(model):
-    model.eval()
     viewpoints = torch.tensor([[0.7, 0.3, -0.2, 5.0], [5.9, -0.8, 1.4, 5.0]])
-    bins = model.bins(viewpoints)
-
-    def certain(photo: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = torch.zeros(2, 3, 41).scatter(2, bins[..., None], 5.0)
-        return logits, torch.tensor([[0.0, 2.0], [1.0, 1.0]])
-
-    model.forward = certain
-    angles, probability = model.predict(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    bins = to_bins(viewpoints, 41)
+    angles = likeliest_angles(torch.zeros(2, 3, 41).scatter(2, bins[..., None], 5.0))
     half_bins = torch.tensor([math.pi, math.pi / 2, math.pi], dtype=torch.float64) / 41
     assert ((angles - viewpoints[:, :3]).abs() <= half_bins + 1e-6).all()
-    assert torch.equal(model.bins(torch.cat([angles, torch.ones(2, 1)], 1)), bins)
-    torch.testing.assert_close(probability, torch.tensor([[0.0, 2.0], [1.0, 1.0]]).softmax(-1))
+    assert torch.equal(to_bins(angles, 41), bins)
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ("pose-classifier", {"viewpoint", "free_viewpoint", "category", "score"}),
+        ("res50-pose", {"viewpoint", "free_viewpoint"}),
+        ("res50-class", {"category", "score"}),
+    ],
+)
+def test_each_says_what_it_was_trained_for(tiny, method, says):
+    torch.manual_seed(0)
+    model = Classifier(replace(tiny.CLASSIFIER, method=method), ["car", "sofa"]).eval()
+    guess = model.predict(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    assert {name for name, value in guess._asdict().items() if value is not None} == says
+    _, figures = model.training_loss(batch(torch.zeros(4, 4)), torch.Generator())
+    assert ("bin_accuracy" in figures) == ("viewpoint" in says)
+    assert ("class_accuracy" in figures) == ("category" in says)
+
+
+def test_likeliest_class_and_its_probability(model):
+    model.eval()
+    logits = torch.tensor([[0.0, 2.0], [1.0, 0.5]])
+    model.forward = lambda photo: (torch.zeros(2, 3, 41), logits)
+    guess = model.predict(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    assert guess.category.tolist() == [1, 0]
+    torch.testing.assert_close(guess.score, logits.softmax(-1).amax(-1))
+    assert torch.equal(guess.viewpoint, guess.free_viewpoint)
+
+
+def test_photos_are_resized(tiny):
+    torch.manual_seed(0)
+    model = Classifier(replace(tiny.CLASSIFIER, resize=64), ["car", "sofa"]).eval()
+    sizes = []
+    model.backbone.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape)))
+    model.predict(torch.zeros(2, 3, 32, 96, dtype=torch.uint8))
+    assert sizes == [(2, 3, 64, 64)]
 
 
 def test_loss_of_no_knowledge(model):

@@ -1,0 +1,122 @@
+"""Ablations: `ntdm ablate`. The runs of Table 3, each with one thing of the method changed.
+
+    full            nothing
+    no-background   cells that look like background do not enter the loss (Eq. 10 without its second sum)
+    single-alpha    one view bin: the texture does not depend on the direction it is seen from
+    fixed-shape     the shape stays what it starts as, the mean of the CADs' latents
+    latent-random   inference starts from a random mixture of the CADs' latents
+    latent-average  inference starts from their mean
+
+What changes inference alone shares the weights of `full`: its folder is a run folder with a link to them.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ntdm import evaluate, train
+from ntdm.config import InferConfig, TrainConfig
+from ntdm.outputs import atomic_path, finished
+from ntdm.progress import say
+
+WEIGHTS = "model.safetensors"
+COPIED = ("run.json", "train.csv", "train_names.txt", WEIGHTS)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What a run changes: keys of TrainConfig and of InferConfig."""
+
+    train: Mapping[str, Any] = field(default_factory=dict)
+    infer: Mapping[str, Any] = field(default_factory=dict)
+
+
+ABLATIONS = {  # in the order of Table 3
+    "full": Ablation(),
+    "no-background": Ablation(infer={"background_term": False}),
+    "single-alpha": Ablation(train={"view_bins": 1}),
+    "fixed-shape": Ablation(infer={"refine_shape": False, "latent_start": "average"}),
+    "latent-random": Ablation(infer={"latent_start": "random"}),
+    "latent-average": Ablation(infer={"latent_start": "average"}),
+}
+
+
+def run(
+    training: TrainConfig,
+    inference: InferConfig,
+    cache: Path,
+    shapes: Path,
+    out: Path,
+    splits: Sequence[str] = ("pascal3d/val",),
+    train_on: Sequence[str] = ("pascal3d/train",),
+    categories: Sequence[str] | None = None,
+    overwrite: bool = False,
+    device: str = "cpu",
+) -> list[Path]:
+    """Train what must be trained and evaluate every ablation; what is finished is kept.
+
+    Args:
+        training, inference: the configurations of `full`; the ablations change keys of them.
+        cache, shapes, train_on, categories, device: as for train.run. splits: as for evaluate.run.
+
+    Returns:
+        the run folders, `out`/<ablation>, in the order of Table 3; each has its ablation's name in tables.
+
+    Raises:
+        ValueError: a method other than "ntdm", and what train.run and evaluate.run refuse.
+    """
+    if training.method != "ntdm":
+        raise ValueError(f"ablations are of the method ntdm, not of {training.method!r}")
+    folders = []
+    for name, ablation in ABLATIONS.items():
+        folder = out / name
+        if ablation.train or name == "full":
+            say(f"ablation {name}: train")
+            own_training = replace(training, **ablation.train)
+            train.run(
+                own_training, cache, shapes, folder, train_on, categories,
+                overwrite=overwrite, device=device, name=name,
+            )  # fmt: skip
+        else:
+            _share(out / "full", folder, name, overwrite)
+        say(f"ablation {name}: evaluate")
+        own_inference = replace(inference, **ablation.infer)
+        evaluate.run(folder, cache, splits, own_inference, overwrite=overwrite, device=device)
+        folders.append(folder)
+    return folders
+
+
+def _share(full: Path, folder: Path, name: str, overwrite: bool) -> None:
+    """Make `folder` a run of another name with the weights of the run `full`."""
+    described = train.read_description(full / "config.json") | {"method": name}
+    target = folder / "config.json"
+    if target.exists() and (folder / WEIGHTS).exists():
+        before = train.read_description(target)
+        same_weights = train.weights_digest(folder) == train.weights_digest(full)
+        if same_weights and finished(folder, before, described, overwrite):
+            return
+        if not overwrite:
+            raise ValueError(f"{folder} has other weights than {full}; pass --overwrite to replace it")
+    target.unlink(missing_ok=True)  # and written last, so that a folder cut short is made anew
+    for stale in ("predictions", "errors", "sheets"):
+        shutil.rmtree(folder / stale, ignore_errors=True)
+    for item in COPIED:
+        with atomic_path(folder / item) as part:
+            _link(full / item, part)
+    with atomic_path(target) as part:
+        part.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name, or a copy where the file system has no such names.
+
+    A link is safe: outputs are replaced, never written into.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,95 @@
+"""What a method is to the stages: a model that can be trained, and what it says of photos.
+
+NTDM and every baseline are a :class:`Model`; ntdm/methods.py lists them and says how each is built and asked.
+Those that compare feature maps with a background bank are a :class:`FeatureModel`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ntdm import backbone
+from ntdm.batch import Batch
+from ntdm.config import TrainConfig
+from ntdm.losses import BackgroundBank
+
+
+class Model(nn.Module):
+    """A network with its training loss. All randomness of a step comes from the generator it is given.
+
+    Attributes:
+        config: what it is trained with.
+        categories: names; every category number in a batch or a guess is an index here.
+        backbone: has `multiple`, the number of pixels of which image sides must be multiples.
+    """
+
+    config: TrainConfig
+    categories: tuple[str, ...]
+    backbone: Any
+
+    @property
+    def num_latents(self) -> Sequence[int]:
+        """K of each category; empty for a method that uses no shape latents."""
+        return ()
+
+    def training_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """A scalar to be minimised, and figures for the log, `loss` among them."""
+        raise NotImplementedError
+
+
+class FeatureModel(Model):
+    """A model with a feature map a photo, in cells of `stride` pixels, and a bank of background features."""
+
+    backbone: backbone.FeatureNet
+    bank: BackgroundBank
+
+    @property
+    def stride(self) -> int:
+        """Pixels a cell."""
+        return self.backbone.stride
+
+    def features(self, photo: Tensor) -> Tensor:
+        """Unit features [B, h, w, d] (float32) of uint8 photos [B, 3, H, W]."""
+        x = backbone.normalise_photo(photo).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(photo.device.type, torch.bfloat16, enabled=self.config.bf16):
+            y = self.backbone(x)
+        return F.normalize(y.float().permute(0, 2, 3, 1), dim=-1)
+
+    def _touched(self, mask: Tensor) -> Tensor:
+        """Cells [B, h, w] of which some pixel of mask [B, H, W] is set."""
+        return F.max_pool2d(mask[:, None].float(), self.stride)[:, 0] > 0
+
+    def _background_samples(self, features: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+        """A few features an image from cells that show background only [n, d]."""
+        empty = ~self._touched(~batch.background)
+        drawn = []
+        for image, free in zip(features, empty, strict=True):
+            cells = free.flatten().nonzero()[:, 0]
+            pick = torch.randperm(len(cells), generator=generator)[: self.config.background_per_image]
+            drawn.append(image.flatten(0, 1)[cells[pick]])
+        return torch.cat(drawn)
+
+
+class Guess(NamedTuple):
+    """What a method says of N photos; None where it does not say it. Angles in radians.
+
+    Every photo is given with its true category, and poses and masks are those found under it, as the papers'
+    are; the `free` ones are found without that knowledge. A failed prediction has nan angles.
+    """
+
+    viewpoint: Tensor | None = None  # [N, 3] azimuth, elevation, theta, or [N, 4] with the distance
+    free_viewpoint: Tensor | None = None  # the same, under `category`
+    category: Tensor | None = None  # int64 [N], the likeliest
+    score: Tensor | None = None  # [N], higher is better
+    amodal: Tensor | None = None  # bool [N, H, W]
+    visible: Tensor | None = None  # bool [N, H, W]
+    amodal_free: Tensor | None = None  # bool [N, H, W]
+    latent: Tensor | None = None  # [N, K], nan beyond a category's own K
+    scale: Tensor | None = None  # [N]
+
+
+# uint8 photos [N, 3, H, W] on the model's device and their true category numbers
+Predict = Callable[[Tensor, Sequence[int]], Guess]

@@ -1,0 +1,119 @@
+"""The methods that can be trained and evaluated, by the name they have on the command line and in the tables.
+
+To add one (StarMap, a Bayesian amodal net, A3D, JOF): write its :class:`~ntdm.method.Model` and what it
+predicts in a file of ntdm/baselines/, its name in ntdm/config.py's METHODS, and its entry here.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ntdm.baselines.classifier import Classifier
+from ntdm.baselines.cuboid import Cuboid
+from ntdm.baselines.mask_rcnn import MaskRCNN
+from ntdm.baselines.nemo import NeMo, NeMoPredictor
+from ntdm.config import InferConfig, ShapeConfig, TrainConfig, from_dict, to_dict
+from ntdm.deform import DeformableMesh
+from ntdm.method import Guess, Model, Predict
+from ntdm.model import NTDM
+from ntdm.render_and_compare import Solver, encode
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method comes to its model, and its model to predictions.
+
+    Attributes:
+        build: untrained model of config, category names and shapes by category.
+        predictor: what answers for a trained model, given inference config, image size [H, W] and the nominal
+            focal length in crop pixels.
+        shapes: what the model is built around, an object a category: "" nothing, "fitted" what fit-shapes
+            wrote, "cads" cuboids around the CADs of the caches.
+        describe: such an object as JSON, for config.json; restore: the same, untrained, from that and the
+            file's name.
+    """
+
+    build: Callable[[TrainConfig, Sequence[str], Mapping[str, Any]], Model]
+    predictor: Callable[[Any, InferConfig, tuple[int, int], float], Predict]
+    shapes: str = ""
+    describe: Callable[[Any], dict[str, Any]] = lambda shape: {}
+    restore: Callable[[Mapping[str, Any], str], Any] = lambda values, source: None
+
+
+class NTDMPredictor:
+    """Fits every photo under every category; the lowest loss names the class."""
+
+    def __init__(self, model: NTDM, config: InferConfig, image_size: tuple[int, int], focal: float) -> None:
+        self.model, self.config = model, config
+        self.solvers = [Solver(model, c, config, image_size, focal) for c in range(len(model.categories))]
+
+    def __call__(self, photo: Tensor, category: Sequence[int]) -> Guess:
+        """Pose, masks, shape and class of uint8 photos [N, 3, H, W]."""
+        photos = encode(self.model, photo, self.config)
+        solutions = [solver.solve(photos) for solver in self.solvers]
+        masks = [s.masks(solution, photos) for s, solution in zip(self.solvers, solutions, strict=True)]
+        losses = torch.stack([solution.loss for solution in solutions], 1)
+        lowest, best = losses.min(1)
+        pairs = list(zip(category, best.tolist(), strict=True))  # true and predicted category of each photo
+        latent = photo.new_full((len(photo), max(self.model.num_latents)), torch.nan, dtype=torch.float32)
+        for i, (own, _) in enumerate(pairs):
+            found = solutions[own].latent[i]
+            latent[i, : len(found)] = found
+        return Guess(
+            viewpoint=torch.stack([solutions[own].viewpoint[i] for i, (own, _) in enumerate(pairs)]),
+            free_viewpoint=torch.stack([solutions[free].viewpoint[i] for i, (_, free) in enumerate(pairs)]),
+            category=best,
+            score=1 - lowest,
+            amodal=torch.stack([masks[own][0][i] for i, (own, _) in enumerate(pairs)]),
+            visible=torch.stack([masks[own][1][i] for i, (own, _) in enumerate(pairs)]),
+            amodal_free=torch.stack([masks[free][0][i] for i, (_, free) in enumerate(pairs)]),
+            latent=latent,
+            scale=torch.stack([solutions[own].scale[i] for i, (own, _) in enumerate(pairs)]),
+        )
+
+
+def _describe_shape(shape: DeformableMesh) -> dict[str, Any]:
+    return {"config": to_dict(shape.config), "num_latents": shape.num_latents}
+
+
+def _restore_shape(values: Mapping[str, Any], source: str) -> DeformableMesh:
+    return DeformableMesh(from_dict(ShapeConfig, values["config"], source), values["num_latents"])
+
+
+def _describe_cuboid(cuboid: Cuboid) -> dict[str, Any]:
+    return {"low": list(cuboid.low), "high": list(cuboid.high), "vertices": cuboid.wanted}
+
+
+def _restore_cuboid(values: Mapping[str, Any], source: str) -> Cuboid:
+    return Cuboid(values["low"], values["high"], values["vertices"])
+
+
+def _answers_itself(model: Any, config: InferConfig, image_size: tuple[int, int], focal: float) -> Predict:
+    """A feed-forward model's predictor: nothing of the inference config applies to it."""
+    return model.predict
+
+
+_CLASSIFIER = Method(lambda config, names, _: Classifier(config, names), _answers_itself)
+METHODS: dict[str, Method] = {
+    "ntdm": Method(
+        lambda config, _, shapes: NTDM(config, shapes),
+        NTDMPredictor,
+        "fitted",
+        _describe_shape,
+        _restore_shape,
+    ),
+    "nemo": Method(
+        lambda config, _, shapes: NeMo(config, shapes),
+        NeMoPredictor,
+        "cads",
+        _describe_cuboid,
+        _restore_cuboid,
+    ),
+    "mask-rcnn": Method(lambda config, names, _: MaskRCNN(config, names), _answers_itself),
+    "pose-classifier": _CLASSIFIER,
+    "res50-pose": _CLASSIFIER,
+    "res50-class": _CLASSIFIER,
+}

@@ -1,0 +1,127 @@
+"""MT Mask R-CNN: what it learns, what it predicts, and the sentence where torchvision is missing."""
+
+import builtins
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ntdm.baselines import mask_rcnn
+from ntdm.batch import Batch
+
+
+@pytest.fixture(scope="module")
+def torchvision():
+    """torchvision, with its operators in plain torch where its own do not fit this torch."""
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        pytest.skip("torchvision is not installed")
+    except RuntimeError:
+        runpy.run_path(str(Path(__file__).with_name("torchvision_operators.py")))["install"]()
+
+
+def scenes(count: int = 4, seed: int = 0) -> Batch:
+    """Bright boxes on noise: wide ones of class 0 from the front, high ones of class 1 from behind."""
+    generator = torch.Generator().manual_seed(seed)
+    photo = torch.randint(0, 80, (count, 3, 64, 64), generator=generator).to(torch.uint8)
+    mask = torch.zeros(count, 64, 64, dtype=torch.bool)
+    viewpoint = torch.zeros(count, 4)
+    for i in range(count):
+        x, y = (16 + torch.randint(0, 8, (2,), generator=generator)).tolist()
+        width, height = (32, 16) if i % 2 == 0 else (16, 32)
+        mask[i, y : y + height, x : x + width] = True
+        photo[i, i % 2, y : y + height, x : x + width] = 250
+        viewpoint[i, 0] = 0.2 if i % 2 == 0 else 3.3
+    return Batch(
+        photo=photo, background=~mask, amodal_mask=mask, viewpoint=viewpoint, focal=torch.ones(count),
+        principal_point=torch.full((count, 2), 32.0), category=[i % 2 for i in range(count)], latent=[],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, torchvision) -> tuple[mask_rcnn.MaskRCNN, list[float]]:
+    torch.manual_seed(0)
+    model = mask_rcnn.MaskRCNN(replace(tiny.TRAIN, method="mask-rcnn"), ["car", "sofa"])
+    optimiser, losses = torch.optim.Adam(model.parameters(), 2e-3), []
+    for step in range(30):
+        loss, figures = model.training_loss(scenes(), torch.Generator().manual_seed(step))
+        assert set(figures) == {"loss", "objectness", "rpn_box_reg", "class", "box", "mask", "pose"}
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert all(p.grad is not None for p in model.parameters())
+    return model.requires_grad_(False).eval(), losses
+
+
+def test_it_learns_a_batch_by_heart(trained):
+    model, losses = trained
+    assert losses[-1] < 0.3 * losses[0]
+    photos = scenes()
+    guess = model.predict(photos.photo, photos.category)
+    assert guess.category.tolist() == photos.category
+    assert (guess.score > 0.5).all()
+    assert (guess.viewpoint[:, 0] - photos.viewpoint[:, 0]).abs().max() < 0.2
+    shared = (guess.amodal & photos.amodal_mask).sum((1, 2)) / (guess.amodal | photos.amodal_mask).sum((1, 2))
+    assert shared.min() > 0.6
+    assert guess.visible is None
+
+
+def test_the_true_class_and_the_likeliest_are_told_apart(trained):
+    model, _ = trained
+    photos = scenes()
+    right, wrong = model.predict(photos.photo, [0, 1, 0, 1]), model.predict(photos.photo, [1, 0, 1, 0])
+    assert torch.equal(right.amodal, right.amodal_free)
+    for field in ("category", "score", "amodal_free", "free_viewpoint"):
+        assert torch.equal(getattr(right, field), getattr(wrong, field))
+    assert not torch.equal(wrong.amodal, wrong.amodal_free)
+
+
+def test_a_step_draws_from_its_generator_alone(tiny, torchvision):
+    torch.manual_seed(0)
+    model = mask_rcnn.MaskRCNN(replace(tiny.TRAIN, method="mask-rcnn"), ["car", "sofa"])
+    found = []
+    for outside in (1, 2):
+        torch.manual_seed(outside)
+        before = torch.get_rng_state()
+        found.append(model.training_loss(scenes(), torch.Generator().manual_seed(7))[0].item())
+        assert torch.equal(torch.get_rng_state(), before)
+    assert found[0] == found[1]
+
+
+def test_an_empty_mask_is_refused(tiny, torchvision):
+    model = mask_rcnn.MaskRCNN(replace(tiny.TRAIN, method="mask-rcnn"), ["car", "sofa"])
+    photos = scenes()
+    photos.amodal_mask[2] = False
+    with pytest.raises(ValueError, match=r"empty amodal mask: .* train on caches whose samples have CADs"):
+        model.training_loss(photos, torch.Generator())
+
+
+def test_boxes_are_cut_to_the_picture():
+    boxes = torch.tensor([[-5.0, 3.0, 20.0, 70.0], [90.0, 10.0, 95.0, 12.0]])
+    assert mask_rcnn._clipped(boxes, (64, 48)).tolist() == [[0, 3, 20, 64], [47, 10, 48, 12]]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ModuleNotFoundError("No module named 'torchvision'"),
+        RuntimeError("operator torchvision::nms does not exist"),
+    ],
+)
+def test_without_torchvision_one_sentence(tiny, monkeypatch, error):
+    whole = builtins.__import__
+
+    def without(name, *args, **options):
+        if name.startswith("torchvision"):
+            raise error
+        return whole(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(
+        ValueError, match=r"mask-rcnn needs torchvision, .*install the torchvision that was built for"
+    ):
+        mask_rcnn.MaskRCNN(replace(tiny.TRAIN, method="mask-rcnn"), ["car"])
