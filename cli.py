@@ -77,6 +77,12 @@ class Compression(StrEnum):
     gzip = "gzip"
 
 
+class Predictions(StrEnum):
+    csv = "csv"
+    ood_cv = "ood-cv"
+    nemo = "nemo"
+
+
 class Format(StrEnum):
     coco = "coco"
     bop = "bop"
@@ -346,24 +352,63 @@ def evaluate(
         print(path)
 
 
+@app.command("import")
+def import_predictions(
+    form: Annotated[Predictions, typer.Argument(metavar="csv|ood-cv|nemo")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Predictions of one split.")],
+    method: Annotated[str, typer.Option(help="Name of the method in the tables.")],
+    split: Annotated[str, typer.Option(help="DATASET/SPLIT that was predicted.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; it may hold other splits of the method.")],
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of the cache files; its split is the truth.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="The OOD-CV challenge's labels.csv as the truth, without a cache.")
+    ] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Score another program's predictions and make a run of them, for `ntdm report`.
+
+    \b
+    Example: ntdm import ood-cv pose.csv --split ood_cv/pose --cache cache --method theirs --out runs/theirs
+    Example: ntdm import nemo car.npz bus.npz --split pascal3d/val --cache cache --method NeMo --out runs/nemo
+    """
+    from ntdm import external
+
+    keys = _keys([split], "--split")
+    if len(keys) != 1:
+        raise typer.BadParameter(f"{split!r}: want one DATASET/SPLIT", param_hint="--split")
+    if (cache is None) == (labels is None):
+        raise typer.BadParameter("name the truth by --cache or by --labels", param_hint="--cache")
+    print(external.run(form, files, out, method, keys[0], cache, labels, overwrite=overwrite))
+
+
 @app.command()
 def report(
     table: Annotated[int, typer.Option(help="1: occlusion levels, 2: nuisances, 3: ablations.")],
+    more: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Runs, as --runs.")] = None,
     runs: Annotated[list[Path] | None, typer.Option(help="Repeat. Default: every run in ./runs.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the table and its figure.")] = Path("report"),
+    out: Annotated[Path, typer.Option(help="Folder for the table and its figures.")] = Path("report"),
     published: Annotated[bool, typer.Option(help="Add the rows that papers print.")] = True,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the cache files: adds pictures of photos and fitted meshes."),
+    ] = None,
 ) -> None:
-    """Put the errors of runs into a table: CSV, Markdown, LaTeX, and a figure.
+    """Put the errors of runs into a table: CSV, Markdown, LaTeX, an HTML page, and figures.
 
     \b
     Example: ntdm report --table 2 --runs runs/ntdm --runs runs/pose-classifier --out report
+    Example: ntdm report --table 3 --runs ablations/* --out report
     """
     from ntdm.reports import tables
 
-    found = runs or sorted(path.parent for path in Path("runs").glob("*/config.json"))
+    # A shell hands the paths of a pattern on one by one, and the option takes the first only.
+    found = [*(runs or ()), *(more or ())]
+    found = found or sorted(path.parent for path in Path("runs").glob("*/config.json"))
     if not found:
         raise ValueError("no run in ./runs: name one by --runs")
-    path = tables.report(table, found, out, published)
+    path = tables.report(table, found, out, published, _pictures(table, found, cache, out) if cache else ())
     print(path.with_suffix(".md").read_text(encoding="utf-8"))
     print(path)
 
@@ -448,6 +493,17 @@ def export(
     print(export.FORMATS[form](paths, run, out, **options))
 
 
+def _pictures(table: int, runs: Sequence[Path], cache: Path, out: Path) -> list[Any]:
+    """Pictures for a table's page, of the runs that fit meshes."""
+    from ntdm import sheets
+    from ntdm.reports import tables
+    from ntdm.reports.page import Picture
+
+    layout = tables.LAYOUTS.get(table)
+    found = [] if layout is None else sheets.run(runs, cache, layout.splits, out / f"table_{table}_pictures")
+    return [Picture(path, caption) for path, caption in found]
+
+
 RAW_FOLDERS = {
     Dataset.pascal3d: "PASCAL3D+_release1.1",
     Dataset.occluded_pascal3d: "OccludedPASCAL3D",
@@ -508,7 +564,10 @@ def demo(
         evaluate.run(run, cache, DEMO_SPLITS, settled(InferConfig), overwrite=overwrite, device=where)
     meshes = _infer_examples(pascal3d, runs[0], out / "inferred", settled(InferConfig), where)
     say("demo 5/5: tables")
-    written = [tables.report(table, runs, out / "report", False) for table in (1, 2)]
+    written = []
+    for table in (1, 2):
+        pictures = _pictures(table, runs, cache, out / "report")
+        written.append(tables.report(table, runs, out / "report", False, pictures))
     for path in written:
         print(path.with_suffix(".md").read_text(encoding="utf-8"))
     for path in (*written, runs[0] / "sheets" / "pascal3d" / "val.png", *meshes):

@@ -13,25 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ntdm import cache as caches
-from ntdm import picture, predictions, train
-from ntdm.camera import cam_from_obj
+from ntdm import predictions, sheets, train
 from ntdm.config import InferConfig, to_dict
-from ntdm.mesh import vertex_normals
 from ntdm.method import Guess, Model, Predict
 from ntdm.methods import METHODS
 from ntdm.model import NTDM
-from ntdm.outputs import atomic_path, finished, sweep
+from ntdm.outputs import finished, sweep
 from ntdm.predictions import Geometry, Prediction, PredictionWriter
 from ntdm.progress import say, track
-from ntdm.rasterize import interpolate, rasterize
 from ntdm.sample_dataset import SampleDataset
-from ntdm.sample_table import read_errors
 from ntdm.scoring import score
-
-SHEET_ROWS = 12
 
 
 def run(
@@ -83,7 +76,7 @@ def run(
         scored = score(table, paths, run_folder / "errors" / f"{split}.csv")
         say(f"{split}: {scored.samples} samples, {scored.failed} failed predictions")
         if isinstance(model, NTDM):
-            sheet = _sheet(model, description["nominal_focal"], run_folder, split, paths)
+            sheet = sheets.overview(model, description["nominal_focal"], run_folder, split, paths)
             say(f"{split}: pictures in {sheet}")
         written.append(scored.path)
     return written
@@ -159,58 +152,3 @@ def _geometry(guess: Guess) -> Geometry:
         name: array.numpy().astype(np.uint8 if name in masks else np.float32)
         for name, array in arrays.items() if array is not None
     })  # fmt: skip
-
-
-def _sheet(model: NTDM, focal: float, run_folder: Path, split: str, paths: Sequence[Path]) -> Path:
-    """A contact sheet of the split, best to worst pose: photo | predicted mesh over it | masks."""
-    errors = read_errors(run_folder / "errors" / f"{split}.csv")
-    order = np.argsort(errors["rotation_error"], kind="stable")
-    chosen = order[np.linspace(0, len(order) - 1, min(SHEET_ROWS, len(order))).round().astype(int)]
-    keys = [errors.keys()[i] for i in chosen]
-    table = predictions.read_predictions(run_folder / "predictions" / f"{split}.csv")
-    place = {key: i for i, key in enumerate(table.keys())}
-    masks = predictions.read_geometry(run_folder / "predictions" / f"{split}.csv", keys)
-    assert masks.amodal is not None and masks.visible is not None
-    assert masks.latent is not None and masks.scale is not None
-    photos = _photos(paths, set(keys))
-    rows, captions = [], []
-    for n, (i, key) in enumerate(zip(chosen, keys, strict=True)):
-        photo, row = photos[key], place[key]
-        shape = model.shapes[key[0]]
-        latent = torch.from_numpy(masks.latent[n, : shape.num_latents])[None].to(model.faces.device)
-        vertices = shape(latent) * float(masks.scale[n])
-        viewpoint = vertices.new_tensor([[float(table[column][row]) for column in predictions.POSE_COLUMNS]])
-        shading = _shading(model, cam_from_obj(vertices, viewpoint), focal, photo.shape[:2])
-        over = picture.overlay(photo, masks.amodal[n], masks.visible[n], shading)
-        rows.append([photo, over, picture.mask_picture(masks.amodal[n], masks.visible[n])])
-        iou = float(errors["amodal_iou"][i]) if errors.measured("amodal_iou") else None
-        guess = str(table["predicted_category"][row])
-        captions.append(picture.describe(key[1], key[0], guess, float(errors["rotation_error"][i]), iou))
-    out = run_folder / "sheets" / f"{split}.png"
-    with atomic_path(out) as part:
-        sheet = picture.contact_sheet(
-            rows, captions, ("photo", "predicted mesh", "visible blue, occluded orange"), across=2
-        )
-        Image.fromarray(sheet).save(part)
-    return out
-
-
-def _photos(paths: Sequence[Path], keys: set[tuple[str, str]]) -> dict[tuple[str, str], np.ndarray]:
-    photos = {}
-    for path in paths:
-        with caches.CacheFile(path) as file:
-            for i, name in enumerate(file["name"]):
-                if (file.category, name) in keys:
-                    photos[file.category, name] = file.read("images", i)
-    return photos
-
-
-def _shading(model: NTDM, vertices_cam: torch.Tensor, focal: float, size: tuple[int, ...]) -> np.ndarray:
-    """Brightness [H, W] of a mesh [1, V, 3] seen by the crop's nominal camera."""
-    height, width = size
-    centre = vertices_cam.new_tensor([[width / 2, height / 2]])
-    fragments = rasterize(
-        vertices_cam, model.faces, vertices_cam.new_tensor([focal]), centre, (height, width)
-    )
-    normals = interpolate(vertex_normals(vertices_cam, model.faces), model.faces, fragments)
-    return picture.shade(normals[0].cpu().numpy())

@@ -184,7 +184,7 @@ def ood_cv(paths: Sequence[Path], run: Path | None, out: Path, order: Path | Non
         distance = record.viewpoint[3]
         unknown = math.isnan(distance) and not record.failed
         cells = [*map(cell_text, angles), cell_text(None if unknown else distance)]
-        lines.append([_ood_cv_name(record), record.category, *cells])
+        lines.append([f"{challenge_name(record.category, record.name)}.jpg", record.category, *cells])
     with atomic_path(out) as part:
         write_csv(part, OOD_CV_COLUMNS, lines if order is None else _ordered(lines, order))
     return out
@@ -279,17 +279,20 @@ def _category_id(category: str) -> int:
     return CATEGORIES.index(category) + 1
 
 
-def _ood_cv_name(record: Record) -> str:
-    """`<source>_<category>_<image>_<object>.jpg`, as the challenge calls the crop of an object."""
-    image, _, number = record.name.rpartition("_")
+def challenge_name(category: str, name: str) -> str:
+    """`<source>_<category>_<image>_<object>`, as the OOD-CV challenge calls the crop of an object.
+
+    Raises ValueError when a sample's name is not `<image>_<object>`.
+    """
+    image, _, number = name.rpartition("_")
     if not image or not number.isdecimal():
         raise ValueError(
-            f"export ood-cv: sample name {record.name!r} of {record.dataset}/{record.split} is not "
-            "<image>_<object>, so the challenge's name of it is not known"
+            f"ood-cv: sample name {name!r} of {category} is not <image>_<object>, so the challenge's name "
+            "of it is not known"
         )
     imagenet, voc = re.fullmatch(r"n\d{8}_\d+", image), re.fullmatch(r"\d{4}_\d{6}", image)
     source = "imagenet" if imagenet else "pascal" if voc else "collection"
-    return f"{source}_{record.category}_{image}_{int(number)}.jpg"
+    return f"{source}_{category}_{image}_{int(number)}"
 
 
 def _ordered(lines: Sequence[list[str]], order: Path) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""The figure beside each table, and the histograms of a cache; the one door to matplotlib."""
+"""The figures beside a table, and the histograms of a cache; the one door to matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +15,9 @@ from ntdm.reports.typeset import Block, Line
 _LINES_PANEL, _BARS_PANEL = (4.2, 3.2), (8.4, 2.3)  # inches
 _LEGEND_ENTRY = 2.4  # inches
 _VIEWPOINTS = (11.0, 6.0)  # inches
+_CURVES_PANEL, _STAGES_PANEL = (3.4, 2.9), (4.4, 0.34)  # inches; of the second, the height a bar
+_CONFUSION_CELL = 0.34  # inches
+_MOST_NUMBERS = 6  # categories: in a larger confusion matrix numbers would run into each other
 _FARTHEST = 40.0  # CAD units: a few annotations reach 100 and would squeeze the rest into one bar
 _MARKERS = "osD^vPX*"
 
@@ -28,8 +31,8 @@ def draw(title: str, blocks: Sequence[Block], ordered: bool, path: Path) -> None
     """
     lines = [line for block in blocks for line in block.lines]
     methods = list(dict.fromkeys(line.method for line in sorted(lines, key=lambda line: line.published)))
-    palette = colormaps["tab10" if len(methods) <= 10 else "tab20"]
-    styles = {m: (_MARKERS[i % len(_MARKERS)], palette(i % palette.N)) for i, m in enumerate(methods)}
+    colours = _colours(methods)
+    styles = {m: (_MARKERS[i % len(_MARKERS)], colours[m]) for i, m in enumerate(methods)}
     columns = min(len(blocks), 2) if ordered else 1
     rows = -(-len(blocks) // columns)
     panel_width, panel_height = _LINES_PANEL if ordered else _BARS_PANEL
@@ -47,7 +50,8 @@ def draw(title: str, blocks: Sequence[Block], ordered: bool, path: Path) -> None
         if len(blocks) > 1:
             panel.set_title(block.heading, fontsize=10)
         panel.set_xticks(range(len(block.columns)), block.columns)
-        panel.set_ylim(0, 100)
+        panel.set_ylim(0, 103 if ordered else 114)  # room for markers, for numbers above the bars
+        panel.set_yticks(range(0, 101, 20))
         panel.set_ylabel("%")
         panel.grid(axis="y", alpha=0.3)
         panel.set_axisbelow(True)
@@ -63,6 +67,146 @@ def draw(title: str, blocks: Sequence[Block], ordered: bool, path: Path) -> None
     )
     # The library's version in the file would make equal reports differ.
     figure.savefig(path, dpi=150, format="png", metadata={"Software": None})
+
+
+def draw_error_curves(title: str, errors: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
+    """Share of samples with a smaller pose error, by error; a panel a column, a line a method.
+
+    Args:
+        errors: column -> method -> [N] degrees.
+    """
+    shown = {column: methods for column, methods in errors.items() if methods}
+    names = list(dict.fromkeys(method for methods in shown.values() for method in methods))
+    colours = _colours(names)
+    across = 2 if len(shown) == 4 else min(len(shown), 3)
+    down = -(-len(shown) // across)
+    width, height = _CURVES_PANEL
+    figure = Figure((width * across, height * down + 0.9), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(down, across, sharey=True)).ravel()
+    for panel in axes[len(shown) :]:
+        panel.remove()
+    handles: dict[str, Any] = {}
+    for (column, methods), panel in zip(shown.items(), axes, strict=False):
+        for mark in (10, 30):  # pi/18 and pi/6
+            panel.axvline(mark, color="0.6", linewidth=0.8, linestyle=":")
+        for method, values in methods.items():
+            ordered = np.concatenate([[0.0], np.sort(values), [180.0]])
+            share = np.concatenate([[0.0], 100 * np.arange(1, len(values) + 1) / len(values), [100.0]])
+            (handles[method],) = panel.step(
+                ordered, share, where="post", color=colours[method], linewidth=1.6
+            )
+        panel.set_title(column, fontsize=10)
+        # The square root gives the small errors, which tell good methods apart, half of the width.
+        panel.set_xscale("function", functions=(np.sqrt, np.square))
+        panel.set_xlim(0, 180)
+        panel.set_xticks([0, 5, 10, 30, 60, 90, 180])
+        panel.set_ylim(0, 100)
+        panel.set_xlabel("pose error, degrees", fontsize=9)
+        panel.set_ylabel("images below, %", fontsize=9)
+        panel.tick_params(labelsize=8)
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=11)
+    columns = max(1, int(width * across // _LEGEND_ENTRY))
+    figure.legend(
+        [handles[name] for name in names],
+        names,
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=8,
+        frameon=False,
+    )
+    figure.savefig(path, dpi=150, format="png", metadata={"Software": None})
+
+
+def draw_confusion(
+    title: str,
+    guesses: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
+    columns: Sequence[str],
+    path: Path,
+) -> None:
+    """A matrix a method (row of panels) and column of the table; percent of a true category's samples.
+
+    Args:
+        guesses: method -> column -> true and predicted categories, text [N].
+    """
+    shown = {method: pairs for method, pairs in guesses.items() if pairs}
+    across = [column for column in columns if any(column in pairs for pairs in shown.values())]
+    names = sorted({str(n) for pairs in shown.values() for pair in pairs.values() for n in np.unique(pair)})
+    side = max(1.6, _CONFUSION_CELL * len(names))
+    figure = Figure((side * len(across) + 1.6, (side + 0.35) * len(shown) + 1.3), layout="constrained")
+    axes = np.asarray(figure.subplots(len(shown), len(across), squeeze=False))
+    for i, (method, pairs) in enumerate(shown.items()):
+        for j, column in enumerate(across):
+            panel = axes[i, j]
+            if column not in pairs:
+                panel.remove()
+                continue
+            _confusion(panel, *pairs[column], names)
+            panel.set_title(f"{method}, {column}" if len(shown) > 1 else column, fontsize=8)
+            first = j == min(k for k, c in enumerate(across) if c in pairs)
+            panel.set_yticks(range(len(names)), names if first else [], fontsize=7)
+            last = all(across[j] not in other for other in list(shown.values())[i + 1 :])
+            panel.set_xticks(range(len(names)), names if last else [], rotation=90, fontsize=7)
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=150, format="png", metadata={"Software": None})
+
+
+def _confusion(panel: Axes, true: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> None:
+    place = {name: k for k, name in enumerate(names)}
+    counts = np.zeros((len(names), len(names)))
+    np.add.at(counts, ([place[str(t)] for t in true], [place[str(p)] for p in predicted]), 1)
+    total = counts.sum(1, keepdims=True)
+    share = np.divide(100 * counts, total, out=np.full_like(counts, np.nan), where=total > 0)
+    panel.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    panel.tick_params(length=0)
+    if len(names) <= _MOST_NUMBERS:
+        for row, column in np.argwhere(np.isfinite(share)):
+            value = share[row, column]
+            panel.text(
+                column,
+                row,
+                f"{value:.0f}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if value > 55 else "black",
+            )
+
+
+def draw_seconds(title: str, stages: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """Bars of the stages' times on logarithmic scales.
+
+    Args:
+        stages: stage and its unit -> method -> seconds.
+    """
+    shown = {stage: times for stage, times in stages.items() if times}
+    colours = _colours(list(dict.fromkeys(method for times in shown.values() for method in times)))
+    most = max(len(times) for times in shown.values())
+    width, height = _STAGES_PANEL
+    figure = Figure((width * len(shown), height * most + 1.3), layout="constrained")
+    for panel, (stage, times) in zip(
+        np.atleast_1d(figure.subplots(1, len(shown))), shown.items(), strict=True
+    ):
+        values = list(times.values())
+        bars = panel.barh(range(len(times)), values, color=[colours[method] for method in times])
+        panel.bar_label(bars, [f"{value:.3g}" for value in values], padding=3, fontsize=8)
+        panel.set_yticks(range(len(times)), list(times), fontsize=8)
+        panel.invert_yaxis()
+        positive = [value for value in values if value > 0]
+        if positive:
+            panel.set_xscale("log")
+            panel.set_xlim(min(positive) / 3, max(positive) * 6)
+        panel.set_xlabel(stage, fontsize=9)
+        panel.tick_params(labelsize=8)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=150, format="png", metadata={"Software": None})
+
+
+def _colours(methods: Sequence[str]) -> dict[str, Any]:
+    palette = colormaps["tab10" if len(methods) <= 10 else "tab20"]
+    return {method: palette(i % palette.N) for i, method in enumerate(methods)}
 
 
 def draw_viewpoints(
@@ -139,6 +283,8 @@ def _lines(panel: Axes, block: Block, styles: Styles, handles: dict[str, Any]) -
             linestyle="--" if line.published else "-",
             alpha=0.65 if line.published else 1.0,
         )
+        if not line.published:
+            _whiskers(panel, np.arange(len(block.columns)), line, colour)
 
 
 def _bars(panel: Axes, block: Block, styles: Styles, handles: dict[str, Any]) -> None:
@@ -156,11 +302,25 @@ def _bars(panel: Axes, block: Block, styles: Styles, handles: dict[str, Any]) ->
             linewidth=0.0,
             alpha=0.55 if line.published else 1.0,
         )
+        if not line.published:
+            _whiskers(panel, places, line, "0.25")
         # More numbers than these would run into each other.
         if len(block.lines) * len(block.columns) <= 30:
-            for x, value in zip(places[np.isfinite(values)], values[np.isfinite(values)], strict=True):
-                panel.text(x, value + 1, f"{value:.1f}", ha="center", va="bottom", fontsize=6)
+            for x, cell in zip(places, line.cells, strict=True):
+                if cell is not None:
+                    top = cell.value if cell.high is None else cell.high
+                    panel.text(x, top + 1, f"{cell.value:.1f}", ha="center", va="bottom", fontsize=6)
+
+
+def _whiskers(panel: Axes, places: np.ndarray, line: Line, colour: Any) -> None:
+    """95 % intervals of the cells that have one."""
+    for x, cell in zip(places, line.cells, strict=True):
+        if cell is not None and cell.low is not None and cell.high is not None:
+            panel.errorbar(
+                x, cell.value, [[cell.value - cell.low], [cell.high - cell.value]],
+                fmt="none", ecolor=colour, elinewidth=1.0, capsize=2.5,
+            )  # fmt: skip
 
 
 def _values(line: Line) -> np.ndarray:
-    return np.array([np.nan if cell is None else cell for cell in line.cells])
+    return np.array([np.nan if cell is None else cell.value for cell in line.cells])

@@ -1,13 +1,14 @@
 """`ntdm report`: Tables 1, 2 and 3 from the error files of runs, beside the published rows (design.md 3.4).
 
-A report reads ``<run>/errors/<dataset>/<split>.csv``, the key ``method`` of ``<run>/config.json``, and
-``data_fingerprint`` of ``<run>/run.json`` where there is one. It writes ``table_N.csv`` (four decimals),
-``table_N.md`` and ``table_N.tex`` (one decimal, the best of a column bold) and the figure ``table_N.png``.
+    table_N.csv              four decimals          table_N_breakdown.csv   by category, with intervals
+    table_N.md, table_N.tex  one decimal            table_N.html            all of it on one page
+    table_N.png, table_N_curves.png, table_N_confusion.png, table_N_seconds.png
+
+What is read of a run is said in runs.py, how intervals are made in measures.py.
 """
 
 import csv
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,24 +17,27 @@ import numpy as np
 from ntdm import metrics
 from ntdm.config import NUISANCES
 from ntdm.outputs import atomic_path, sweep
-from ntdm.reports import figures
+from ntdm.reports import figures, page
+from ntdm.reports.measures import (
+    ALL,
+    FURTHER,
+    LABELS,
+    MEAN,
+    MEAN_MACRO,
+    MEDIAN,
+    METRICS,
+    RESAMPLES,
+    Estimate,
+    Key,
+    estimate,
+)
+from ntdm.reports.page import Picture
+from ntdm.reports.runs import ABLATIONS, Run, check_comparable, read_run
 from ntdm.reports.typeset import Block, Cell, Line, latex, markdown
-from ntdm.sample_table import Table, read_errors, write_csv
+from ntdm.sample_table import write_csv
 
-METRICS = ("pose_acc_pi_6", "pose_acc_pi_18", "amodal_iou", "class_acc")
-ERROR_COLUMN = {
-    "pose_acc_pi_6": "rotation_error",
-    "pose_acc_pi_18": "rotation_error",
-    "amodal_iou": "amodal_iou",
-    "class_acc": "class_correct",
-}
-LABEL = {
-    "pose_acc_pi_6": "Pose accuracy at π/6",
-    "pose_acc_pi_18": "Pose accuracy at π/18",
-    "amodal_iou": "Amodal IoU",
-    "class_acc": "Class accuracy",
-}
 PUBLISHED_SUFFIX = " (published)"
+Estimates = Mapping[Key, Estimate]
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class Layout:
     means: bool  # whether columns mean and mean_macro follow
     ordered: bool  # whether the columns are a scale, drawn as lines
     notes: tuple[str, ...]  # said when published rows are shown
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of the CSV, without method, metric and n."""
+        return (*self.splits, *((MEAN, MEAN_MACRO) if self.means else ()))
 
 
 LAYOUTS = {
@@ -77,7 +86,7 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One method and metric: percent by column, None where not measured; n samples, None if published."""
+    """One method and metric: cells by column, None where not measured; n samples, None if published."""
 
     method: str
     metric: str
@@ -86,27 +95,20 @@ class Row:
     published: bool
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run's name and its error files by ``dataset/split``, those that exist."""
-
-    path: Path
-    method: str
-    fingerprint: str | None
-    errors: dict[str, Table]
-
-
-def report(table: int, runs: Sequence[Path], out: Path, published: bool = True) -> Path:
-    """Writes a table in CSV, Markdown and LaTeX and its figure into `out`.
+def report(
+    table: int, runs: Sequence[Path], out: Path, published: bool = True, pictures: Sequence[Picture] = ()
+) -> Path:
+    """Writes a table in CSV, Markdown, LaTeX and HTML, its breakdown and its figures into `out`.
 
     Args:
         table: 1 (occlusion), 2 (nuisances) or 3 (ablations).
-        runs: run folders, in the order of the rows.
+        runs: run folders, in the order of the rows; of Table 3 the ablations stand in the paper's order.
         out: folder.
         published: whether the paper's rows stand above the measured ones, marked as such.
+        pictures: shown on the page below the figures.
 
     Returns:
-        The path of the CSV; the other files have its name with ``.md``, ``.tex``, ``.png``.
+        The path of the CSV; the other files have its name and another ending.
 
     Raises:
         ValueError: no such table; nothing to show; a run without config.json; two runs of one method name;
@@ -116,78 +118,55 @@ def report(table: int, runs: Sequence[Path], out: Path, published: bool = True) 
         raise ValueError(f"table {table} is unknown: want 1, 2 or 3")
     sweep(out)
     layout = LAYOUTS[table]
-    found = [read_run(Path(run), list(layout.splits.values())) for run in runs]
-    _check_comparable(found)
+    found = [read_run(Path(run), list(layout.splits.values()), ablations=table == 3) for run in runs]
+    if table == 3:
+        found.sort(key=lambda run: ABLATIONS.index(run.method) if run.method in ABLATIONS else len(ABLATIONS))
+    check_comparable(found)
+    estimates = estimate(found, layout.splits, layout.means)
     rows = read_published(table) if published else []
-    for run in found:
-        rows += measure(run, layout)
+    rows += measured_rows(found, layout, estimates)
     if not rows:
         wanted = ", ".join(f"errors/{split}.csv" for split in layout.splits.values())
         raise ValueError(
             f"nothing to show in table {table}: no run given has any of {wanted}; run evaluate first"
         )
-    columns = [*layout.splits, *(("mean", "mean_macro") if layout.means else ())]
-    blocks = _metric_columns(rows) if table == 3 else _metric_blocks(columns, rows)
-    notes = [*_notes(found, layout), *(layout.notes if published else ())]
+    blocks = _metric_columns(rows) if table == 3 else _metric_blocks(layout.columns, rows)
     target = out / f"table_{table}.csv"
-    with atomic_path(target.with_suffix(".png")) as temporary:
-        figures.draw(f"Table {table}. {layout.title}", blocks, layout.ordered, temporary)
+    notes = [*_notes(found, layout, rows, target.stem), *(layout.notes if published else ())]
+    label = f"Table {table}"
+    drawn = _draw(target, f"{label}. {layout.title}", blocks, layout, found)
     text = {
-        ".md": markdown(f"Table {table}", layout.title, blocks, notes, f"table_{table}.png"),
-        ".tex": latex(f"Table {table}", layout.title, blocks, notes),
+        ".md": markdown(label, layout.title, blocks, notes, drawn[0].path.name),
+        ".tex": latex(label, layout.title, blocks, notes),
+        ".html": page.html(
+            f"{label}. {layout.title}",
+            blocks,
+            notes,
+            _breakdown_blocks(estimates, layout),
+            [*drawn, *pictures],
+            _provenance(found),
+        ),
     }
     for suffix, typeset in text.items():
         with atomic_path(target.with_suffix(suffix)) as temporary:
             temporary.write_text(typeset, encoding="utf-8")
+    with atomic_path(target.with_name(f"{target.stem}_breakdown.csv")) as temporary:
+        write_csv(temporary, *_breakdown_csv(estimates))
     with atomic_path(target) as temporary:
-        write_csv(temporary, *_csv(table, columns, rows, blocks))
+        write_csv(temporary, *_csv(table, layout.columns, rows, blocks))
     return target
 
 
-def read_run(path: Path, splits: Sequence[str]) -> Run:
-    """A run's name, data fingerprint and error files of `splits` (``dataset/split``)."""
-    config = _read_json(path / "config.json")
-    method = config.get("method")
-    if not isinstance(method, str) or not method.strip():
-        raise ValueError(
-            f"{path / 'config.json'} has no text under the key 'method', the name of the table's row"
-        )
-    described = _read_json(path / "run.json") if (path / "run.json").exists() else {}
-    errors = {}
-    for split in splits:
-        file = path / "errors" / f"{split}.csv"
-        if not file.exists():
-            continue
-        errors[split] = table = read_errors(file)
-        if not len(table):
-            raise ValueError(f"{file} has no rows: a split that was not evaluated should have no file")
-        for column, want in zip(("dataset", "split"), split.split("/"), strict=True):
-            wrong = np.flatnonzero(table[column] != want)
-            if len(wrong):
-                line, value = table.lines[wrong[0]], str(table[column][wrong[0]])
-                raise ValueError(
-                    f"{file}, line {line}: {column} is {value!r}, want {want!r} as in the file's path"
-                )
-    fingerprint = described.get("data_fingerprint")
-    return Run(path, method, None if fingerprint is None else str(fingerprint), errors)
-
-
-def measure(run: Run, layout: Layout) -> Iterator[Row]:
-    """The rows of a run: one for every metric that is measured in at least one column."""
-    for metric in METRICS:
-        values = {
-            column: run.errors[split][ERROR_COLUMN[metric]]
-            for column, split in layout.splits.items()
-            if split in run.errors and run.errors[split].measured(ERROR_COLUMN[metric])
-        }
-        if not values:
-            continue
-        cells = {column: _score(metric, values.get(column)) for column in layout.splits}
-        if layout.means:
-            whole = len(values) == len(layout.splits)
-            cells["mean"] = _score(metric, np.concatenate(list(values.values())) if whole else None)
-            cells["mean_macro"] = _macro(cells, layout)
-        yield Row(run.method, metric, cells, sum(map(len, values.values())), False)
+def measured_rows(runs: Sequence[Run], layout: Layout, estimates: Estimates) -> Iterator[Row]:
+    """The rows of runs: one for every metric that is measured in at least one column."""
+    for run in runs:
+        for metric in METRICS:
+            cells: dict[str, Cell] = {
+                column: estimates.get(Key(run.method, metric, ALL, column)) for column in layout.columns
+            }
+            n = sum(cell.n or 0 for c in layout.splits if (cell := cells[c]) is not None)
+            if n:
+                yield Row(run.method, metric, cells, n, False)
 
 
 def read_published(table: int) -> list[Row]:
@@ -197,69 +176,41 @@ def read_published(table: int) -> list[Row]:
     with open(Path(__file__).with_name("published.csv"), newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
             if line["table"] == str(table):
-                cells.setdefault((line["method"], line["metric"]), {})[line["column"]] = float(line["value"])
+                row = cells.setdefault((line["method"], line["metric"]), {})
+                row[line["column"]] = Estimate(float(line["value"]))
     rows = []
     for (method, metric), values in cells.items():
-        if layout.means:
-            values["mean_macro"] = _macro(values, layout)
+        numbers = [cell.value for c in layout.splits if (cell := values.get(c)) is not None]
+        if layout.means and len(numbers) == len(layout.splits):
+            values[MEAN_MACRO] = Estimate(sum(numbers) / len(numbers))
         rows.append(Row(method + PUBLISHED_SUFFIX, metric, values, None, True))
     return rows
 
 
-def _score(metric: str, values: np.ndarray | None) -> Cell:
-    if values is None:
-        return None
-    if metric == "pose_acc_pi_6":
-        return metrics.accuracy(values, metrics.PI_6)
-    if metric == "pose_acc_pi_18":
-        return metrics.accuracy(values, metrics.PI_18)
-    return float(100 * values.mean())
-
-
-def _macro(cells: dict[str, Cell], layout: Layout) -> Cell:
-    values = [cells.get(column) for column in layout.splits]
-    numbers = [value for value in values if value is not None]
-    return sum(numbers) / len(numbers) if len(numbers) == len(values) else None
-
-
-def _check_comparable(runs: Sequence[Run]) -> None:
-    """Rows under one column must be of one data set: names, fingerprints, and the very samples."""
-    for i, run in enumerate(runs):
-        for other in runs[:i]:
-            if run.method == other.method:
-                raise ValueError(
-                    f"{other.path / 'config.json'} and {run.path / 'config.json'} both have the method name "
-                    f"{run.method!r}: give one of them another"
-                )
-            if run.fingerprint and other.fingerprint and run.fingerprint != other.fingerprint:
-                raise ValueError(
-                    f"{other.path} and {run.path} are runs on different data (data_fingerprint "
-                    f"{other.fingerprint} and {run.fingerprint} in run.json): make a report of each"
-                )
-            for split in run.errors.keys() & other.errors.keys():
-                ours, theirs = run.errors[split], other.errors[split]
-                odd = set(ours.keys()) ^ set(theirs.keys())
-                if odd:
-                    key = min(odd)
-                    has, lacks = (ours, theirs) if key in set(ours.keys()) else (theirs, ours)
-                    line = has.lines[has.keys().index(key)]
-                    raise ValueError(
-                        f"{lacks.path} lacks the sample {key} of {has.path}, line {line}: methods are "
-                        "compared on the same samples; write a failed prediction as pi and IoU 0"
-                    )
-
-
-def _notes(runs: Sequence[Run], layout: Layout) -> list[str]:
-    """What a reader must know beside the numbers: sizes, failures, what is missing."""
+def _notes(runs: Sequence[Run], layout: Layout, rows: Sequence[Row], stem: str) -> list[str]:
+    """What a reader must know beside the numbers: protocol, sizes, seeds, intervals, what is missing."""
     notes = ["Percent; accuracies count errors strictly below the threshold, means are over images."]
-    sizes = {
-        column: len(run.errors[split])
-        for column, split in layout.splits.items()
-        for run in runs
-        if split in run.errors
-    }
+    notes.append(
+        "Protocol: pose and masks are those of the true category, as the papers measure them; the class is "
+        "the method's own choice among all."
+    )
+    if layout.means:
+        notes.append("mean is over all images, mean_macro over the columns.")
+    sizes = {c: len(run.errors[s]) for c, s in layout.splits.items() for run in runs if s in run.errors}
     if sizes:
         notes.append("Samples: " + ", ".join(f"{column} {n}" for column, n in sizes.items()) + ".")
+    seeds = [f"{run.method} {run.about['seed']}" for run in runs if "seed" in run.about]
+    if seeds:
+        notes.append(f"Seeds: {', '.join(seeds)}.")
+    cells = [cell for row in rows for cell in row.cells.values() if cell is not None]
+    reach = [
+        max(c.high - c.value, c.value - c.low) for c in cells if c.low is not None and c.high is not None
+    ]
+    if reach:
+        notes.append(
+            f"95 % intervals ({RESAMPLES} bootstrap resamples of the images) reach at most {max(reach):.1f} "
+            f"from a cell; each is in {stem}_breakdown.csv and {stem}.html."
+        )
     for run in runs:
         poses = [t["rotation_error"] for t in run.errors.values() if t.measured("rotation_error")]
         failed = sum(int((p >= metrics.FAILED_ROTATION_ERROR).sum()) for p in poses)
@@ -269,6 +220,56 @@ def _notes(runs: Sequence[Run], layout: Layout) -> list[str]:
         if missing:
             notes.append(f"{run.method}: not evaluated on {', '.join(missing)}.")
     return notes
+
+
+def _draw(
+    target: Path, title: str, blocks: Sequence[Block], layout: Layout, runs: Sequence[Run]
+) -> list[Picture]:
+    """The figures beside a table, those that there is something for; the table's own is the first."""
+    drawn: list[Picture] = []
+
+    def path(ending: str, caption: str) -> Path:
+        drawn.append(Picture(target.with_name(f"{target.stem}{ending}.png"), caption))
+        return drawn[-1].path
+
+    with atomic_path(path("", "The table, with 95 % intervals; pale: published.")) as temporary:
+        figures.draw(title, blocks, layout.ordered, temporary)
+    curves = {
+        column: {
+            run.method: np.degrees(run.errors[split]["rotation_error"])
+            for run in runs
+            if split in run.errors and run.errors[split].measured("rotation_error")
+        }
+        for column, split in layout.splits.items()
+    }
+    if any(curves.values()):
+        caption = "Share of images with a smaller pose error; dotted: π/18 and π/6."
+        with atomic_path(path("_curves", caption)) as temporary:
+            figures.draw_error_curves("Cumulative pose error", curves, temporary)
+    guesses = {
+        run.method: {
+            column: (run.errors[split]["category"], run.predicted[split])
+            for column, split in layout.splits.items()
+            if split in run.predicted
+        }
+        for run in runs
+    }
+    if any(guesses.values()):
+        caption = "Images of a category (row) by predicted category (column), percent of the row."
+        with atomic_path(path("_confusion", caption)) as temporary:
+            figures.draw_confusion("Predicted categories", guesses, tuple(layout.splits), temporary)
+    training = {run.method: float(run.about["seconds"]) for run in runs if "seconds" in run.about}
+    prediction = {
+        run.method: float(np.concatenate(timed).mean())
+        for run in runs
+        if (timed := [t["seconds"] for t in run.errors.values() if t.measured("seconds")])
+    }
+    if training or prediction:
+        caption = "Time of the stages, each on the device that its run.json names."
+        with atomic_path(path("_seconds", caption)) as temporary:
+            stages = {"training, seconds": training, "prediction, seconds an image": prediction}
+            figures.draw_seconds("Time of the stages", stages, temporary)
+    return drawn
 
 
 def _metric_blocks(columns: Sequence[str], rows: Sequence[Row]) -> list[Block]:
@@ -281,48 +282,74 @@ def _metric_blocks(columns: Sequence[str], rows: Sequence[Row]) -> list[Block]:
             if row.metric == metric
         ]
         if lines:
-            blocks.append(Block(LABEL[metric], tuple(columns), tuple(lines)))
+            blocks.append(Block(LABELS[metric], tuple(columns), tuple(lines)))
     return blocks
 
 
 def _metric_columns(rows: Sequence[Row]) -> list[Block]:
     """Table 3's one block: a line a method, a column a metric."""
+    shown = list(METRICS)[:3]
     lines = []
     for method in dict.fromkeys(row.method for row in rows):
         mine = {row.metric: row for row in rows if row.method == method}
         first = next(iter(mine.values()))
-        cells = tuple(mine[m].cells["all"] if m in mine else None for m in METRICS[:3])
+        cells = tuple(mine[m].cells["all"] if m in mine else None for m in shown)
         lines.append(Line(method, cells, first.n, first.published))
-    return [Block("Ablation", tuple(LABEL[m] for m in METRICS[:3]), tuple(lines))]
+    return [Block("Ablation", tuple(LABELS[m] for m in shown), tuple(lines))]
+
+
+def _breakdown_blocks(estimates: Estimates, layout: Layout) -> list[Block]:
+    """A block a metric, a line a method and category; lower is better in the last, the median error."""
+    blocks = []
+    for metric in (*METRICS, *FURTHER, MEDIAN):
+        named = dict.fromkeys((key.method, key.category) for key in estimates if key.metric == metric)
+        lines = []
+        for method, category in named:
+            cells = tuple(estimates.get(Key(method, metric, category, c)) for c in layout.columns)
+            n = sum(cell.n or 0 for cell in cells[: len(layout.splits)] if cell is not None)
+            lines.append(Line(method, cells, n, False, category))
+        if lines:
+            blocks.append(Block(LABELS[metric], layout.columns, tuple(lines)))
+    return blocks
+
+
+def _breakdown_csv(estimates: Estimates) -> tuple[list[str], list[list[str]]]:
+    header = ["method", "metric", "category", "column", "value", "low", "high", "n"]
+    return header, [
+        [k.method, k.metric, k.category, k.column, *map(_decimals, (e.value, e.low, e.high)), _count(e.n)]
+        for k, e in estimates.items()
+    ]
+
+
+def _provenance(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """A line a run: what run.json says of how it was made."""
+    wanted = ("ntdm", "torch", "device", "threads", "seed", "samples", "seconds", "data_fingerprint")
+    return [
+        (
+            run.method,
+            ", ".join(f"{key} {run.about[key]}" for key in wanted if key in run.about) or "not known",
+        )
+        for run in runs
+    ]
 
 
 def _csv(
     table: int, columns: Sequence[str], rows: Sequence[Row], blocks: Sequence[Block]
 ) -> tuple[list[str], list[list[str]]]:
     if table == 3:
-        header = ["method", *METRICS[:3], "n"]
-        return header, [[a.method, *map(_decimals, a.cells), _count(a.n)] for a in blocks[0].lines]
-    lines = [[r.method, r.metric, *(_decimals(r.cells.get(c)) for c in columns), _count(r.n)] for r in rows]
+        header = ["method", *list(METRICS)[:3], "n"]
+        return header, [[a.method, *map(_cell, a.cells), _count(a.n)] for a in blocks[0].lines]
+    lines = [[r.method, r.metric, *(_cell(r.cells.get(c)) for c in columns), _count(r.n)] for r in rows]
     return ["method", "metric", *columns, "n"], lines
 
 
-def _decimals(value: Cell) -> str:
+def _cell(cell: Cell) -> str:
+    return "" if cell is None else _decimals(cell.value)
+
+
+def _decimals(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
 def _count(n: int | None) -> str:
     return "" if n is None else str(n)
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    if not path.exists():
-        raise ValueError(
-            f"{path} does not exist: is {path.parent} a run folder? It must hold config.json and errors/"
-        )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is not a JSON object")
-    return values

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-Cell = float | None  # percent; None: not measured, an empty cell, never 0
+from ntdm.reports.measures import Estimate
+
+Cell = Estimate | None  # None: not measured, an empty cell, never 0
 
 
 @dataclass(frozen=True)
@@ -14,6 +16,7 @@ class Line:
     cells: tuple[Cell, ...]
     n: int | None
     published: bool
+    category: str = ""  # of a breakdown
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,18 @@ def latex(label: str, title: str, blocks: Sequence[Block], notes: Sequence[str])
     return "\n".join(body) + "\n"
 
 
-def _grid(block: Block, bold: str, escape: Callable[[str], str]) -> list[list[str]]:
-    """Printed cells of every line. Cells that print alike as the best of their column are all bold."""
-    printed = [["" if cell is None else f"{cell:.1f}" for cell in line.cells] for line in block.lines]
+def printed_cells(block: Block) -> tuple[list[list[str]], list[float | None]]:
+    """The cells of every line with one decimal, and the best of every column as printed."""
+    printed = [["" if cell is None else f"{cell.value:.1f}" for cell in line.cells] for line in block.lines]
     best = [
         max((float(text) for text in column if text), default=None) for column in zip(*printed, strict=True)
     ]
+    return printed, best
+
+
+def _grid(block: Block, bold: str, escape: Callable[[str], str]) -> list[list[str]]:
+    """Printed cells of every line. Cells that print alike as the best of their column are all bold."""
+    printed, best = printed_cells(block)
     return [
         [
             escape(line.method),

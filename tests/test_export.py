@@ -210,15 +210,9 @@ def test_ood_cv_angles_are_degrees(caches, perfect, tmp_path, predicted):
     ],
 )
 def test_ood_cv_names_are_the_challenges(name, image):
-    record = export.Record(
-        1, 1, 0, "ood_cv", "shape", "aeroplane", name, (8, 8), 1.0, np.zeros(2), np.zeros(4)
-    )
-    assert export._ood_cv_name(record) == image
-    nameless = export.Record(
-        1, 1, 0, "ood_cv", "shape", "car", "photo", (8, 8), 1.0, np.zeros(2), np.zeros(4)
-    )
-    with pytest.raises(ValueError, match="'photo' of ood_cv/shape is not <image>_<object>"):
-        export._ood_cv_name(nameless)
+    assert f"{export.challenge_name('aeroplane', name)}.jpg" == image
+    with pytest.raises(ValueError, match="'photo' of car is not <image>_<object>"):
+        export.challenge_name("car", "photo")
 
 
 def test_ood_cv_takes_the_rows_of_the_challenge(caches, tmp_path, capsys):

@@ -1,0 +1,210 @@
+"""Metrics of runs by column and category, with 95 % bootstrap intervals.
+
+Photos are resampled with replacement, 1000 times, within each split; all methods and metrics of a split see
+the same resamples. The interval is from the 2.5th to the 97.5th percentile of the resampled means. Where all
+photos are right, or none, it has no width: the bootstrap knows no photo but these.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntdm import metrics
+from ntdm.reports.runs import Run
+from ntdm.sample_table import Table
+
+RESAMPLES = 1000
+ALL, CLASS_MEAN = "all", "class mean"  # in the place of a category: every photo; the mean of the categories
+MEAN, MEAN_MACRO = "mean", "mean_macro"  # in the place of a column: over all photos; the mean of the columns
+MEDIAN = "median_error_deg"
+
+_AT_ONCE = 64  # resamples whose counts are in memory together
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A mean over photos, in percent, of an error column: its values, or the share below a threshold."""
+
+    label: str
+    column: str
+    threshold: float | None = None  # radians
+
+    def of(self, table: Table) -> NDArray[np.float64]:
+        """[N], of which the mean is the metric."""
+        values = table[self.column]
+        found = values if self.threshold is None else values < self.threshold
+        return 100.0 * found.astype(np.float64)
+
+
+METRICS = {
+    "pose_acc_pi_6": Metric("Pose accuracy at π/6", "rotation_error", metrics.PI_6),
+    "pose_acc_pi_18": Metric("Pose accuracy at π/18", "rotation_error", metrics.PI_18),
+    "amodal_iou": Metric("Amodal IoU", "amodal_iou"),
+    "class_acc": Metric("Class accuracy", "class_correct"),
+}
+# Beside the tables, in the breakdown only.
+FURTHER = {
+    "visible_iou": Metric("Visible IoU", "visible_iou"),
+    "pose_acc_pi_6_free": Metric("Class-free pose accuracy at π/6", "rotation_error_free", metrics.PI_6),
+    "pose_acc_pi_18_free": Metric("Class-free pose accuracy at π/18", "rotation_error_free", metrics.PI_18),
+    "amodal_iou_free": Metric("Class-free amodal IoU", "amodal_iou_free"),
+}
+LABELS = {name: metric.label for name, metric in (METRICS | FURTHER).items()} | {
+    MEDIAN: "Median pose error, degrees"
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number of a table and its 95 % interval; a published number has no interval and no n.
+
+    Percent, but for the median error in degrees.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+
+@dataclass(frozen=True)
+class Key:
+    """What an estimate is of; `category` may be ALL or CLASS_MEAN, `column` MEAN or MEAN_MACRO."""
+
+    method: str
+    metric: str
+    category: str
+    column: str
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A mean over n photos and what it is in every resample [RESAMPLES]."""
+
+    value: float
+    n: int
+    means: NDArray[np.float64]
+
+    def estimate(self) -> Estimate:
+        low, high = np.percentile(self.means, (2.5, 97.5))
+        return Estimate(self.value, float(low), float(high), self.n)
+
+
+def estimate(runs: Sequence[Run], splits: Mapping[str, str], means: bool) -> dict[Key, Estimate]:
+    """Every metric that is measured, by category and column.
+
+    Args:
+        runs: with the same samples in a split that two of them have (runs.check_comparable).
+        splits: column -> ``dataset/split``.
+        means: whether the columns MEAN and MEAN_MACRO follow; only where every split is measured.
+    """
+    drawn: dict[Key, _Drawn] = {}
+    for column, split in splits.items():
+        drawn |= _of_split(runs, column, split)
+    if means:
+        drawn |= _over_columns(drawn, tuple(splits))
+    return {key: found.estimate() for key, found in drawn.items()} | _medians(runs, splits, means)
+
+
+def _of_split(runs: Sequence[Run], column: str, split: str) -> dict[Key, _Drawn]:
+    named = {
+        (run.method, name): metric.of(run.errors[split])
+        for run in runs
+        if split in run.errors
+        for name, metric in (METRICS | FURTHER).items()
+        if run.errors[split].measured(metric.column)
+    }
+    if not named:
+        return {}
+    values = np.stack(list(named.values()), 1)
+    category_of = next(run.errors[split]["category"] for run in runs if split in run.errors)
+    found: dict[Key, _Drawn] = {}
+    categories = sorted(set(category_of.tolist()))
+    for category in (ALL, *categories):
+        part = values if category == ALL else values[category_of == category]
+        resampled = resampled_means(part, f"{split}/{category}")
+        for j, (method, metric) in enumerate(named):
+            found[Key(method, metric, category, column)] = _Drawn(
+                float(part[:, j].mean()), len(part), resampled[:, j]
+            )
+    for method, metric in named:
+        parts = [found[Key(method, metric, category, column)] for category in categories]
+        found[Key(method, metric, CLASS_MEAN, column)] = _macro(parts)
+    return found
+
+
+def resampled_means(values: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+    """Means of `values` [n, M] over photos drawn with replacement, [RESAMPLES, M].
+
+    The draws follow from `name` and n alone, so that a method has the same interval in every report.
+    """
+    generator = np.random.default_rng(zlib.crc32(name.encode()))
+    n, means = len(values), []
+    for start in range(0, RESAMPLES, _AT_ONCE):
+        picks = generator.integers(0, n, (min(_AT_ONCE, RESAMPLES - start), n))
+        counts = np.stack([np.bincount(pick, minlength=n) for pick in picks]).astype(np.float64)
+        means.append(counts @ values / n)
+    return np.concatenate(means)
+
+
+def _over_columns(drawn: Mapping[Key, _Drawn], columns: Sequence[str]) -> dict[Key, _Drawn]:
+    """Means over the columns; a category that a column does not show is missing there for all methods."""
+    found = {}
+    rows = dict.fromkeys((key.method, key.metric, key.category) for key in drawn)
+    for method, metric, category in rows:
+        whole = all(Key(method, metric, ALL, column) in drawn for column in columns)
+        keys = [Key(method, metric, category, column) for column in columns]
+        parts = [drawn[key] for key in keys if key in drawn]
+        if whole and category != CLASS_MEAN:
+            n = sum(part.n for part in parts)
+            found[Key(method, metric, category, MEAN)] = _Drawn(
+                sum(part.n * part.value for part in parts) / n,
+                n,
+                sum((part.n * part.means for part in parts), np.zeros(RESAMPLES)) / n,
+            )
+        if whole:
+            found[Key(method, metric, category, MEAN_MACRO)] = _macro(parts)
+    return found
+
+
+def _macro(parts: Sequence[_Drawn]) -> _Drawn:
+    return _Drawn(
+        sum(part.value for part in parts) / len(parts),
+        sum(part.n for part in parts),
+        np.mean([part.means for part in parts], 0),
+    )
+
+
+def _medians(runs: Sequence[Run], splits: Mapping[str, str], means: bool) -> dict[Key, Estimate]:
+    found = {}
+    for run in runs:
+        errors: dict[tuple[str, str], NDArray[np.float64]] = {}
+        for column, split in splits.items():
+            table = run.errors.get(split)
+            if table is None or not table.measured("rotation_error"):
+                continue
+            errors[ALL, column] = table["rotation_error"]
+            for category in sorted(set(table["category"].tolist())):
+                errors[category, column] = table["rotation_error"][table["category"] == category]
+        if means and all((ALL, column) in errors for column in splits):
+            for category in dict.fromkeys(category for category, _ in errors):
+                parts = [errors[category, c] for c in splits if (category, c) in errors]
+                errors[category, MEAN] = np.concatenate(parts)
+        for (category, column), values in errors.items():
+            found[Key(run.method, MEDIAN, category, column)] = median(values)
+    return found
+
+
+def median(errors: NDArray[np.float64]) -> Estimate:
+    """Median of errors [n] (radians) in degrees, between the order statistics that bound it in 95 %."""
+    n = len(errors)
+    ordered = np.degrees(np.sort(errors))
+    # As many errors lie below the true median as heads fall in n throws.
+    reach = 1.96 * n**0.5 / 2
+    low, high = int(np.floor(n / 2 - reach)), int(np.ceil(n / 2 + reach))
+    return Estimate(
+        metrics.median_error_deg(errors), float(ordered[max(low, 0)]), float(ordered[min(high, n - 1)]), n
+    )

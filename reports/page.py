@@ -1,0 +1,138 @@
+"""A report as one HTML page that needs nothing beside it: sortable tables with intervals, figures inside."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from ntdm.reports.measures import ALL, CLASS_MEAN
+from ntdm.reports.typeset import Block, Line, printed_cells
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1f }
+body { max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.35rem } h2 { font-size: 1.1rem; margin-top: 2.2rem }
+.scroll { overflow-x: auto }
+table { border-collapse: collapse; margin: .4rem 0 1.2rem }
+caption { text-align: left; font-weight: 600; padding: .3rem 0 }
+th, td { padding: .22rem .7rem; text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
+th.text, td.text { text-align: left }
+thead th { border-bottom: 2px solid #999; padding: 0 }
+thead button { all: unset; cursor: pointer; padding: .3rem .7rem }
+thead button { display: block; width: 100%; box-sizing: border-box }
+thead button:focus-visible { outline: 2px solid #0072dc }
+thead th[aria-sort=ascending] button::after { content: " \\2191" }
+thead th[aria-sort=descending] button::after { content: " \\2193" }
+tbody tr { border-bottom: 1px solid #e4e4e8 }
+tr.published { color: #6b6b75; font-style: italic }
+tr.whole td { font-weight: 600 }
+small { display: block; color: #6b6b75; font-size: .75em; font-weight: 400 }
+details { margin: .3rem 0 } summary { cursor: pointer }
+figure { margin: 1rem 0 } img { max-width: 100%; height: auto } figcaption { color: #55555f }
+dt { font-weight: 600 } dd { margin: 0 0 .4rem }
+"""
+
+# An empty cell stays below, whichever way a column is sorted.
+_SCRIPT = """
+document.querySelectorAll("thead button").forEach(button => button.addEventListener("click", () => {
+  const head = button.parentElement, table = head.closest("table"), body = table.tBodies[0];
+  const down = head.getAttribute("aria-sort") === "descending" ||
+    (head.classList.contains("text") && !head.hasAttribute("aria-sort"));
+  table.querySelectorAll("th").forEach(other => other.removeAttribute("aria-sort"));
+  head.setAttribute("aria-sort", down ? "ascending" : "descending");
+  const place = head.cellIndex, sign = down ? 1 : -1, text = head.classList.contains("text");
+  const of = row => row.cells[place].dataset.value;
+  [...body.rows].sort((a, b) => {
+    if (of(a) === "" || of(b) === "") return (of(a) === "") - (of(b) === "");
+    return sign * (text ? of(a).localeCompare(of(b)) : of(a) - of(b));
+  }).forEach(row => body.append(row));
+}));
+"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG file and what it shows."""
+
+    path: Path
+    caption: str
+
+
+def html(
+    title: str,
+    blocks: Sequence[Block],
+    notes: Sequence[str],
+    breakdown: Sequence[Block],
+    pictures: Sequence[Picture],
+    provenance: Sequence[tuple[str, str]],
+) -> str:
+    """The page.
+
+    Args:
+        blocks: the table. notes: its caption.
+        breakdown: by method and category, folded up.
+        pictures: read and put into the page.
+        provenance: method, and how its run was made.
+    """
+    parts = [f"<h1>{escape(title)}</h1>", "<ul>", *(f"<li>{escape(note)}</li>" for note in notes), "</ul>"]
+    parts += [_table(block) for block in blocks]
+    parts += ["<h2>Figures</h2>", *map(_figure, pictures)]
+    if breakdown:
+        parts.append("<h2>By category</h2>")
+        parts += [
+            f"<details><summary>{escape(block.heading)}</summary>{_table(block)}</details>"
+            for block in breakdown
+        ]
+    if provenance:
+        parts += ["<h2>Runs</h2>", "<dl>"]
+        parts += [f"<dt>{escape(method)}</dt><dd>{escape(said)}</dd>" for method, said in provenance]
+        parts.append("</dl>")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(parts)
+        + f"\n<script>{_SCRIPT}</script>\n</body>\n</html>\n"
+    )
+
+
+def _table(block: Block) -> str:
+    by_category = any(line.category for line in block.lines)
+    texts = ("method", "category") if by_category else ("method",)
+    heads = [f'<th class="text" scope="col"><button>{name}</button></th>' for name in texts]
+    heads += [f'<th scope="col"><button>{escape(c)}</button></th>' for c in (*block.columns, "n")]
+    printed, best = printed_cells(block)
+    rows = [
+        _row(line, cells, [None] * len(best) if by_category else best)
+        for line, cells in zip(block.lines, printed, strict=True)
+    ]
+    return (
+        f'<div class="scroll"><table><caption>{escape(block.heading)}</caption>'
+        f"<thead><tr>{''.join(heads)}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody></table></div>"
+    )
+
+
+def _row(line: Line, printed: Sequence[str], best: Sequence[float | None]) -> str:
+    kind = "published" if line.published else "whole" if line.category in (ALL, CLASS_MEAN) else ""
+    texts = [line.method, line.category] if line.category else [line.method]
+    cells = [f'<td class="text" data-value="{escape(text)}">{escape(text)}</td>' for text in texts]
+    for cell, text, most in zip(line.cells, printed, best, strict=True):
+        if cell is None:
+            cells.append('<td data-value=""></td>')
+            continue
+        number = f"<b>{text}</b>" if most is not None and float(text) == most else text
+        if cell.low is not None and cell.high is not None:
+            number += f"<small>{cell.low:.1f} to {cell.high:.1f}</small>"
+        cells.append(f'<td data-value="{cell.value:.6f}">{number}</td>')
+    count = "" if line.n is None else str(line.n)
+    cells.append(f'<td data-value="{count}">{count}</td>')
+    return f'<tr class="{kind}">{"".join(cells)}</tr>'
+
+
+def _figure(picture: Picture) -> str:
+    inside = base64.b64encode(picture.path.read_bytes()).decode("ascii")
+    return (
+        f'<figure><img src="data:image/png;base64,{inside}" alt="{escape(picture.caption)}">'
+        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
+    )

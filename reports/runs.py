@@ -1,0 +1,180 @@
+"""What a report reads of a run folder, and whether runs may stand in one table.
+
+Read are ``errors/<dataset>/<split>.csv`` and the key ``method`` of ``config.json``; where there are, the
+seed, ``data_fingerprint`` and ``seconds`` of ``run.json``, and what ``predictions/<dataset>/<split>`` says of
+the predicted categories and of the test data.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ntdm.config import NUISANCES, OCCLUSION_LEVELS
+from ntdm.predictions import made_with, read_predictions
+from ntdm.sample_table import Table, read_errors
+
+# The rows of Table 3, in its order; the runs of `ntdm ablate` have these folder names.
+ABLATIONS = ("full", "no-background", "single-alpha", "fixed-shape", "latent-random", "latent-average")
+
+_MIXED_LEVELS = tuple(f"FGL{i}_BGL{j}" for i in (1, 2, 3) for j in (1, 2, 3) if i != j)
+KNOWN_SPLITS = {
+    "ood_cv": ("iid", *NUISANCES, "occlusion"),
+    "occluded_pascal3d": (*OCCLUSION_LEVELS, *_MIXED_LEVELS),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's row name and its error files by ``dataset/split``, those that exist.
+
+    Attributes:
+        path: the run folder. method: the name of its row.
+        about: what run.json says, empty where there is none.
+        errors: validated tables, rows sorted by category and name.
+        predicted: predicted categories, text [N] in the order of `errors`, of splits that have them.
+        test_data: digest of the cache files that a split was predicted on, where it is known.
+    """
+
+    path: Path
+    method: str
+    about: dict[str, Any]
+    errors: dict[str, Table]
+    predicted: dict[str, np.ndarray] = field(default_factory=dict)
+    test_data: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Digest of the training data; None where it is not known."""
+        found = self.about.get("data_fingerprint")
+        return None if found is None else str(found)
+
+
+def read_run(path: Path, splits: Sequence[str], ablations: bool = False) -> Run:
+    """A run's name and what it has of `splits` (``dataset/split``).
+
+    Args:
+        ablations: a folder with the name of an ablation is called by it; all have one method.
+
+    Raises:
+        ValueError: config.json missing, damaged or without a method; an error or prediction file that breaks
+            its contract (file, line and column named); a split of an unknown name under errors/.
+    """
+    config = read_json(path / "config.json")
+    method = config.get("method")
+    if not isinstance(method, str) or not method.strip():
+        raise ValueError(
+            f"{path / 'config.json'} has no text under the key 'method', the name of the table's row"
+        )
+    if ablations and path.resolve().name in ABLATIONS:
+        method = path.resolve().name
+    about = read_json(path / "run.json") if (path / "run.json").exists() else {}
+    _check_split_names(path)
+    run = Run(path, method, about, {})
+    for split in splits:
+        file = path / "errors" / f"{split}.csv"
+        if file.exists():
+            run.errors[split] = _read_split(file, split)
+            _read_predicted(run, split)
+    return run
+
+
+def check_comparable(runs: Sequence[Run]) -> None:
+    """ValueError unless the runs have names of their own, the same data, and the very same samples."""
+    for i, run in enumerate(runs):
+        for other in runs[:i]:
+            if run.method == other.method:
+                raise ValueError(
+                    f"{other.path / 'config.json'} and {run.path / 'config.json'} both have the method name "
+                    f"{run.method!r}: give one of them another"
+                )
+            if run.fingerprint and other.fingerprint and run.fingerprint != other.fingerprint:
+                raise ValueError(
+                    f"{other.path} and {run.path} are runs on different data (data_fingerprint "
+                    f"{other.fingerprint} and {run.fingerprint} in run.json): make a report of each"
+                )
+            for split in run.test_data.keys() & other.test_data.keys():
+                if run.test_data[split] != other.test_data[split]:
+                    raise ValueError(
+                        f"{split} of {other.path} and of {run.path} was predicted on different data (digest "
+                        f"{other.test_data[split]} and {run.test_data[split]} in predictions/{split}.h5): "
+                        "evaluate both on the same cache"
+                    )
+        for split, table in run.errors.items():
+            other = next(run for run in runs if split in run.errors)
+            if table.keys() != other.errors[split].keys():
+                _refuse_other_samples(other.errors[split], table)
+
+
+def _refuse_other_samples(ours: Table, theirs: Table) -> None:
+    odd = set(ours.keys()) ^ set(theirs.keys())
+    key = min(odd)
+    has, lacks = (ours, theirs) if key in set(ours.keys()) else (theirs, ours)
+    line = has.lines[has.keys().index(key)]
+    raise ValueError(
+        f"{lacks.path} lacks the sample {key} of {has.path}, line {line}: methods are "
+        "compared on the same samples; write a failed prediction as pi and IoU 0"
+    )
+
+
+def _check_split_names(run: Path) -> None:
+    """A misspelt split would be left out of the table without a word."""
+    for dataset, known in KNOWN_SPLITS.items():
+        for file in sorted((run / "errors" / dataset).glob("[!.]*.csv")):
+            if file.stem not in known:
+                raise ValueError(
+                    f"{file}: {dataset} has no split {file.stem!r}; its test splits are {', '.join(known)}"
+                )
+
+
+def _read_split(file: Path, split: str) -> Table:
+    table = read_errors(file)
+    if not len(table):
+        raise ValueError(f"{file} has no rows: a split that was not evaluated should have no file")
+    for column, want in zip(("dataset", "split"), split.split("/"), strict=True):
+        wrong = np.flatnonzero(table[column] != want)
+        if len(wrong):
+            line, value = table.lines[wrong[0]], str(table[column][wrong[0]])
+            raise ValueError(
+                f"{file}, line {line}: {column} is {value!r}, want {want!r} as in the file's path"
+            )
+    order = np.lexsort((table["name"], table["category"]))
+    return replace(
+        table, columns={name: c[order] for name, c in table.columns.items()}, lines=table.lines[order]
+    )
+
+
+def _read_predicted(run: Run, split: str) -> None:
+    file = run.path / "predictions" / f"{split}.csv"
+    if not file.exists():
+        return
+    digest = made_with(file).get("data")
+    if isinstance(digest, str):
+        run.test_data[split] = digest
+    table = read_predictions(file)
+    place = {key: row for row, key in enumerate(table.keys())}
+    keys = run.errors[split].keys()
+    missing = [key for key in keys if key not in place]
+    if missing or len(place) != len(keys):
+        said = f"lacks {missing[0]}" if missing else f"has {len(place)} samples, not {len(keys)}"
+        raise ValueError(f"{file} {said}, unlike {run.errors[split].path}: score the split again")
+    if table.measured("predicted_category"):
+        run.predicted[split] = table["predicted_category"][[place[key] for key in keys]]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a run folder's JSON file; ValueError says what is wrong."""
+    if not path.exists():
+        raise ValueError(
+            f"{path} does not exist: is {path.parent} a run folder? It must hold config.json and errors/"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is not a JSON object")
+    return values
