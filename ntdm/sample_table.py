@@ -150,15 +150,26 @@ def read_table(
 def _numbers(
     path: Path, column: str, cells: Sequence[str], lines: Sequence[int], failed_allowed: bool
 ) -> NDArray[np.float64]:
-    values = np.full(len(cells), np.nan)
-    for i, cell in enumerate(cells):
-        try:
-            values[i] = float(cell) if cell else math.nan
-        except ValueError:
-            raise ValueError(f"{path}, line {lines[i]}: {column} is {cell!r}, want a number") from None
-        if cell and not failed_allowed and not math.isfinite(values[i]):
-            raise ValueError(f"{path}, line {lines[i]}: {column} is {cell!r}, want a finite number")
+    try:
+        values = np.array([float(cell) if cell else math.nan for cell in cells], dtype=np.float64)
+    except ValueError:
+        row = next(i for i, cell in enumerate(cells) if cell and not _is_number(cell))
+        raise ValueError(f"{path}, line {lines[row]}: {column} is {cells[row]!r}, want a number") from None
+    if not failed_allowed:
+        odd = [i for i in np.flatnonzero(~np.isfinite(values)) if cells[i]]
+        if odd:
+            raise ValueError(
+                f"{path}, line {lines[odd[0]]}: {column} is {cells[odd[0]]!r}, want a finite number"
+            )
     return values
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def refuse(table: Table, column: str, wrong: NDArray[np.bool_], wanted: str) -> None:

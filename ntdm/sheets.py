@@ -26,7 +26,7 @@ from ntdm.sample_table import Table, read_errors
 OVERVIEW_ROWS, GALLERY_ROWS = 12, 4
 UNSEEN_COLOUR = (165, 165, 165)
 _FINER = 4  # times the crop's resolution, at which the seen faces are told from the unseen
-_TURNED = (50.0, 20.0)  # degrees: further azimuth, and the elevation, that the mesh is shown from
+_TURNED = (65.0, 20.0)  # degrees: further azimuth, and the elevation, that the mesh is shown from
 _MESH_PIXELS = 320
 
 

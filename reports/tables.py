@@ -132,7 +132,7 @@ def report(
         )
     blocks = _metric_columns(rows) if table == 3 else _metric_blocks(layout.columns, rows)
     target = out / f"table_{table}.csv"
-    notes = [*_notes(found, layout, rows, target.stem), *(layout.notes if published else ())]
+    notes = [*_notes(found, layout, rows), *(layout.notes if published else ())]
     label = f"Table {table}"
     drawn = _draw(target, f"{label}. {layout.title}", blocks, layout, found)
     text = {
@@ -187,15 +187,12 @@ def read_published(table: int) -> list[Row]:
     return rows
 
 
-def _notes(runs: Sequence[Run], layout: Layout, rows: Sequence[Row], stem: str) -> list[str]:
+def _notes(runs: Sequence[Run], layout: Layout, rows: Sequence[Row]) -> list[str]:
     """What a reader must know beside the numbers: protocol, sizes, seeds, intervals, what is missing."""
     notes = ["Percent; accuracies count errors strictly below the threshold, means are over images."]
-    notes.append(
-        "Protocol: pose and masks are those of the true category, as the papers measure them; the class is "
-        "the method's own choice among all."
-    )
+    notes.append("Pose and masks: under the true category, as in the papers; class: the method's own choice.")
     if layout.means:
-        notes.append("mean is over all images, mean_macro over the columns.")
+        notes.append("The mean is over all images, the macro mean over the columns.")
     sizes = {c: len(run.errors[s]) for c, s in layout.splits.items() for run in runs if s in run.errors}
     if sizes:
         notes.append("Samples: " + ", ".join(f"{column} {n}" for column, n in sizes.items()) + ".")
@@ -208,8 +205,8 @@ def _notes(runs: Sequence[Run], layout: Layout, rows: Sequence[Row], stem: str) 
     ]
     if reach:
         notes.append(
-            f"95 % intervals ({RESAMPLES} bootstrap resamples of the images) reach at most {max(reach):.1f} "
-            f"from a cell; each is in {stem}_breakdown.csv and {stem}.html."
+            f"95 % intervals (bootstrap, {RESAMPLES} resamples) reach at most {max(reach):.1f} from a cell; "
+            "each is on the HTML page and in the breakdown."
         )
     for run in runs:
         poses = [t["rotation_error"] for t in run.errors.values() if t.measured("rotation_error")]

@@ -5,14 +5,18 @@ import json
 import math
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ntdm.config import NUISANCES
+from ntdm.predictions import Prediction, write_predictions
 from ntdm.reports import tables
 from ntdm.reports.measures import Estimate
+from ntdm.reports.page import Picture
+from ntdm.reports.runs import ABLATIONS
 from ntdm.reports.typeset import Block, Line, latex, markdown
 from ntdm.sample_table import write_errors
 
@@ -42,7 +46,7 @@ def put(run: Path, split: str, columns: dict) -> Path:
     )
 
 
-def make_run(path: Path, method: str, **described: str) -> Path:
+def make_run(path: Path, method: str, **described: object) -> Path:
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps({"method": method}))
     if described:
@@ -208,3 +212,127 @@ def test_reports_do_not_import_torch() -> None:
         "import sys, ntdm.reports.tables, ntdm.predictions, ntdm.picture; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_table_3_is_in_the_papers_order(tmp_path: Path) -> None:
+    """All ablations are runs of one method; their folders tell them apart."""
+    for name in sorted(ABLATIONS):
+        put(make_run(tmp_path / name, "ntdm", seed=0), "pascal3d/val", errors_of(10, 5))
+    found = cells(tables.report(3, sorted(tmp_path.iterdir()), tmp_path / "out", published=False))
+    assert [method for method, _ in found] == list(ABLATIONS)
+    assert "Seeds: full 0, no-background 0," in (tmp_path / "out/table_3.md").read_text()
+    with pytest.raises(ValueError, match="both have the method name 'ntdm'"):
+        tables.report(1, [tmp_path / name for name in ABLATIONS], tmp_path / "out")
+
+
+def test_misspelt_splits_are_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", "mine")
+    put(run, "ood_cv/pose", errors_of(4, 2))
+    put(run, "ood_cv/wether", errors_of(4, 2))
+    with pytest.raises(
+        ValueError, match=r"wether.csv: ood_cv has no split 'wether'; its test splits are iid"
+    ):
+        tables.report(2, [run], tmp_path / "out")
+    put(run, "occluded_pascal3d/L4", errors_of(4, 2))
+    (run / "errors/ood_cv/wether.csv").unlink()
+    with pytest.raises(ValueError, match=r"L4.csv: occluded_pascal3d has no split 'L4'"):
+        tables.report(2, [run], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("0.4", "22.9", r"val.csv, line 3: rotation_error is 22.9; radians .* is it in degrees\?"),
+        (",0.5,", ",50,", r"val.csv, line 2: amodal_iou is 50; a share in \[0, 1\] is wanted, not percent"),
+        ("im1_00", "im0_00", r"val.csv, line 3: sample \('bus', 'im0_00'\) stands already in line 2"),
+    ],
+)
+def test_bad_error_files(tmp_path: Path, old: str, new: str, message: str) -> None:
+    run = make_run(tmp_path / "a", "mine")
+    path = put(run, "pascal3d/val", errors_of(4, 2, fine=1))
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ValueError, match=message):
+        tables.report(1, [run], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def predict(run: Path, split: str, guesses: list[str], data: str) -> None:
+    rows = [
+        Prediction(*split.split("/"), "bus", f"im{i}_00", guess, 0.1, 0.0, 0.0, 5.0, 1.0, 0.1)
+        for i, guess in enumerate(guesses)
+    ]
+    write_predictions(run / "predictions" / f"{split}.csv", rows, made_with={"data": data})
+
+
+def test_runs_on_other_test_data_are_refused(tmp_path: Path) -> None:
+    a, b = (make_run(tmp_path / name, name) for name in "ab")
+    for run, data in ((a, "one"), (b, "two")):
+        put(run, "pascal3d/val", errors_of(4, 2))
+        predict(run, "pascal3d/val", ["bus", "bus", "car", "bus"], data)
+    with pytest.raises(ValueError, match=r"pascal3d/val of .*a and of .*b was predicted on different data"):
+        tables.report(1, [a, b], tmp_path / "out")
+    path = tables.report(1, [a], tmp_path / "out")
+    assert path.with_name("table_1_confusion.png").exists()
+    put(a, "pascal3d/val", errors_of(3, 2))
+    with pytest.raises(ValueError, match=r"val.csv has 4 samples, not 3, unlike .*errors/pascal3d/val.csv"):
+        tables.report(1, [a], tmp_path / "out")
+
+
+def test_intervals_reach_the_caption_the_breakdown_and_the_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a<b>", "a<b>", seed=3)
+    put(run, "pascal3d/val", errors_of(100, 60, fine=20, classes=90))
+    path = tables.report(1, [run], tmp_path / "out", published=True)
+    text = path.with_suffix(".md").read_text()
+    assert "95 % intervals (bootstrap, 1000 resamples) reach at most" in text
+    assert "Seeds: a\\<b\\> 3." in text and "Pose and masks: under the true category" in text
+    with path.with_name("table_1_breakdown.csv").open(newline="") as file:
+        rows = {(r["metric"], r["category"], r["column"]): r for r in csv.DictReader(file)}
+    row = rows["pose_acc_pi_6", "all", "L0"]
+    assert row["value"] == "60.0000" and row["n"] == "100"
+    assert float(row["low"]) == pytest.approx(50.4, abs=1.5) and float(row["high"]) == pytest.approx(
+        69.6, abs=1.5
+    )
+    assert rows["pose_acc_pi_6", "bus", "L0"]["value"] == rows["pose_acc_pi_6", "class mean", "L0"]["value"]
+    html = path.with_suffix(".html").read_text()
+    assert f"<b>60.0</b><small>{float(row['low']):.1f} to {float(row['high']):.1f}</small>" not in html
+    assert f"60.0<small>{float(row['low']):.1f} to {float(row['high']):.1f}</small>" in html
+    assert "a&lt;b&gt;" in html and "a<b>" not in html
+    assert html.count('<tr class="published">') == 3 * 4 + 3 + 3 + 1 + 1  # lines of Table 1's four blocks
+
+
+class Page(HTMLParser):
+    """What a browser would have to find for the page to need nothing beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.outside: list[str] = []
+        self.rows: list[int] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.outside += [
+            v for k, v in attrs if k in ("src", "href") and v and not v.startswith("data:image/png")
+        ]
+        if tag == "tr":
+            self.rows.append(0)
+        if tag in ("td", "th"):
+            self.rows[-1] += 1
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_stands_alone(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", "mine")
+    for name in NUISANCES[:3]:
+        put(run, f"ood_cv/{name}", errors_of(10, 5))
+    picture = tables.report(2, [run], tmp_path / "out").with_suffix(".png")
+    tables.report(2, [run], tmp_path / "out", pictures=[Picture(picture, "again & again")])
+    text = (tmp_path / "out/table_2.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert not page.open and not page.outside
+    assert set(page.rows) == {1 + 7 + 1, 2 + 7 + 1}, "cells of the table's rows, and of the breakdown's"
+    assert "again &amp; again" in text and text.count("data:image/png;base64,") == 3
