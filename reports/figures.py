@@ -133,45 +133,42 @@ def draw_confusion(
     shown = {method: pairs for method, pairs in guesses.items() if pairs}
     across = [column for column in columns if any(column in pairs for pairs in shown.values())]
     names = sorted({str(n) for pairs in shown.values() for pair in pairs.values() for n in np.unique(pair)})
-    side = max(1.6, _CONFUSION_CELL * len(names))
-    figure = Figure((side * len(across) + 1.6, (side + 0.35) * len(shown) + 1.3), layout="constrained")
-    axes = np.asarray(figure.subplots(len(shown), len(across), squeeze=False))
+    # One picture with a cell between the matrices: an axes for each would take seconds.
+    step = len(names) + 1
+    grid = np.full((step * len(shown) - 1, step * len(across) - 1), np.nan)
+    cell = max(_CONFUSION_CELL, 1.3 / len(names))
+    figure = Figure((cell * grid.shape[1] + 1.4, cell * grid.shape[0] + 1.7), layout="constrained")
+    panel = figure.subplots()
     for i, (method, pairs) in enumerate(shown.items()):
         for j, column in enumerate(across):
-            panel = axes[i, j]
             if column not in pairs:
-                panel.remove()
                 continue
-            _confusion(panel, *pairs[column], names)
-            panel.set_title(f"{method}, {column}" if len(shown) > 1 else column, fontsize=8)
-            first = j == min(k for k, c in enumerate(across) if c in pairs)
-            panel.set_yticks(range(len(names)), names if first else [], fontsize=7)
-            last = all(across[j] not in other for other in list(shown.values())[i + 1 :])
-            panel.set_xticks(range(len(names)), names if last else [], rotation=90, fontsize=7)
+            row, left = step * i, step * j
+            grid[row : row + len(names), left : left + len(names)] = _confusion(*pairs[column], names)
+            heading = f"{method}, {column}" if len(shown) > 1 else column
+            panel.text(left - 0.5, row - 0.6, heading, fontsize=8, va="bottom")
+    panel.imshow(grid, cmap="Blues", vmin=0, vmax=100)
+    if len(names) <= _MOST_NUMBERS:
+        for row, left in np.argwhere(np.isfinite(grid)):
+            value = grid[row, left]
+            colour = "white" if value > 55 else "black"
+            panel.text(left, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    rows = [step * i + k for i in range(len(shown)) for k in range(len(names))]
+    lefts = [step * j + k for j in range(len(across)) for k in range(len(names))]
+    panel.set_yticks(rows, names * len(shown), fontsize=7)
+    panel.set_xticks(lefts, names * len(across), rotation=90, fontsize=7)
+    panel.tick_params(length=0)
+    panel.spines[:].set_visible(False)
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=150, format="png", metadata={"Software": None})
 
 
-def _confusion(panel: Axes, true: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> None:
-    place = {name: k for k, name in enumerate(names)}
-    counts = np.zeros((len(names), len(names)))
-    np.add.at(counts, ([place[str(t)] for t in true], [place[str(p)] for p in predicted]), 1)
+def _confusion(true: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Percent [K, K] of every true category's samples; NaN in the row of one without samples."""
+    pairs = np.searchsorted(names, true) * len(names) + np.searchsorted(names, predicted)
+    counts = np.bincount(pairs, minlength=len(names) ** 2).reshape(len(names), len(names)).astype(np.float64)
     total = counts.sum(1, keepdims=True)
-    share = np.divide(100 * counts, total, out=np.full_like(counts, np.nan), where=total > 0)
-    panel.imshow(share, cmap="Blues", vmin=0, vmax=100)
-    panel.tick_params(length=0)
-    if len(names) <= _MOST_NUMBERS:
-        for row, column in np.argwhere(np.isfinite(share)):
-            value = share[row, column]
-            panel.text(
-                column,
-                row,
-                f"{value:.0f}",
-                ha="center",
-                va="center",
-                fontsize=7,
-                color="white" if value > 55 else "black",
-            )
+    return np.divide(100 * counts, total, out=np.full_like(counts, np.nan), where=total > 0)
 
 
 def draw_seconds(title: str, stages: Mapping[str, Mapping[str, float]], path: Path) -> None:
