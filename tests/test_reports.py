@@ -297,7 +297,7 @@ def test_intervals_reach_the_caption_the_breakdown_and_the_page(tmp_path: Path) 
     assert f"<b>60.0</b><small>{float(row['low']):.1f} to {float(row['high']):.1f}</small>" not in html
     assert f"60.0<small>{float(row['low']):.1f} to {float(row['high']):.1f}</small>" in html
     assert "a&lt;b&gt;" in html and "a<b>" not in html
-    assert html.count('<tr class="published">') == 3 * 4 + 3 + 3 + 1 + 1  # lines of Table 1's four blocks
+    assert html.count('<tr class="published">') == 5 + 5 + 3 + 3, "Table 1's four blocks"
 
 
 class Page(HTMLParser):
