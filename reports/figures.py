@@ -16,7 +16,7 @@ _LINES_PANEL, _BARS_PANEL = (4.2, 3.2), (8.4, 2.3)  # inches
 _LEGEND_ENTRY = 2.4  # inches
 _VIEWPOINTS = (11.0, 6.0)  # inches
 _CURVES_PANEL, _STAGES_PANEL = (3.4, 2.9), (4.4, 0.34)  # inches; of the second, the height a bar
-_CONFUSION_CELL = 0.34  # inches
+_CONFUSION_CELL = 0.34, 0.14  # inches, with numbers and without
 _MOST_NUMBERS = 6  # categories: in a larger confusion matrix numbers would run into each other
 _FARTHEST = 40.0  # CAD units: a few annotations reach 100 and would squeeze the rest into one bar
 _MARKERS = "osD^vPX*"
@@ -136,7 +136,9 @@ def draw_confusion(
     # One picture with a cell between the matrices: an axes for each would take seconds.
     step = len(names) + 1
     grid = np.full((step * len(shown) - 1, step * len(across) - 1), np.nan)
-    cell = max(_CONFUSION_CELL, 1.3 / len(names))
+    numbers = len(names) <= _MOST_NUMBERS
+    cell = max(_CONFUSION_CELL[0], 1.3 / len(names)) if numbers else _CONFUSION_CELL[1]
+    size = 7 if numbers else 5
     figure = Figure((cell * grid.shape[1] + 1.4, cell * grid.shape[0] + 1.7), layout="constrained")
     panel = figure.subplots()
     for i, (method, pairs) in enumerate(shown.items()):
@@ -146,17 +148,17 @@ def draw_confusion(
             row, left = step * i, step * j
             grid[row : row + len(names), left : left + len(names)] = _confusion(*pairs[column], names)
             heading = f"{method}, {column}" if len(shown) > 1 else column
-            panel.text(left - 0.5, row - 0.6, heading, fontsize=8, va="bottom")
+            panel.text(left - 0.5, row - 0.6, heading, fontsize=size + 1, va="bottom")
     panel.imshow(grid, cmap="Blues", vmin=0, vmax=100)
-    if len(names) <= _MOST_NUMBERS:
+    if numbers:
         for row, left in np.argwhere(np.isfinite(grid)):
             value = grid[row, left]
             colour = "white" if value > 55 else "black"
             panel.text(left, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
     rows = [step * i + k for i in range(len(shown)) for k in range(len(names))]
     lefts = [step * j + k for j in range(len(across)) for k in range(len(names))]
-    panel.set_yticks(rows, names * len(shown), fontsize=7)
-    panel.set_xticks(lefts, names * len(across), rotation=90, fontsize=7)
+    panel.set_yticks(rows, names * len(shown), fontsize=size)
+    panel.set_xticks(lefts, names * len(across), rotation=90, fontsize=size)
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
     figure.suptitle(title, fontsize=11)

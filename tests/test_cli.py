@@ -15,8 +15,8 @@ from ntdm.cli import NAMED_CONFIGS, _test_splits, app
 from ntdm.config import METHODS, InferConfig, ShapeConfig, TrainConfig, load_toml
 
 COMMANDS = (
-    "doctor", "make-data", "prep-data", "inspect", "fit-shapes", "train", "infer", "evaluate", "report",
-    "ablate", "export", "demo",
+    "doctor", "make-data", "prep-data", "inspect", "fit-shapes", "train", "infer", "evaluate", "import",
+    "report", "ablate", "export", "demo",
 )  # fmt: skip
 TRAIN = ("train", "--cache", "c", "--shapes", "s", "--out", "o")
 
