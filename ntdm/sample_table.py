@@ -156,7 +156,7 @@ def _numbers(
         row = next(i for i, cell in enumerate(cells) if cell and not _is_number(cell))
         raise ValueError(f"{path}, line {lines[row]}: {column} is {cells[row]!r}, want a number") from None
     if not failed_allowed:
-        odd = [i for i in np.flatnonzero(~np.isfinite(values)) if cells[i]]
+        odd = [i for i in np.flatnonzero(~np.isfinite(values)).tolist() if cells[i]]
         if odd:
             raise ValueError(
                 f"{path}, line {lines[odd[0]]}: {column} is {cells[odd[0]]!r}, want a finite number"
