@@ -233,9 +233,15 @@ def inspect(
 
 @app.command()
 def fit_shapes(
-    cache: CacheOption,
     out: Annotated[Path, typer.Option(help="Folder for the shapes.")],
+    cache: Annotated[Path | None, typer.Option(help="Cache folder: the CADs, and where latents go.")] = None,
+    cad_root: Annotated[
+        Path | None, typer.Option(help="Instead of --cache, a folder with CAD/<category>/NN.off.")
+    ] = None,
     categories: CategoriesOption = None,
+    freeze: Annotated[
+        bool, typer.Option("--freeze", help="Keep the shapes in OUT; find latents for these CADs.")
+    ] = False,
     config: ConfigOption = "tiny",
     settings: SetOption = None,
     seed: SeedOption = None,
@@ -248,9 +254,19 @@ def fit_shapes(
     Example: ntdm fit-shapes --cache cache --out shapes
     """
     from ntdm import shape_fit
+    from ntdm.data_prep import cad
+    from ntdm.reports import figures
 
+    if (cache is None) == (cad_root is None):
+        raise typer.BadParameter("name either --cache or --cad-root")
+    names = _split(categories) or None
+    found = cad.find_cads(cad_root) if cad_root is not None else None
     settled = _config(ShapeConfig, config, settings, seed)
-    print(shape_fit.run(settled, cache, out, categories=_split(categories) or None, overwrite=overwrite))
+    print(
+        shape_fit.run(
+            settled, cache, out, names, overwrite, cads=found, frozen=freeze, plot=figures.draw_convergence
+        )
+    )
 
 
 @app.command()

@@ -4,6 +4,8 @@ Release 1.0 of PASCAL3D+ ships them as MATLAB files, one a category.
 """
 
 import re
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from ntdm.data_prep.layout import LARGEST_TEXT, read_bytes
 from ntdm.data_prep.mat import read_mat
+from ntdm.progress import say
 
 _LARGEST = 10.0  # CAD units from the origin, where a model's diagonal is 1
 
@@ -86,6 +89,44 @@ def read_cads(root: Path, category: str) -> tuple[dict[int, Cad], dict[int, str]
     if not cads:
         raise ValueError(f"no usable CAD model of {category}: {next(iter(broken.values()))}")
     return cads, broken
+
+
+def find_cads(root: Path) -> dict[str, Callable[[], dict[int, Cad]]]:
+    """Category -> what reads its models, for every category below `<root>/CAD`; unusable ones are told of.
+
+    Raises ValueError where there is no category.
+    """
+    folder = root / "CAD"
+    names = {path.parent.name for path in folder.glob("*/*.off")} | {p.stem for p in folder.glob("*.mat")}
+    if not names:
+        raise ValueError(f"no CAD model below {folder}: expected <category>/01.off or <category>.mat")
+
+    def read(category: str) -> dict[int, Cad]:
+        cads, broken = read_cads(root, category)
+        for reason in broken.values():
+            say(f"left out: {reason}")
+        if broken:
+            say(f"{category}: {len(broken)} of {len(cads) + len(broken)} CADs left out")
+        return cads
+
+    return {name: partial(read, name) for name in sorted(names)}
+
+
+def read_anchors(root: Path, category: str) -> dict[int, dict[str, np.ndarray]]:
+    """Named points of the models of `<root>/CAD/<category>.mat`: cad_index -> name -> f64 [3], object frame.
+
+    A model lacks the points it has no part for. ValueError when the file cannot be read or names none.
+    """
+    path = root / "CAD" / f"{category}.mat"
+    models = read_mat(path, category)
+    if not isinstance(models, np.ndarray) or "pnames" not in (models.dtype.names or ()):
+        raise ValueError(f"{path} holds no struct array {category} with pnames")
+    anchors: dict[int, dict[str, np.ndarray]] = {}
+    for index, model in enumerate(models.reshape(-1)):
+        names = [str(np.asarray(name).item()) for name in model["pnames"].reshape(-1)]
+        points = {name: np.asarray(model[name], np.float64).reshape(-1) for name in names}
+        anchors[index] = {n: p for n, p in points.items() if p.shape == (3,) and np.isfinite(p).all()}
+    return anchors
 
 
 def _read_mat(path: Path, category: str) -> tuple[dict[int, Cad], dict[int, str]]:

@@ -241,15 +241,17 @@ class CacheFile:
 
 
 def write_latents(path: Path, latent: np.ndarray) -> None:
-    """Add or replace `latent` f32 [N, K], the shape latent of every sample's CAD.
+    """Add or replace `latent` f32 [N, K], the shape latent of every sample's CAD; K is the shape's.
 
     Works on a copy that replaces the file when whole: an interrupted HDF5 file cannot be repaired.
-    Raises ValueError when N is not the file's, or K not its number of CADs.
+    Raises ValueError when N is not the file's, or a latent is not finite.
     """
     with CacheFile(path) as file:
-        want = (len(file), len(file.cads()))
-    if latent.shape != want:
-        raise ValueError(f"{path}: latent is {latent.shape}, want {want} (samples, CADs)")
+        samples = len(file)
+    if latent.ndim != 2 or len(latent) != samples or not latent.shape[1]:
+        raise ValueError(f"{path}: latent is {latent.shape}, want ({samples}, K) for its samples")
+    if not np.isfinite(latent).all():
+        raise ValueError(f"{path}: a latent is not finite")
     with atomic_hdf5(path, copy_of=path) as file:
         if "latent" in file:
             del file["latent"]

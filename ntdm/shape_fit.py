@@ -1,146 +1,48 @@
 """`ntdm fit-shapes`: fit Γ(z) of every category to its CADs by vertex-to-face distances (main paper Eq. 2).
 
-Only the surface seen from outside counts (surface.py). Γ starts from a transport plan between the template
-and that surface: without one, a sphere laid on an aeroplane leaves a handful of vertices to each wing. Then
-Eq. 2 both ways: the nearest face is found without gradient and the distance recomputed from the foot point.
-With the foot point's barycentric weights held, its derivative is that of the distance itself, because the
-weights minimise it.
+Γ starts from a transport plan between the template and the CADs' visible surfaces: without one, a sphere laid
+on an aeroplane leaves a handful of vertices to each wing. Then Eq. 2 both ways (shape_loss.py), how well it
+went (shape_quality.py), and pictures of it (shape_sheet.py). :func:`freeze` finds latents for CADs that Γ was
+not fitted to.
 """
 
 import hashlib
+import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ntdm import cache, camera, metrics
+from ntdm import cache
 from ntdm.config import ShapeConfig, to_dict
-from ntdm.deform import DeformableMesh, read_meta, save_shape
-from ntdm.mesh import face_normals, sample_surface, write_plain_obj
-from ntdm.outputs import finished, sweep
+from ntdm.deform import DeformableMesh, load_shape, read_meta, save_shape
+from ntdm.mesh import write_plain_obj
+from ntdm.outputs import atomic_path, finished, sweep
 from ntdm.progress import say, track
-from ntdm.rasterize import coverage
-from ntdm.surface import Cad, NearestFaces, Surface, directions, points_on_faces, visible_surface
+from ntdm.shape_loss import ShapeLoss, transport_targets
+from ntdm.shape_quality import FreeVertices, Judge
+from ntdm.shape_sheet import write_sheet
+from ntdm.surface import Cad, Surface, visible_surface
 
-PLANS = 2  # transport plans that are averaged: one alone is as rough as its random points
-NORMAL_COST = 0.1  # opposite normals cost as much as 0.2 of the diagonal, so that a wing keeps two sides
+LATENT_STEPS, LATENT_RATE = 150, 0.05  # of the search for the latent of an unseen CAD
+BETWEEN = (0.25, 0.5, 0.75)  # of the way from one CAD's latent to the next one's
 
-
-def transport_targets(surface: Surface, sphere: Tensor, scale: Tensor, generator: torch.Generator) -> Tensor:
-    """Where each template point should go: the optimal one-to-one plan to area-uniform points of the surface.
-
-    Args:
-        surface: of one CAD. sphere: [V, 3] template points. scale: [3] the category's half extents.
-        generator: of the surface's random points.
-
-    Returns:
-        [V, 3]: mean over PLANS plans, CAD units. The cost is the squared distance from scale * sphere, in
-        diagonals, plus NORMAL_COST^2 times that of the normals.
-    """
-    start = torch.cat([scale * sphere / surface.diagonal, NORMAL_COST * sphere], 1)
-    total = torch.zeros_like(sphere)
-    for _ in range(PLANS):
-        pick = torch.randint(len(surface.points), (len(sphere),), generator=generator)
-        end = torch.cat([surface.points[pick] / surface.diagonal, NORMAL_COST * surface.normals[pick]], 1)
-        _, column = linear_sum_assignment(torch.cdist(start, end).square().numpy())
-        total += surface.points[pick[torch.from_numpy(column)]]
-    return total / PLANS
-
-
-class Draw(NamedTuple):
-    """Points of one step, at which Eq. 2 is taken.
-
-    Fields:
-        wanted [K, P, 3]: of the CADs. vertex [Q]: vertices of Γ.
-        face [K, R], weights [K, R, 3]: points of Γ's faces, barycentric; area [K, R]: twice the faces' areas
-        when they were drawn.
-    """
-
-    wanted: Tensor
-    vertex: Tensor
-    face: Tensor
-    weights: Tensor
-    area: Tensor
-
-
-class ShapeLoss:
-    """Eq. 2 and its regularisers for the K meshes of a category; lengths in units of each CAD's diagonal."""
-
-    def __init__(self, model: DeformableMesh, surfaces: Sequence[Surface], config: ShapeConfig) -> None:
-        self.faces, self.config, self.surfaces = model.template_faces, config, surfaces
-        self.diagonal = torch.tensor([s.diagonal for s in surfaces])[:, None, None]
-        self.unit = float(self.diagonal.max())
-        self.cads = NearestFaces([(s.vertices.numpy(), s.faces.numpy()) for s in surfaces], self.unit)
-        F, V = self.faces, len(model.template_vertices)
-        directed = torch.cat([F[:, [0, 1]], F[:, [1, 2]], F[:, [2, 0]]]).sort(1).values
-        order = (directed[:, 0] * V + directed[:, 1]).argsort(stable=True)
-        self.edges = directed[order][::2]
-        self.edge_faces = (order % len(F)).reshape(-1, 2)
-        self.degree = torch.bincount(self.edges.reshape(-1), minlength=V)[:, None]
-
-    def draw(self, vertices: Tensor, generator: torch.Generator) -> Draw:
-        """The points of one step. On a CAD: by area on its visible surface, and its visible vertices.
-
-        On Γ: a sixth vertices, the rest by area on its faces, which alone notice a face that spans the air
-        from handlebar to saddle.
-        """
-        count = self.config.surface_samples
-        wanted = torch.stack([_draw(s, count, generator) for s in self.surfaces])
-        areas = self.areas(vertices.detach())
-        few = max(1, count // 6)
-        face = torch.multinomial(areas, count - few, replacement=True, generator=generator)
-        weights = -torch.rand(*face.shape, 3, generator=generator).clamp_min(1e-9).log()
-        return Draw(
-            wanted,
-            torch.randint(vertices.shape[1], (few,), generator=generator),
-            face,
-            weights / weights.sum(-1, keepdim=True),
-            areas.gather(1, face),
-        )
-
-    def distance(self, vertices: Tensor, draw: Draw) -> Tensor:
-        """Eq. 2 as means: squared distance of the CADs' points to Γ, plus that of Γ's to the CADs.
-
-        vertices [K, V, 3]. The mean over Γ's faces is an integral of its surface, whose area has a
-        derivative too: a sheet between two arms cannot go to both, but it can shrink.
-        """
-        gamma = NearestFaces([(v, self.faces.numpy()) for v in vertices.detach().numpy()], self.unit)
-        face, weights, _ = gamma(draw.wanted)
-        to_gamma = (points_on_faces(vertices, self.faces[face], weights) - draw.wanted) / self.diagonal
-        on_faces = points_on_faces(vertices, self.faces[draw.face], draw.weights)
-        points = torch.cat([vertices.index_select(1, draw.vertex), on_faces], 1)
-        to_cad = ((points - self.cads(points)[2]) / self.diagonal).square().sum(-1)
-        grown = self.areas(vertices).gather(1, draw.face) / draw.area
-        few = len(draw.vertex)
-        to_cad = torch.cat([to_cad[:, :few], grown * to_cad[:, few:]], 1)
-        return to_gamma.square().sum(-1).mean() + to_cad.mean()
-
-    def areas(self, vertices: Tensor) -> Tensor:
-        """[K, F]: twice the area of each face; never 0, so that each can be drawn and divided by."""
-        return face_normals(vertices, self.faces).norm(dim=-1).clamp_min(1e-12)
-
-    def roughness(self, vertices: Tensor) -> Tensor:
-        """Weighted normal consistency (1 - cos over edges) and uniform Laplacian of vertices [K, V, 3]."""
-        normals = torch.nn.functional.normalize(face_normals(vertices, self.faces), dim=-1)
-        left, right = (normals.index_select(1, self.edge_faces[:, k]) for k in (0, 1))
-        bend = (1 - (left * right).sum(-1)).mean()
-        unit = vertices / self.diagonal
-        a, b = (unit.index_select(1, self.edges[:, k]) for k in (0, 1))
-        around = torch.zeros_like(unit).index_add(1, self.edges[:, 0], b).index_add(1, self.edges[:, 1], a)
-        laplacian = (unit - around / self.degree).square().sum(-1).mean()
-        return self.config.normal_weight * bend + self.config.laplacian_weight * laplacian
+Plot = Callable[[str, Sequence[Sequence[float]], Path], None]
 
 
 def fit(
-    surfaces: Sequence[Surface], config: ShapeConfig, label: str
-) -> tuple[DeformableMesh, list[list[float]]]:
+    surfaces: Sequence[Surface], config: ShapeConfig, label: str, free: bool = False
+) -> tuple[DeformableMesh | FreeVertices, list[list[float]]]:
     """Fit Γ to the K CADs of one category, CAD k at the one-hot latent z_k.
+
+    Args:
+        surfaces: of the K CADs. config: template, network, loss. label: for the progress.
+        free: fit free vertices to each CAD alone instead, the ceiling of the quality table.
 
     Returns:
         the model and its history, [step, loss] about forty times. ValueError if the fit diverges.
@@ -148,14 +50,18 @@ def fit(
     generator = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = DeformableMesh(config, len(surfaces))
+        model = (
+            FreeVertices(config.subdivisions, len(surfaces))
+            if free
+            else DeformableMesh(config, len(surfaces))
+        )
     extents = torch.stack([s.points.max(0).values - s.points.min(0).values for s in surfaces])
     with torch.no_grad():
         # A flat category (a picture frame) still needs a sphere, not a disc of no volume.
         model.scale.copy_((extents.mean(0) / 2).clamp_min(0.02 * float(extents.mean(0).norm())))
     scale = model.scale.detach().clone()
     targets = torch.stack([transport_targets(s, model.template_vertices, scale, generator) for s in surfaces])
-    loss_of = ShapeLoss(model, surfaces, config)
+    loss_of = ShapeLoss(model.template_faces, surfaces, config)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     history: list[list[float]] = []
     z, steps, start = model.one_hot(), config.steps, int(config.steps * config.transport_share)
@@ -166,7 +72,7 @@ def fit(
         if step < start:
             loss = ((vertices - targets) / loss_of.diagonal).square().sum(-1).mean()
         else:
-            loss = loss_of.distance(vertices, loss_of.draw(vertices, generator))
+            loss = loss_of.distance(vertices, loss_of.draw(vertices, generator)).mean()
         loss = loss + loss_of.roughness(vertices)
         optimiser.zero_grad()
         loss.backward()
@@ -178,85 +84,91 @@ def fit(
     return model, history
 
 
-def quality(
-    vertices: Tensor, faces: Tensor, cad: Cad, surface: Surface, views: int = 48, size: int = 96
-) -> dict[str, float]:
-    """How well one mesh copies one CAD.
+def fit_latents(
+    model: DeformableMesh, surfaces: Sequence[Surface], label: str, seed: int = 0
+) -> tuple[Tensor, list[list[float]]]:
+    """Latents of CADs that Γ was not fitted to: z is optimised by Eq. 2, Ψ and s stay as they are.
 
-    Args:
-        vertices: [V, 3]; faces: [F, 3]; cad, surface: the CAD and its visible surface.
-        views: directions of the silhouettes, evenly over the sphere; size: their side in pixels.
+    The start is the fitted CAD that is nearest by Eq. 2.
 
     Returns:
-        chamfer_l1 in diagonals and f_score at 1 % of it, both against the visible surface, and the mean
-        silhouette_iou against the whole CAD.
+        z [N, K] for the N surfaces, and the history, [step, loss].
     """
-    generator = torch.Generator().manual_seed(0)
-    gamma = NearestFaces([(vertices.numpy(), faces.numpy())], surface.diagonal)
-    target = NearestFaces([(surface.vertices.numpy(), surface.faces.numpy())], surface.diagonal)
-    ours = sample_surface(vertices, faces, len(surface.points), generator)
-    precision = (target(ours[None])[2][0] - ours).norm(dim=1).numpy() / surface.diagonal
-    recall = (gamma(surface.points[None])[2][0] - surface.points).norm(dim=1).numpy() / surface.diagonal
-    truth, truth_faces = (
-        torch.from_numpy(np.asarray(cad[0], np.float32)),
-        torch.from_numpy(np.asarray(cad[1], np.int64)),
-    )
-    used = truth[truth_faces.reshape(-1)]
-    centre = (used.min(0).values + used.max(0).values) / 2
-    overlaps = []
-    for x, y, z in directions(views).tolist():
-        viewpoint = torch.tensor([math.atan2(x, -y), math.asin(z), 0.0, 5 * surface.diagonal])
-        # A unit diagonal at distance 5 fills 90 % of the picture.
-        view = (torch.tensor(4.5 * size), torch.tensor([size / 2, size / 2]), (size, size))
-        masks = [
-            coverage(camera.cam_from_obj(v - centre, viewpoint), f, *view).numpy()
-            for v, f in ((vertices, faces), (truth, truth_faces))
-        ]
-        overlaps.append(metrics.iou(*masks))
-    return {
-        "chamfer_l1": metrics.chamfer_l1(precision, recall),
-        "f_score": metrics.f_score(precision, recall, 0.01),
-        "silhouette_iou": float(np.mean(overlaps)),
-    }
+    generator = torch.Generator().manual_seed(seed)
+    loss_of = ShapeLoss(model.template_faces, surfaces, model.config)
+    nearest = []
+    with torch.no_grad():
+        for z in model.one_hot():
+            vertices = model(z.expand(len(surfaces), -1))
+            draw = loss_of.draw(vertices, torch.Generator().manual_seed(seed))
+            nearest.append(loss_of.distance(vertices, draw))
+    z = model.one_hot()[torch.stack(nearest).argmin(0)].clone().requires_grad_()
+    optimiser = torch.optim.Adam([z], lr=LATENT_RATE)
+    history: list[list[float]] = []
+    for step in track(range(LATENT_STEPS), label):
+        for group in optimiser.param_groups:
+            group["lr"] = LATENT_RATE * _rate(step, LATENT_STEPS)
+        vertices = model(z)
+        loss = loss_of.distance(vertices, loss_of.draw(vertices, generator))
+        optimiser.zero_grad()
+        loss.sum().backward()  # each CAD by itself: the rate does not depend on their number
+        optimiser.step()
+        if step % 10 == 0 or step == LATENT_STEPS - 1:
+            history.append([step, loss.mean().item()])
+    return z.detach(), history
 
 
 def run(
     config: ShapeConfig,
-    cache_dir: Path,
+    cache_dir: Path | None,
     out: Path,
     categories: Sequence[str] | None = None,
     overwrite: bool = False,
+    cads: Mapping[str, Callable[[], Mapping[int, Cad]]] | None = None,
+    frozen: bool = False,
+    plot: Plot | None = None,
 ) -> Path:
-    """Fit every category of a cache and write its latents into the cache files.
+    """Fit every category and write its latents into the cache files it came from.
 
     A category is finished when its files are whole; the same command again goes on with the next one.
 
     Args:
-        config: template, network, loss. cache_dir: as prep-data wrote it. out: folder of the shapes.
+        config: template, network, loss. cache_dir: as prep-data wrote it, or None with `cads`.
+        out: folder of the shapes.
         categories: those to fit, all by default. overwrite: fit again what was fitted with another config.
+        cads: category -> what returns its CADs by cad_index, for CADs without photos.
+        frozen: the shapes in `out` stay as they are; the CADs get latents by :func:`fit_latents`.
+        plot: draws the convergence plot of (title, history, path).
 
     Returns:
-        out, with <category>.safetensors, .json and meshes/<category>_<CAD file number>.obj.
+        out, with <category>.safetensors, .json, meshes/, sheets/; with frozen, latents/ instead.
 
     Raises:
         ValueError: no cache file, an unknown category; after all others are done, those that failed and why.
     """
-    sweep(Path(out))
-    sweep(Path(cache_dir))
-    groups: dict[str, list[Path]] = {}
-    for path in sorted(Path(cache_dir).glob("*/*/[!.]*.h5")):
-        groups.setdefault(path.stem, []).append(path)
-    missing = sorted(set(categories or ()) - set(groups))
-    if not groups or missing:
-        what = f"of category {missing[0]} " if missing else ""
-        raise ValueError(f"no cache file {what}below {cache_dir}; `ntdm prep-data` makes them")
     if Path(out).is_file():
         raise ValueError(f"{out} is a file: name a folder for the shapes")
-    wanted = [category for category in groups if categories is None or category in categories]
+    sweep(Path(out))
+    groups = _cache_files(Path(cache_dir)) if cache_dir is not None else {}
+    where = cache_dir if cache_dir is not None else "the CAD folder"
+    known = set(groups) if cads is None else set(cads)
+    missing = sorted(set(categories or ()) - known)
+    if missing and cads is not None:
+        raise ValueError(f"no CADs of category {missing[0]} in {where}")
+    if not known or missing:
+        what = f"of category {missing[0]} " if missing else ""
+        raise ValueError(f"no cache file {what}below {cache_dir}; `ntdm prep-data` makes them")
+    wanted = [c for c in sorted(known) if categories is None or c in categories]
     failures = []
     for category in wanted:
+        files = groups.get(category, [])
         try:
-            _fit_category(category, groups[category], config, Path(out), overwrite)
+            found = dict(cads[category]()) if cads is not None else _collect_cads(files)
+            if not found:
+                more = f" nor {len(files) - 1} more" if len(files) > 1 else ""
+                raise ValueError(f"no CAD in {files[0]}{more}")
+            latents = (_freeze if frozen else _fit)(category, found, config, Path(out), overwrite, plot)
+            _write_latents(files, list(found), latents)
         except ValueError as error:
             failures.append(f"{category}: {error}")
             say(failures[-1])
@@ -266,45 +178,130 @@ def run(
     return Path(out)
 
 
-def _fit_category(
-    category: str, files: Sequence[Path], config: ShapeConfig, out: Path, overwrite: bool
-) -> None:
-    cads = _collect_cads(files)
-    if not cads:
-        raise ValueError(f"no CAD in {files[0]}" + (f" nor {len(files) - 1} more" if len(files) > 1 else ""))
+def _cache_files(cache_dir: Path) -> dict[str, list[Path]]:
+    sweep(cache_dir)
+    groups: dict[str, list[Path]] = {}
+    for path in sorted(cache_dir.glob("*/*/[!.]*.h5")):
+        groups.setdefault(path.stem, []).append(path)
+    return groups
+
+
+def _fit(
+    category: str,
+    cads: Mapping[int, Cad],
+    config: ShapeConfig,
+    out: Path,
+    overwrite: bool,
+    plot: Plot | None,
+) -> np.ndarray:
+    """Fit one category unless that is done; returns the latents [K, K]."""
     path = out / f"{category}.safetensors"
     made_with = {**to_dict(config), "cads": _fingerprint(cads)}
     done = path.exists() and path.with_suffix(".json").exists() and not overwrite
-    if not (done and finished(path, read_meta(path).get("made_with", {}), made_with, overwrite)):
-        start = time.monotonic()
-        generator = torch.Generator().manual_seed(config.seed)
-        surfaces = [
-            visible_surface(cad, generator, f"CAD {k + 1:02d} of {category}")
-            for k, cad in track(cads.items(), f"{category}: visible surfaces", len(cads))
-        ]
-        model, history = fit(surfaces, config, f"{category}: fitting {len(cads)} CADs")
-        faces = model.template_faces
-        with torch.no_grad():
-            shapes = model(model.one_hot())
-        measured = []
-        for (k, cad), surface, vertices in zip(cads.items(), surfaces, shapes, strict=True):
-            write_plain_obj(out / "meshes" / f"{category}_{k + 1:02d}.obj", vertices, faces)
-            measured.append(quality(vertices, faces, cad, surface))
-        mean = {name: float(np.mean([m[name] for m in measured])) for name in measured[0]}
-        meta = {
-            "category": category,
-            "cad_index": list(cads),
-            "made_with": made_with,
-            "quality": {"mean": mean, **{str(k): m for k, m in zip(cads, measured, strict=True)}},
-            "history": history,
-            "seconds": round(time.monotonic() - start, 1),
-        }
-        save_shape(path, model, meta)
-        say(
-            f"{category}: {len(cads)} CADs, silhouette IoU {mean['silhouette_iou']:.3f}, Chamfer-L1 "
-            f"{mean['chamfer_l1']:.4f}, F-score {mean['f_score']:.3f}, {meta['seconds']:.0f} s"
-        )
-    _write_latents(files, list(cads))
+    if done and finished(path, read_meta(path).get("made_with", {}), made_with, overwrite):
+        return np.eye(len(cads), dtype=np.float32)
+    start = time.monotonic()
+    surfaces = _surfaces(category, cads, config.seed)
+    model, history = fit(surfaces, config, f"{category}: fitting {len(cads)} CADs")
+    assert isinstance(model, DeformableMesh)
+    z = model.one_hot()
+    with torch.no_grad():
+        shapes, mean_shape = model(z), model(z.mean(0, keepdim=True))[0]
+    folder, numbers = out / "meshes", [f"{k + 1:02d}" for k in cads]
+    for number, vertices in zip(numbers, shapes, strict=True):
+        write_plain_obj(folder / f"{category}_{number}.obj", vertices, model.template_faces)
+    write_plain_obj(folder / f"{category}_mean.obj", mean_shape, model.template_faces)
+    for a in range(len(z) - 1):
+        for share in BETWEEN:
+            with torch.no_grad():
+                (vertices,) = model(torch.lerp(z[a : a + 1], z[a + 1 : a + 2], share))
+            name = f"{category}_{numbers[a]}_to_{numbers[a + 1]}_{100 * share:.0f}.obj"
+            write_plain_obj(folder / name, vertices, model.template_faces)
+    measured = _measure(category, cads, surfaces, shapes, model.template_faces)
+    write_sheet(out / "sheets" / f"{category}.png", category, cads, surfaces, shapes, model.template_faces)
+    if plot is not None:
+        plot(f"{category}, {len(cads)} CADs", history, out / "sheets" / f"{category}_convergence.png")
+    meta = {
+        "category": category,
+        "cad_index": list(cads),
+        "made_with": made_with,
+        "quality": measured,
+        "history": history,
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    save_shape(path, model, meta)
+    say(f"{category}: {len(cads)} CADs, {_in_words(measured['mean'])}, {meta['seconds']:.0f} s")
+    return z.numpy()
+
+
+def _freeze(
+    category: str,
+    cads: Mapping[int, Cad],
+    config: ShapeConfig,
+    out: Path,
+    overwrite: bool,
+    plot: Plot | None,
+) -> np.ndarray:
+    """Latents [N, K] of the category's CADs under the shape in `out`, which may never have seen them."""
+    model = load_shape(out / f"{category}.safetensors")
+    path = out / "latents" / f"{category}.json"
+    fitted_to = read_meta(out / f"{category}.safetensors").get("made_with", {})
+    made_with = {"shape": fitted_to, "cads": _fingerprint(cads), "seed": config.seed}
+    if path.exists() and not overwrite:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if finished(path, content["made_with"], made_with, overwrite):
+            return np.array(list(content["latents"].values()), np.float32)
+    surfaces = _surfaces(category, cads, config.seed)
+    z, history = fit_latents(model, surfaces, f"{category}: latents of {len(cads)} CADs", config.seed)
+    with torch.no_grad():
+        shapes = model(z)
+    for k, vertices in zip(cads, shapes, strict=True):
+        name = f"{category}_{k + 1:02d}.obj"
+        write_plain_obj(out / "latents" / "meshes" / name, vertices, model.template_faces)
+    measured = _measure(category, cads, surfaces, shapes, model.template_faces)
+    sheet = out / "latents" / f"{category}.png"
+    write_sheet(sheet, category, cads, surfaces, shapes, model.template_faces)
+    if plot is not None:
+        plot(f"{category}, latents of {len(cads)} CADs", history, sheet.with_stem(f"{category}_convergence"))
+    content = {
+        "schema": "ntdm-latents",
+        "schema_version": 1,
+        "category": category,
+        "made_with": made_with,
+        "latents": {str(k): row for k, row in zip(cads, z.tolist(), strict=True)},
+        "quality": measured,
+        "history": history,
+    }
+    with atomic_path(path) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    say(f"{category}: latents of {len(cads)} CADs, {_in_words(measured['mean'])}")
+    return z.numpy()
+
+
+def _surfaces(category: str, cads: Mapping[int, Cad], seed: int) -> list[Surface]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        visible_surface(cad, generator, f"CAD {k + 1:02d} of {category}")
+        for k, cad in track(cads.items(), f"{category}: visible surfaces", len(cads))
+    ]
+
+
+def _measure(
+    category: str, cads: Mapping[int, Cad], surfaces: Sequence[Surface], shapes: Tensor, faces: Tensor
+) -> dict[str, Any]:
+    """What Judge says of every mesh, by cad_index, and the mean."""
+    pairs = track(zip(cads.values(), surfaces, shapes, strict=True), f"{category}: measuring", len(cads))
+    measured = [Judge(cad, surface)(vertices, faces) for cad, surface, vertices in pairs]
+    mean = {name: float(np.mean([m[name] for m in measured])) for name in measured[0]}
+    return {"mean": mean, **{str(k): m for k, m in zip(cads, measured, strict=True)}}
+
+
+def _in_words(mean: Mapping[str, float]) -> str:
+    return (
+        f"silhouette IoU {mean['silhouette_iou']:.3f}, Chamfer-L1 {mean['chamfer_l1']:.4f}, F-score "
+        f"{mean['f_score']:.3f}, {100 * mean['flipped']:.1f} % of the faces flipped, "
+        f"{100 * mean['crossing']:.1f} % crossing"
+    )
 
 
 def _collect_cads(files: Sequence[Path]) -> dict[int, Cad]:
@@ -321,18 +318,19 @@ def _collect_cads(files: Sequence[Path]) -> dict[int, Cad]:
     return cads
 
 
-def _write_latents(files: Sequence[Path], cad_index: list[int]) -> None:
-    """One-hot latents by CAD; a file whose samples have no CAD (cad_index -1) gets none."""
+def _write_latents(files: Sequence[Path], cad_index: list[int], latents: np.ndarray) -> None:
+    """latents [N, K] of the CADs `cad_index`; a file whose samples have no CAD (cad_index -1) gets none."""
     for path in files:
         with cache.CacheFile(path) as file:
             index, carries = file["cad_index"], bool(file.cads())
-            latent = (index[:, None] == np.array(cad_index)[None]).astype(np.float32)
+            named = index[:, None] == np.array(cad_index)[None]
+            latent = named.astype(np.float32) @ latents
             written = "latent" in file and np.array_equal(file["latent"], latent)
         if not carries or (index < 0).any():
             say(f"{path}: samples without a CAD, no latents written")
             continue
-        if not latent.any(1).all():
-            missing = index[~latent.any(1)][0] + 1
+        if not named.any(1).all():
+            missing = index[~named.any(1)][0] + 1
             raise ValueError(f"{path}: a sample names CAD {missing:02d}, which is not in the file")
         if not written:
             cache.write_latents(path, latent)
@@ -351,11 +349,3 @@ def _rate(step: int, steps: int) -> float:
     """Learning-rate factor: up over the first twentieth, then a cosine down to 0.02."""
     rise = min(1.0, (step + 1) / max(1, steps // 20))
     return rise * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
-
-
-def _draw(surface: Surface, count: int, generator: torch.Generator) -> Tensor:
-    """count points of a CAD: four fifths by area, the rest vertices, where the details are."""
-    few = count // 5
-    by_area = torch.randint(len(surface.points), (count - few,), generator=generator)
-    at_corners = torch.randint(len(surface.corners), (few,), generator=generator)
-    return torch.cat([surface.points[by_area], surface.corners[at_corners]])

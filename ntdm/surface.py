@@ -20,6 +20,9 @@ Cad = tuple[np.ndarray, np.ndarray]  # vertices f32 [V, 3] in the object frame, 
 VIEWS, GRID = 60, 128  # parallel views from which faces are looked for, rays along a side of each
 PROBES, OPEN_SHARE = 48, 0.06  # directions tried from a point, share of them that must reach the outside
 POOL = 20000  # points kept of a visible surface, from which fitting draws
+FEWEST_FACES, MOST_FACES = 4, 2_000_000  # of a CAD; ten million would take more than 4 GB
+SMALLEST, LARGEST = 0.1, 10.0  # diagonal in CAD units; PASCAL3D+ has 1, and cameras stand 5 away
+FARTHEST = 0.5  # centre from the origin, in diagonals: poses turn the object about its origin
 SPACING = 4.0  # between meshes that share one BVH, in units of their size: none reaches its neighbour
 
 
@@ -57,9 +60,14 @@ def visible_surface(cad: Cad, generator: torch.Generator, name: str = "CAD") -> 
     of PROBES rays from it leave the object, which refuses seats seen through a window.
 
     Raises:
-        ValueError: no faces, a face that names no vertex, not finite, no area; `name` says which CAD.
+        ValueError: no faces or too many, a face of another number of corners or that names no vertex, not
+            finite, no area, a size or a place that no camera of the datasets fits; `name` says which CAD.
     """
     vertices, faces = np.asarray(cad[0], np.float32), np.asarray(cad[1], np.int64)
+    if len(faces) > MOST_FACES:
+        raise ValueError(f"{name} has {len(faces)} faces: reduce it to at most {MOST_FACES}")
+    if len(faces) and (faces.ndim != 2 or faces.shape[1] != 3):
+        raise ValueError(f"{name} has faces of shape {faces.shape}: want triangles (F, 3)")
     if len(faces) == 0 or len(vertices) == 0:
         raise ValueError(f"{name} has {len(vertices)} vertices and {len(faces)} faces: nothing to fit")
     if faces.min() < 0 or faces.max() >= len(vertices):
@@ -69,8 +77,21 @@ def visible_surface(cad: Cad, generator: torch.Generator, name: str = "CAD") -> 
         raise ValueError(f"{name} has vertices that are not finite numbers")
     centre, diagonal = (used.min(0) + used.max(0)) / 2, float(np.linalg.norm(np.ptp(used, axis=0)))
     cloud = torch.from_numpy(vertices)
+    if diagonal and not SMALLEST <= diagonal <= LARGEST:
+        raise ValueError(
+            f"{name} has a diagonal of {diagonal:.4g} units: want about 1 (is it in millimetres?); "
+            f"divide its vertices by {diagonal:.4g}"
+        )
+    if np.linalg.norm(centre) > FARTHEST * diagonal > 0:
+        x, y, z = centre
+        raise ValueError(
+            f"{name} has its centre at ({x:.4g}, {y:.4g}, {z:.4g}), more than {FARTHEST} of its diagonal "
+            "from the origin, about which poses turn: subtract the centre from its vertices"
+        )
     if not diagonal > 0 or not face_normals(cloud[None], torch.from_numpy(faces)).any():
         raise ValueError(f"{name} has faces without area: nothing to fit")
+    if len(faces) < FEWEST_FACES:
+        raise ValueError(f"{name} has {len(faces)} of the {FEWEST_FACES} faces that the simplest solid has")
     scene = _scene(vertices, faces)
     hit = np.zeros(len(faces), bool)
     for direction in directions(VIEWS):
@@ -115,6 +136,15 @@ class NearestFaces:
         weights = np.concatenate([1 - uv.sum(-1, keepdims=True), uv], -1)
         foot = found["points"].numpy().reshape(*shape, 3) - self._shift
         return torch.from_numpy(face), torch.from_numpy(weights), torch.from_numpy(foot)
+
+
+def crossing_faces(mesh: Cad) -> np.ndarray:
+    """Numbers of the faces of a mesh that meet another with which they share no vertex: [N], ascending."""
+    soup = open3d.geometry.TriangleMesh(
+        open3d.utility.Vector3dVector(np.asarray(mesh[0], np.float64)),
+        open3d.utility.Vector3iVector(np.asarray(mesh[1], np.int32)),
+    )
+    return np.unique(np.asarray(soup.get_self_intersecting_triangles()))
 
 
 def points_on_faces(vertices: Tensor, faces: Tensor, weights: Tensor) -> Tensor:

@@ -254,6 +254,20 @@ def draw_viewpoints(
     figure.savefig(path, dpi=120, format="png", metadata={"Software": None})
 
 
+def draw_convergence(title: str, history: Sequence[Sequence[float]], path: Path) -> None:
+    """Loss of a shape fit, on a logarithmic axis, over its steps; history is rows of (step, loss)."""
+    figure = Figure((5.0, 3.2), layout="constrained")
+    panel = figure.subplots()
+    steps, losses = np.asarray(history, float).T
+    panel.semilogy(steps, losses)
+    panel.set_xlabel("step")
+    panel.set_ylabel("loss, squared diagonals")
+    panel.set_title(title, fontsize=10)
+    panel.grid(alpha=0.3, which="both")
+    panel.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150, format="png", metadata={"Software": None})
+
+
 def _counted(panel: Axes, counts: Mapping[str, int], label: str) -> None:
     """Horizontal bars, each with its number; first on top."""
     names = list(counts)

@@ -129,8 +129,11 @@ def test_latents_replace_the_file_when_whole(tmp_path):
             np.testing.assert_array_equal(file["latent"], np.eye(3, 2, dtype=np.float32) * scale)
             assert file["name"][0] == "photo_0_00"
     cache.require_latents([path])
-    with pytest.raises(ValueError, match=r"\(3, 5\), want \(3, 2\)"):
-        cache.write_latents(path, np.zeros((3, 5)))
+    cache.write_latents(path, np.zeros((3, 5)))  # of a shape fitted to five other CADs
+    with pytest.raises(ValueError, match=r"\(4, 2\), want \(3, K\)"):
+        cache.write_latents(path, np.zeros((4, 2)))
+    with pytest.raises(ValueError, match="not finite"):
+        cache.write_latents(path, np.full((3, 2), np.nan))
     assert [p.name for p in tmp_path.iterdir()] == ["car.h5"]
 
 

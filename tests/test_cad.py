@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntdm.data_prep.cad import read_cads, read_off
+from ntdm.data_prep.cad import find_cads, read_anchors, read_cads, read_off
 
 # tests/ is no package: what the readers' tests share is loaded by its path.
 raw = runpy.run_path(str(Path(__file__).with_name("raw_trees.py")))
@@ -121,6 +121,44 @@ def test_broken_matlab_files(tmp_path):
     path.write_bytes(b"this is a letter")
     with pytest.raises(ValueError, match=r"car\.mat is not a readable \.mat file"):
         read_cads(tmp_path, "car")
+
+
+def test_all_categories_of_a_root_and_what_was_left_out(tmp_path, capsys):
+    raw["write_cad"](tmp_path / "CAD" / "car" / "01.off")
+    (tmp_path / "CAD" / "car" / "02.off").write_text("OFF\n0 0 0\n")
+    raw["write_mat_cads"](tmp_path / "CAD" / "bus.mat", [(VERTICES, FACES)])
+    found = find_cads(tmp_path)
+    assert list(found) == ["bus", "car"]
+    assert list(found["bus"]()) == [0] and list(found["car"]()) == [0]
+    told = capsys.readouterr().err
+    assert (
+        "02.off is not a usable OFF file: it has 0 vertices" in told and "car: 1 of 2 CADs left out" in told
+    )
+    with pytest.raises(ValueError, match="no CAD model below"):
+        find_cads(tmp_path / "CAD")
+
+
+def test_anchors_of_real_models(real_data):
+    anchors = read_anchors(real_data / "PASCAL3D+_release1.0", "aeroplane")
+    assert list(anchors) == list(range(7))
+    assert anchors[0]["left_wing"][0] == pytest.approx(-0.338, abs=1e-3)  # as the azimuth-0 camera sees it
+    assert set(anchors[6]) == {
+        "left_elevator", "left_wing", "noselanding", "right_elevator", "right_wing", "rudder_lower",
+        "rudder_upper", "tail",
+    }  # fmt: skip
+    # Most trains have no tail, which is an empty array in the file.
+    trains = read_anchors(real_data / "PASCAL3D+_release1.0", "train").values()
+    assert sum("tail_left_top" in named for named in trains) == 1
+
+
+def test_anchors_of_a_broken_file(tmp_path):
+    path = tmp_path / "CAD" / "car.mat"
+    path.parent.mkdir()
+    path.write_bytes(b"this is a letter")
+    with pytest.raises(ValueError, match=r"car\.mat is not a readable \.mat file"):
+        read_anchors(tmp_path, "car")
+    raw["write_mat_cads"](path, [(VERTICES, FACES)])
+    assert read_anchors(tmp_path, "car") == {0: {}}  # its only anchor is empty
 
 
 def test_real_models_of_both_releases(real_data):

@@ -1,6 +1,7 @@
 """The commands' surface: help, exit codes, and errors of one sentence. What stages do is tested with them."""
 
 import errno
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,9 @@ from ntdm import doctor
 from ntdm.baselines.classifier import HEADS
 from ntdm.cli import NAMED_CONFIGS, _test_splits, app
 from ntdm.config import METHODS, InferConfig, ShapeConfig, TrainConfig, load_toml
+
+# tests/ is no package: what the readers' tests share is loaded by its path.
+raw = runpy.run_path(str(Path(__file__).with_name("raw_trees.py")))
 
 COMMANDS = (
     "doctor", "make-data", "prep-data", "inspect", "fit-shapes", "train", "infer", "evaluate", "import",
@@ -170,6 +174,33 @@ def test_a_missing_cache_is_a_sentence(tmp_path: Path) -> None:
     out = tmp_path / "shapes"
     assert str(tmp_path / "none") in sentence(ntdm("fit-shapes", "--cache", tmp_path / "none", "--out", out))
     assert not out.exists()
+
+
+def test_shapes_of_cads_without_photos(tmp_path: Path) -> None:
+    """Every picture and mesh is there, and a category whose only CAD is broken does not stop the others."""
+    root, out = tmp_path / "cads", tmp_path / "shapes"
+    raw["write_cad"](root / "CAD" / "car" / "01.off")
+    raw["write_cad"](root / "CAD" / "car" / "03.off", (0.2, 0.3, 0.1))
+    raw["write_cad"](root / "CAD" / "boat" / "01.off", (100.0, 250.0, 80.0))
+    small = "subdivisions=1", "steps=4", "surface_samples=50", "width=8", "layers=1"
+    settings = [word for setting in small for word in ("--set", setting)]
+    fit = ("fit-shapes", "--cad-root", root, "--out", out, *settings)
+    result = ntdm(*fit)
+    assert result.exit_code == 1
+    assert "boat: CAD 01 of boat has a diagonal of 561.8 units" in result.stderr
+    assert "the 1 others are done" in result.stderr
+    sheets = {path.name: path.read_bytes()[:8] for path in (out / "sheets").iterdir()}
+    assert sheets == dict.fromkeys(("car.png", "car_convergence.png"), b"\x89PNG\r\n\x1a\n")
+    assert len(list((out / "meshes").glob("car_*.obj"))) == 2 + 1 + 3
+    assert ntdm(*fit, "--categories", "car").exit_code == 0
+    assert "no CADs of category bus" in sentence(ntdm(*fit, "--categories", "bus"))
+
+
+@pytest.mark.parametrize("where", [(), ("--cache", "c", "--cad-root", "d")])
+def test_cads_come_from_one_place(where: tuple[str, ...]) -> None:
+    result = ntdm("fit-shapes", "--out", "o", *where)
+    assert result.exit_code == 2
+    assert "--cache or --cad-root" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ntdm import cache, mesh, shape_fit, surface
+from ntdm import cache, mesh, shape_fit, shape_loss, shape_quality, surface
 from ntdm.config import ShapeConfig
 from ntdm.deform import load_shape, read_meta
 
@@ -61,6 +61,11 @@ def test_visible_surface_leaves_the_inside_out_whatever_the_winding():
         ((np.zeros((3, 3), np.float32), np.array([[0, 1, 2]])), "without area"),
         ((np.zeros((3, 3), np.float32), np.array([[0, 1, 3]])), "names vertex 3 of 3"),
         ((np.full((3, 3), np.nan, np.float32), np.array([[0, 1, 2]])), "not finite"),
+        ((np.eye(3, dtype=np.float32), np.array([[0, 1, 2]])), "has 1 of the 4 faces"),
+        ((np.eye(4, 3, dtype=np.float32), np.array([[0, 1, 2, 3]])), r"want triangles \(F, 3\)"),
+        ((np.eye(3, dtype=np.float32), np.zeros((10**7, 3), np.int8)), "10000000 faces: reduce it"),
+        (ellipsoid(250.0, 400.0, 150.0), r"diagonal of .* \(is it in millimetres\?\)"),
+        (ellipsoid(0.2, 0.4, 0.2, centre=(3.0, 0, 0)), r"centre at \(3, 0, 0\)"),
     ],
 )
 def test_visible_surface_names_a_broken_cad(cad, message):
@@ -88,10 +93,12 @@ def test_nearest_faces_are_those_of_brute_force():
 def test_the_loss_has_the_derivative_of_the_distances():
     torch.manual_seed(0)
     model = shape_fit.DeformableMesh(SMALL, 2)
-    loss_of = shape_fit.ShapeLoss(model, [seen(box(0.4, 0.3, 0.2)), seen(ellipsoid(0.3, 0.4, 0.2))], SMALL)
+    loss_of = shape_loss.ShapeLoss(
+        model.template_faces, [seen(box(0.4, 0.3, 0.2)), seen(ellipsoid(0.3, 0.4, 0.2))], SMALL
+    )
     vertices = (model(model.one_hot()) * 0.8).detach().requires_grad_()
     draw = loss_of.draw(vertices, torch.Generator().manual_seed(3))
-    loss = lambda v: loss_of.distance(v, draw)  # noqa: E731
+    loss = lambda v: loss_of.distance(v, draw).mean()  # noqa: E731
     (gradient,) = torch.autograd.grad(loss(vertices), vertices)
     direction = torch.nn.functional.normalize(torch.randn(vertices.shape), dim=-1)
     step = 2e-3
@@ -106,7 +113,7 @@ def test_a_sheet_in_the_air_is_told_to_shrink():
     vertices, faces = box(0.05, 0.1, 0.1)
     cad = join((vertices - np.float32([0.4, 0, 0]), faces), (vertices + np.float32([0.4, 0, 0]), faces))
     model = shape_fit.DeformableMesh(SMALL, 1)
-    loss_of = shape_fit.ShapeLoss(model, [seen(cad)], SMALL)
+    loss_of = shape_loss.ShapeLoss(model.template_faces, [seen(cad)], SMALL)
     sphere = model.template_vertices
     vertices = (sphere * torch.tensor([0.5, 0.08, 0.08]))[None].requires_grad_()
     draw = loss_of.draw(vertices, torch.Generator().manual_seed(0))
@@ -115,7 +122,7 @@ def test_a_sheet_in_the_air_is_told_to_shrink():
     middle = (sphere[loss_of.faces].mean(1)[:, 0].abs() < 0.6)[draw.face[0]].float().mean()
     expected = areas[sphere[loss_of.faces].mean(1)[:, 0].abs() < 0.6].sum() / areas.sum()
     assert middle.item() == pytest.approx(expected.item(), abs=0.05)
-    (gradient,) = torch.autograd.grad(loss_of.distance(vertices, draw), vertices)
+    (gradient,) = torch.autograd.grad(loss_of.distance(vertices, draw).sum(), vertices)
     waist = sphere[:, 0].abs() < 0.3
     outward = torch.nn.functional.normalize(sphere[waist, 1:], dim=1)
     # Down the gradient the waist gets thinner; the distances alone are the same for any thickness.
@@ -125,7 +132,7 @@ def test_a_sheet_in_the_air_is_told_to_shrink():
 
 def test_roughness_prefers_the_sphere():
     model = shape_fit.DeformableMesh(SMALL, 1)
-    loss_of = shape_fit.ShapeLoss(model, [seen(box(0.4, 0.3, 0.2))], SMALL)
+    loss_of = shape_loss.ShapeLoss(model.template_faces, [seen(box(0.4, 0.3, 0.2))], SMALL)
     smooth = 0.4 * model.template.vertices[None]
     rough = smooth * (1 + 0.1 * torch.randn(len(smooth[0]), 1, generator=torch.Generator().manual_seed(0)))
     assert loss_of.roughness(rough) > 2 * loss_of.roughness(smooth)
@@ -135,7 +142,7 @@ def test_roughness_prefers_the_sphere():
 
 def test_transport_keeps_an_ellipsoid_where_it_is():
     sphere, radii = mesh.icosphere(2).vertices, torch.tensor([0.3, 0.5, 0.2])
-    targets = shape_fit.transport_targets(
+    targets = shape_loss.transport_targets(
         seen(ellipsoid(0.3, 0.5, 0.2)), sphere, radii, torch.Generator().manual_seed(0)
     )
     assert (targets - sphere * radii).norm(dim=1).mean() < 0.15  # of a diagonal of 1.23
@@ -149,7 +156,7 @@ def test_fit_copies_simple_cads_and_repeats_itself():
     with torch.no_grad():
         shapes = model(model.one_hot())
     for cad, found, vertices in zip(cads, surfaces, shapes, strict=True):
-        measured = shape_fit.quality(vertices, model.template_faces, cad, found, views=12)
+        measured = shape_quality.Judge(cad, found, views=12)(vertices, model.template_faces)
         assert measured["silhouette_iou"] > 0.93, measured
         assert measured["chamfer_l1"] < 0.015, measured
     short = dataclasses.replace(SMALL, steps=6)
@@ -159,8 +166,8 @@ def test_fit_copies_simple_cads_and_repeats_itself():
 
 def test_quality_of_the_cad_itself_is_perfect():
     cad = ellipsoid(0.25, 0.4, 0.15, centre=(0.1, 0.0, 0.0))
-    measured = shape_fit.quality(
-        torch.from_numpy(cad[0]), torch.from_numpy(cad[1]).long(), cad, seen(cad), views=6
+    measured = shape_quality.Judge(cad, seen(cad), views=6)(
+        torch.from_numpy(cad[0]), torch.from_numpy(cad[1]).long()
     )
     assert measured["silhouette_iou"] == 1
     assert measured["f_score"] == 1
@@ -199,9 +206,13 @@ def test_run_fits_categories_writes_latents_and_goes_on_past_a_broken_cad(tmp_pa
     ):
         shape_fit.run(config, tmp_path / "cache", out)
     assert sorted(p.name for p in out.iterdir()) == [
-        "car.json", "car.safetensors", "meshes", "sofa.json", "sofa.safetensors",
+        "car.json", "car.safetensors", "meshes", "sheets", "sofa.json", "sofa.safetensors",
     ]  # fmt: skip
-    assert sorted(p.name for p in (out / "meshes").iterdir()) == ["car_01.obj", "car_04.obj", "sofa_03.obj"]
+    assert sorted(p.name for p in (out / "meshes").iterdir()) == [
+        "car_01.obj", "car_01_to_04_25.obj", "car_01_to_04_50.obj", "car_01_to_04_75.obj", "car_04.obj",
+        "car_mean.obj", "sofa_03.obj", "sofa_mean.obj",
+    ]  # fmt: skip
+    assert sorted(p.name for p in (out / "sheets").iterdir()) == ["car.png", "sofa.png"]
     with cache.CacheFile(tmp_path / "cache/pascal3d/train/car.h5") as file:
         assert file["latent"].tolist() == [[0, 1], [1, 0], [0, 1]]
     with cache.CacheFile(tmp_path / "cache/pascal3d/train/sofa.h5") as file:
@@ -210,6 +221,12 @@ def test_run_fits_categories_writes_latents_and_goes_on_past_a_broken_cad(tmp_pa
     meta = read_meta(out / "car.safetensors")
     assert meta["cad_index"] == [0, 3]
     assert set(meta["quality"]) == {"mean", "0", "3"}
+
+    # Half way along a latent is the mean of two CADs.
+    halfway = (out / "meshes/car_01_to_04_50.obj").read_text().splitlines()
+    assert [line for line in halfway if line[:2] == "v "] == [
+        line for line in (out / "meshes/car_mean.obj").read_text().splitlines() if line[:2] == "v "
+    ]
 
     before = (out / "car.safetensors").stat().st_mtime_ns
     assert shape_fit.run(config, tmp_path / "cache", out, ["car"]) == out
@@ -231,3 +248,79 @@ def test_run_refuses_an_empty_cache_unknown_categories_and_different_cads(tmp_pa
     with pytest.raises(ValueError, match="carry different CADs"):
         shape_fit.run(SMALL, tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_latents_of_an_unseen_cad_lie_between_those_of_its_neighbours(tmp_path):
+    long, short = ellipsoid(0.2, 0.45, 0.15), ellipsoid(0.2, 0.25, 0.15)
+    config = dataclasses.replace(SMALL, steps=80)
+    shape_fit.run(config, None, tmp_path, cads={"car": lambda: {0: long, 1: short}})
+    unseen = {5: ellipsoid(0.2, 0.36, 0.15)}
+    write_cache(tmp_path / "cache/pascal3d/val/car.h5", unseen, [5, 5])
+    weights = (tmp_path / "car.safetensors").read_bytes()
+    shape_fit.run(config, tmp_path / "cache", tmp_path, frozen=True)
+    assert (tmp_path / "car.safetensors").read_bytes() == weights
+    content = json.loads((tmp_path / "latents/car.json").read_text())
+    assert list(content["latents"]) == ["5"]
+    assert content["history"][-1][1] < 0.5 * content["history"][0][1]
+    assert content["quality"]["mean"]["silhouette_iou"] > 0.9
+    with cache.CacheFile(tmp_path / "cache/pascal3d/val/car.h5") as file:
+        assert file["latent"].tolist() == [content["latents"]["5"]] * 2
+        vertices = load_shape(tmp_path / "car.safetensors")(torch.from_numpy(file["latent"][:1]))[0]
+    length = (vertices[:, 1].max() - vertices[:, 1].min()).item()
+    assert length == pytest.approx(0.72, abs=0.05)
+
+    # The same command again changes nothing; without a shape there is nothing to look for.
+    before = (tmp_path / "latents/car.json").stat().st_mtime_ns
+    shape_fit.run(config, tmp_path / "cache", tmp_path, frozen=True)
+    assert (tmp_path / "latents/car.json").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match=r"car: .*car\.json does not exist"):
+        shape_fit.run(config, tmp_path / "cache", tmp_path / "other", frozen=True)
+
+
+def test_free_vertices_are_a_ceiling():
+    surfaces = [seen(box(0.2, 0.35, 0.12)), seen(ellipsoid(0.25, 0.4, 0.15))]
+    model, _ = shape_fit.fit(surfaces, dataclasses.replace(SMALL, steps=80), "ceiling", free=True)
+    with torch.no_grad():
+        first, second = model(model.one_hot())
+    assert (first - second).abs().max() > 0.05  # each mesh goes to its own CAD
+    measured = shape_quality.Judge(box(0.2, 0.35, 0.12), surfaces[0], views=6)(first, model.template_faces)
+    assert measured["silhouette_iou"] > 0.95
+    floor = surfaces[0].diagonal * 0.3 * model.template_vertices
+    assert (
+        shape_quality.Judge(box(0.2, 0.35, 0.12), surfaces[0], views=6)(floor, model.template_faces)[
+            "chamfer_l1"
+        ]
+        > 3 * measured["chamfer_l1"]
+    )
+
+
+def test_folds_are_found():
+    sphere = mesh.icosphere(2)
+    assert shape_quality.folds(sphere.vertices, sphere.faces) == {"flipped": 0, "crossing": 0}
+    # One vertex pulled through the other side: its faces cross those there.
+    pierced = sphere.vertices.clone()
+    pierced[0] *= -1.5
+    found = shape_quality.folds(pierced, sphere.faces)
+    assert 5 / 320 <= found["crossing"] < 0.2
+    # One face turned over in its own plane, by two corners exchanged past each other.
+    flat = sphere.vertices * torch.tensor([1.0, 1, 0.05])
+    folded = flat.clone()
+    a, b, c = sphere.faces[flat[sphere.faces].mean(1)[:, 2].argmax()].tolist()
+    folded[a] += 1.6 * ((flat[b] + flat[c]) / 2 - flat[a])
+    assert shape_quality.folds(flat, sphere.faces)["flipped"] == 0
+    assert shape_quality.folds(folded, sphere.faces)["flipped"] >= 1 / 320
+
+
+def test_transfer_carries_anchors_through_the_template():
+    sphere = mesh.icosphere(3)
+    shapes = torch.stack([sphere.vertices * torch.tensor(r) for r in ([0.2, 0.4, 0.2], [0.2, 0.2, 0.4])])
+    surfaces = [seen((s.numpy(), sphere.faces.numpy())) for s in shapes]
+    tips = [{"front": np.array([0, -r, 0]), "top": np.array([0, 0, h])} for r, h in ((0.4, 0.2), (0.2, 0.4))]
+    tips[0]["only here"] = np.zeros(3)
+    ours, baseline = shape_quality.transfer(shapes, sphere.faces, surfaces, tips)
+    assert len(ours) == len(baseline) == 4
+    assert ours.max() < 0.02
+    # The front of the long one is 0.4 away from where the short one has it; its nearest point is that front.
+    assert baseline.max() > 0.1
+    nothing = shape_quality.transfer(shapes, sphere.faces, surfaces, [{}, tips[1]])
+    assert [len(errors) for errors in nothing] == [0, 0]

@@ -1,0 +1,182 @@
+"""The quality table of docs/shapes.md: Γ of `ntdm fit-shapes` between its floor and its ceiling.
+
+    ntdm fit-shapes --cad-root PASCAL3D+_release1.1 --out shapes
+    python benchmarks/shape_quality.py --cad-root PASCAL3D+_release1.1 --shapes shapes --out measured
+
+Ours is read from the shapes' descriptions. The floor is the category's scaled sphere. The ceiling is a mesh
+of the same topology whose vertices are free, fitted to one CAD alone with the weights of the regularisers, of
+CEILING_WEIGHTS times the configured ones, that serve that CAD best. With --anchors, the folder of release
+1.0 whose CAD/<category>.mat names points on the same models, anchors are carried from each CAD to each other
+one through the template, and by the nearest point. With --leave-one-out, Γ is fitted again to all CADs but
+one, whose latent is then found with Γ frozen. Each category's figures are kept in OUT/<category>.json; what
+is there is not measured again. Prints versions and the table.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measure import machine
+
+from ntdm import shape_fit
+from ntdm.config import ShapeConfig, from_dict
+from ntdm.data_prep.cad import Cad, find_cads, read_anchors
+from ntdm.deform import DeformableMesh, load_shape, read_meta
+from ntdm.outputs import atomic_path
+from ntdm.progress import say
+from ntdm.shape_quality import Judge, transfer
+from ntdm.surface import Surface, visible_surface
+
+CEILING_WEIGHTS = (1.0, 10.0)
+NAMES = ("chamfer_l1", "f_score", "silhouette_iou", "flipped", "crossing")
+
+
+def surfaces_of(category: str, cads: Mapping[int, Cad], seed: int) -> list[Surface]:
+    generator = torch.Generator().manual_seed(seed)
+    return [visible_surface(cad, generator, f"CAD {k + 1:02d} of {category}") for k, cad in cads.items()]
+
+
+def mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in NAMES}
+
+
+def ceiling(surfaces: Sequence[Surface], judges: Sequence[Judge], config: ShapeConfig) -> dict[str, float]:
+    """Mean over the CADs of the best free mesh, by Chamfer-L1."""
+    best: list[dict[str, float]] = []
+    for factor in CEILING_WEIGHTS:
+        weights = {
+            "normal_weight": factor * config.normal_weight,
+            "laplacian_weight": factor * config.laplacian_weight,
+        }
+        settled = from_dict(ShapeConfig, {**vars(config), **weights})
+        model, _ = shape_fit.fit(surfaces, settled, f"ceiling, {factor:g} x the regularisers", free=True)
+        with torch.no_grad():
+            rows = [j(v, model.template_faces) for j, v in zip(judges, model(model.one_hot()), strict=True)]
+        best = [min(pair, key=lambda r: r["chamfer_l1"]) for pair in zip(rows, best or rows, strict=True)]
+    return mean(best)
+
+
+def leave_one_out(
+    surfaces: Sequence[Surface], judges: Sequence[Judge], config: ShapeConfig
+) -> dict[str, float]:
+    """Mean over the CADs, each under a Γ that was fitted to the others."""
+    rows = []
+    for k, (surface, judge) in enumerate(zip(surfaces, judges, strict=True)):
+        others = [s for i, s in enumerate(surfaces) if i != k]
+        model, _ = shape_fit.fit(others, config, f"all but {k + 1} of {len(surfaces)}")
+        assert isinstance(model, DeformableMesh)
+        z, _ = shape_fit.fit_latents(model, [surface], f"latent of {k + 1} of {len(surfaces)}")
+        with torch.no_grad():
+            rows.append(judge(model(z)[0], model.template_faces))
+    return mean(rows)
+
+
+def measure(category: str, cads: dict[int, Cad], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything that is asked for and not in OUT/<category>.json yet; returns all of it."""
+    path = arguments.out / f"{category}.json"
+    shape_path = arguments.shapes / f"{category}.safetensors"
+    meta, model = read_meta(shape_path), load_shape(shape_path)
+    found = json.loads(path.read_text()) if path.exists() else {}
+    if found.get("made_with") != meta["made_with"]:
+        found = {"made_with": meta["made_with"], "ours": meta["quality"]["mean"], "cads": len(cads)}
+    asked = {"floor"} | ({"ceiling"} if arguments.ceiling else set())
+    if arguments.anchors is not None and (arguments.anchors / "CAD" / f"{category}.mat").is_file():
+        asked.add("anchors")
+    if category in arguments.leave_one_out:
+        asked.add("leave_one_out")
+    missing = sorted(asked - set(found))
+    if not missing:
+        return found
+    start = time.monotonic()
+    surfaces = surfaces_of(category, cads, model.config.seed)
+    judges = (
+        [Judge(cad, s) for cad, s in zip(cads.values(), surfaces, strict=True)]
+        if missing != ["anchors"]
+        else []
+    )
+    for what in missing:
+        if what == "anchors":
+            anchors = read_anchors(arguments.anchors, category)
+            with torch.no_grad():
+                shapes = model(model.one_hot())
+            named = [anchors.get(k, {}) for k in cads]
+            ours, nearest = transfer(shapes, model.template_faces, surfaces, named)
+            found[what] = {"n": len(ours), "ours": np.median(ours), "nearest": np.median(nearest)}
+        elif what == "floor":
+            sphere = model.scale * model.template_vertices
+            found[what] = mean([judge(sphere, model.template_faces) for judge in judges])
+        else:
+            measured = ceiling if what == "ceiling" else leave_one_out
+            found[what] = measured(surfaces, judges, model.config)
+        with atomic_path(path) as part:
+            part.write_text(json.dumps(found, indent=1) + "\n")
+    say(f"{category}: {', '.join(missing)} in {time.monotonic() - start:.0f} s")
+    return found
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """The figures of all categories as Markdown."""
+    columns = ("ours", "ceiling", "floor", "leave_one_out")
+    lines = []
+    for title, name, form in (
+        ("Chamfer-L1, % of the diagonal", "chamfer_l1", "{:.2f}"),
+        ("F-score at 1 %", "f_score", "{:.1f}"),
+        ("Silhouette IoU, %", "silhouette_iou", "{:.1f}"),
+        ("Flipped faces, %", "flipped", "{:.1f}"),
+        ("Crossing faces, %", "crossing", "{:.1f}"),
+    ):
+        lines += [
+            f"| {title} | CADs | ours | ceiling | floor | leave one out |",
+            "| --- " + "| ---: " * 5 + "|",
+        ]
+        for category, row in rows.items():
+            cells = [form.format(100 * row[c][name]) if c in row else "" for c in columns]
+            lines.append(f"| {category} | {row['cads']} | {' | '.join(cells)} |")
+        means = []
+        for c in columns:
+            # A mean over some of the categories would look like one over all.
+            whole = all(c in row for row in rows.values())
+            means.append(form.format(np.mean([100 * r[c][name] for r in rows.values()])) if whole else "")
+        lines += [f"| mean | {sum(r['cads'] for r in rows.values())} | {' | '.join(means)} |", ""]
+    with_anchors = {c: r["anchors"] for c, r in rows.items() if "anchors" in r}
+    if with_anchors:
+        lines += [
+            "| Anchors: median error, % of the diagonal | pairs | template | nearest point | less by |",
+            "| --- " + "| ---: " * 4 + "|",
+        ]
+        gains = []
+        for category, a in with_anchors.items():
+            gains.append(100 * (1 - a["ours"] / a["nearest"]))
+            errors = f"{100 * a['ours']:.2f} | {100 * a['nearest']:.2f}"
+            lines.append(f"| {category} | {a['n']} | {errors} | {gains[-1]:.0f} % |")
+        lines += [f"| mean | {sum(a['n'] for a in with_anchors.values())} | | | {np.mean(gains):.0f} % |", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cad-root", type=Path, required=True)
+    parser.add_argument("--shapes", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--anchors", type=Path)
+    parser.add_argument("--categories", nargs="*")
+    parser.add_argument("--ceiling", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--leave-one-out", nargs="*", default=[], metavar="CATEGORY")
+    arguments = parser.parse_args()
+    print(machine("cpu"))
+    rows = {}
+    for category, read in find_cads(arguments.cad_root).items():
+        if arguments.categories is None or category in arguments.categories:
+            rows[category] = measure(category, read(), arguments)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
