@@ -105,8 +105,9 @@ def measure(category: str, cads: dict[int, Cad], arguments: argparse.Namespace) 
             with torch.no_grad():
                 shapes = model(model.one_hot())
             named = [anchors.get(k, {}) for k in cads]
-            ours, nearest = transfer(shapes, model.template_faces, surfaces, named)
-            found[what] = {"n": len(ours), "ours": np.median(ours), "nearest": np.median(nearest)}
+            errors = transfer(shapes, model.template_faces, surfaces, named)
+            ours, nearest = (float(np.median(e)) for e in errors)
+            found[what] = {"n": len(errors[0]), "ours": ours, "nearest": nearest}
         elif what == "floor":
             sphere = model.scale * model.template_vertices
             found[what] = mean([judge(sphere, model.template_faces) for judge in judges])
