@@ -67,7 +67,7 @@ class CacheWriter:
         cads: cad_index -> (vertices [V, 3], faces [F, 3]), the category's CADs.
         inputs: digest of the photos and CADs listed for this file, used or not, and of how masks are made.
         optional: which of OPTIONAL every sample carries.
-        compression: of the photos, "none", "lzf" or "gzip"; masks are always compressed.
+        compression: of photos and masks, "none", "lzf" or "gzip".
 
     Set `dropped` (reason -> count) before the block ends. The same samples give the same data.
     """
@@ -112,8 +112,7 @@ class CacheWriter:
                 maxshape=(None, *sizes),
                 dtype=h5py.string_dtype() if kind == "O" else kind,
                 chunks=(1, *sizes) if name in _PIXELS else (256, *sizes),
-                # Masks shrink 50-fold at no cost in reading; photos hardly, and raw ones read fastest.
-                compression=self._compression if name == "images" else "lzf" if name in _PIXELS else None,
+                compression=self._compression if name in _PIXELS else None,
             )
         for index, (vertices, faces) in sorted(self._cads.items()):
             self._file[f"cad/{index}/vertices"] = np.asarray(vertices, np.float32)
@@ -160,6 +159,12 @@ class CacheWriter:
         self._stack.__exit__(kind, error, trace)
 
 
+def _is_plain(stored: h5py.Dataset) -> bool:
+    """Whether a sample's pixels are one chunk of bytes, as they are."""
+    plain = stored.id.get_create_plist().get_nfilters() == 0 and stored.dtype == np.uint8
+    return plain and stored.chunks == (1, *stored.shape[1:])
+
+
 class CacheFile:
     """A cache file opened for reading, its schema checked.
 
@@ -175,6 +180,7 @@ class CacheFile:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self._stored: dict[str, tuple[h5py.Dataset, bool, tuple[int, ...]]] = {}
         if not self.path.is_file():
             raise ValueError(f"cache file {path} does not exist; `ntdm prep-data` makes it")
         try:
@@ -211,8 +217,17 @@ class CacheFile:
 
     def read(self, name: str, index: int) -> np.ndarray:
         """One sample of a numeric array."""
+        if name not in self._stored:
+            stored = self._file[name]
+            self._stored[name] = stored, _is_plain(stored), stored.shape
+        stored, plain, (count, *shape) = self._stored[name]
         with self._whole(name):
-            return self._file[name][index]
+            if not plain or not 0 <= index < count:
+                return stored[index]
+            # The chunk as it lies in the file: ten times as fast as HDF5's selections.
+            value = np.empty(shape, np.uint8)
+            stored.id.read_direct_chunk((index, *[0] * len(shape)), out=value.reshape(-1))
+            return value
 
     @contextlib.contextmanager
     def _whole(self, name: str) -> Iterator[None]:

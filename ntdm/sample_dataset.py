@@ -15,8 +15,8 @@ _CAMERA = ("viewpoint", "focal", "principal_point", "bbox")
 class SampleDataset(Dataset):
     """The samples of several cache files, in file order; safe under a DataLoader with workers.
 
-    An item is a dict: image u8 [3,H,W]; viewpoint [4], focal [], principal_point [2], bbox [4] float32;
-    amodal_mask and visible_mask bool [H,W], occluder_mask where every file has one; cad_index int;
+    An item is a dict: image u8 [3,H,W], a view of [H,W,3]; viewpoint [4], focal [], principal_point [2],
+    bbox [4] float32; amodal_mask and visible_mask bool [H,W], occluder_mask where every file has one; cad_index int;
     name, category, dataset, split str; and latent float32 [K] where every file has latents, K the
     largest of the files (zeros beyond a category's own CADs).
 
@@ -91,7 +91,7 @@ class SampleDataset(Dataset):
         item |= {k: table[k][i] for k in ("name", "cad_index", *_CAMERA)}
         if self.has_latent:
             item["latent"] = table["latent"][i]
-        item["image"] = torch.from_numpy(file.read("images", i)).permute(2, 0, 1).contiguous()
+        item["image"] = torch.from_numpy(file.read("images", i)).permute(2, 0, 1)
         for name in self._masks:
             item[name] = torch.from_numpy(file.read(name, i)).bool()
         return item
