@@ -65,7 +65,7 @@ def make_batch(
     photo, amodal_mask, hidden = torch.stack(photos), torch.stack(masks), None
     background = ~amodal_mask
     if config.patches > 0:
-        hidden = patches(photo.shape, config.patches, generator)
+        hidden = patches(photo.shape, config.patches, config.patch_size, generator)
         photo = torch.where(hidden[:, None], photo.roll(-1, 0), photo)
         background = torch.where(hidden, background.roll(-1, 0), background)
     return Batch(
@@ -83,14 +83,17 @@ def make_batch(
     )
 
 
-def patches(shape: Sequence[int], share: float, generator: torch.Generator) -> Tensor:
+def patches(
+    shape: Sequence[int], share: float, size: tuple[float, float], generator: torch.Generator
+) -> Tensor:
     """Where photos of `shape` [B, 3, H, W] are covered, a share of them: bool [B, H, W].
 
-    Up to four patches a photo, each 0.2 to 0.6 of it long and wide, turned, with outlines between ellipse
-    and rectangle: like occluders' they run in any direction. What is covered is not learned from; the
-    features around it learn not to depend on it.
+    Up to four patches a photo, turned, with outlines between ellipse and rectangle: like occluders' they run
+    in any direction. Lengths and widths are drawn between the two of `size`, of the photo's. What is covered
+    is not learned from; the features around it learn not to depend on it.
     """
     count, _, height, width = shape
+    low, high = size
     grid = torch.stack(
         torch.meshgrid(torch.arange(width) + 0.5, torch.arange(height) + 0.5, indexing="xy"), -1
     )
@@ -100,7 +103,7 @@ def patches(shape: Sequence[int], share: float, generator: torch.Generator) -> T
             continue
         for _ in range(int(torch.randint(1, 5, (), generator=generator))):
             x, y, a, b, turn, corner = torch.rand(6, generator=generator).tolist()
-            half = torch.tensor([(0.1 + 0.2 * a) * width, (0.1 + 0.2 * b) * height])
+            half = torch.tensor([(low + (high - low) * a) * width, (low + (high - low) * b) * height]) / 2
             cosine, sine = math.cos(math.pi * turn), math.sin(math.pi * turn)
             turned = torch.tensor([[cosine, -sine], [sine, cosine]])
             offset = (grid - torch.tensor([x * width, y * height])) @ turned / half

@@ -78,7 +78,7 @@ def check(file: h5py.File, path: Path) -> Header:
     ):
         raise ValueError("a name is there twice, or is no text")
     cads = _cads(file, size)
-    _latent(file, size, count, len(cads))
+    _latent(file, size, count)
     _numbers(file, names, cads)
     return header
 
@@ -172,13 +172,14 @@ def _cads(file: h5py.File, size: int) -> set[int]:
     return found
 
 
-def _latent(file: h5py.File, size: int, count: int, cads: int) -> None:
+def _latent(file: h5py.File, size: int, count: int) -> None:
     if file.get("latent", getlink=True) is None:
         return
     latent = _dataset(file, "latent", size)
-    if latent.shape != (count, cads) or latent.dtype != np.dtype("f4") or not np.isfinite(latent[:]).all():
+    shaped = latent.ndim == 2 and latent.shape[0] == count and latent.shape[1] > 0
+    if not shaped or latent.dtype != np.dtype("f4") or not np.isfinite(latent[:]).all():
         have = f"{latent.dtype} {latent.shape}"
-        raise ValueError(f"dataset latent is {have}, want finite float32 {(count, cads)} (samples, CADs)")
+        raise ValueError(f"dataset latent is {have}, want finite float32 ({count}, K) (samples, CADs fitted)")
 
 
 def _numbers(file: h5py.File, names: list[str], cads: set[int]) -> None:

@@ -51,7 +51,7 @@ class PrepConfig:
     image_size: tuple[int, int] = (512, 512)  # H, W
     scale: float = 0.0  # 0: max(H, W) / 640, so that a unit-diagonal object at distance 5 fits
     objects: str = "first"  # NeMo's protocol: the first object of an image, if it has a pose
-    compression: str = "none"  # of the photos in the file: none reads fastest, gzip and lzf save space
+    compression: str = "none"  # of photos and masks: none reads fastest, gzip and lzf save space
 
     def __post_init__(self) -> None:
         _one_of(self, "prep", "compression", "none", "lzf", "gzip")
@@ -126,7 +126,8 @@ class TrainConfig:
     weight_decay: float = 0.0
     mirror: bool = True
     augment: float = 0.4  # strength of photometric jitter, 0 is none (the paper's choice)
-    patches: float = 0.6  # share of photos partly covered by others; 0 is the paper's choice
+    patches: float = 0.8  # share of photos partly covered by others; 0 is the paper's choice
+    patch_size: tuple[float, float] = (0.25, 0.7)  # shortest and longest patch, of the photo's sides
     bf16: bool = True
     resize: int = 0  # classifiers: pixels of the square that photos are resized to; 0 leaves them as they are
     pose_bins: int = 41  # classifiers and mask-rcnn: for each of azimuth, elevation, theta
@@ -148,6 +149,9 @@ class TrainConfig:
         negatives = ("same_class_negatives", "other_class_negatives", "background_negatives")
         _within(self, "train", 0, None, *negatives, "view_temperature", "weight_decay", "warmup_steps")
         _within(self, "train", 0, LARGEST_SEED, "seed")
+        _within(self, "train", 0.01, 2, "patch_size")
+        if self.patch_size[0] > self.patch_size[1]:
+            raise ValueError(f"train patch_size is {self.patch_size}: want the shorter first")
         shares = ("texture_momentum", "first_visit_alpha", "final_learning_rate", "augment", "patches")
         _within(self, "train", 0, 1, *shares, "quad_extent", "background_weight")
         _within(self, "train", 0, 4, "far_angle")

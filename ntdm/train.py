@@ -303,7 +303,16 @@ def _shapes(config: TrainConfig, names: Sequence[str], paths: Sequence[Path], fo
     """What the method's model is built around, by category."""
     kind = METHODS[config.method].shapes
     if kind == "fitted":
-        return {name: load_shape(folder / f"{name}.safetensors") for name in names}
+        fitted = {name: load_shape(folder / f"{name}.safetensors") for name in names}
+        for path in paths:
+            with caches.CacheFile(path) as file:
+                held, wanted = file["latent"].shape[1], fitted[path.stem].num_latents
+            if held != wanted:
+                raise ValueError(
+                    f"{path} has latents of {held} entries, {folder} a shape of {wanted}: train with the "
+                    "shapes that fit-shapes made from this cache, or run it again"
+                )
+        return fitted
     if kind != "cads":
         return {}
     cads: dict[str, list[np.ndarray]] = {}

@@ -91,10 +91,12 @@ def test_patches_show_the_next_photo(tiny, items):
 
 
 def test_patches_cover_a_share_of_the_photos_and_part_of_each():
-    hidden = patches((200, 3, 64, 96), 0.5, torch.Generator().manual_seed(0))
+    hidden = patches((200, 3, 64, 96), 0.5, (0.2, 0.6), torch.Generator().manual_seed(0))
     assert hidden.shape == (200, 64, 96)
     covered = hidden.flatten(1).float().mean(1)
     assert 70 < (covered > 0).sum() < 130
     assert 0.15 < covered[covered > 0].mean() < 0.45
     assert covered.max() < 1
-    assert not patches((3, 3, 16, 16), 0.0, torch.Generator().manual_seed(0)).any()
+    larger = patches((200, 3, 64, 96), 0.5, (0.4, 0.8), torch.Generator().manual_seed(0))
+    assert larger.float().mean() > 1.5 * hidden.float().mean()
+    assert not patches((3, 3, 16, 16), 0.0, (0.2, 0.6), torch.Generator().manual_seed(0)).any()

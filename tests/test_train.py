@@ -204,6 +204,17 @@ def test_what_is_no_run_or_a_broken_one_is_not_loaded(tiny_folder, tmp_path):
         train.load(run)
 
 
+def test_latents_of_other_shapes_are_refused(tiny, tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder / "cache", tmp_path / "cache")
+    path = tmp_path / "cache" / "pascal3d" / "train" / "car.h5"
+    with cache.CacheFile(path) as file:
+        count = len(file)
+    cache.write_latents(path, torch.eye(count, 5).numpy())
+    with pytest.raises(ValueError, match=r"car\.h5 has latents of 5 entries, .*shapes a shape of 2"):
+        train.run(tiny.TRAIN, tmp_path / "cache", tiny_folder / "shapes", tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "exponential"])
 def test_the_rate_rises_then_falls_to_the_last(tiny, schedule):
     config = replace(
