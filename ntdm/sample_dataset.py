@@ -16,9 +16,9 @@ class SampleDataset(Dataset):
     """The samples of several cache files, in file order; safe under a DataLoader with workers.
 
     An item is a dict: image u8 [3,H,W], a view of [H,W,3]; viewpoint [4], focal [], principal_point [2],
-    bbox [4] float32; amodal_mask and visible_mask bool [H,W], occluder_mask where every file has one; cad_index int;
-    name, category, dataset, split str; and latent float32 [K] where every file has latents, K the
-    largest of the files (zeros beyond a category's own CADs).
+    bbox [4] float32; amodal_mask and visible_mask bool [H,W], occluder_mask where every file has one;
+    cad_index int; name, category, dataset, split str; and latent float32 [K] where every file has latents,
+    K the largest of the files (zeros beyond a category's own CADs).
 
     Args:
         kept_bytes: of decoded samples that are kept in memory; further ones are read from disk each time. A
