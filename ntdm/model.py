@@ -6,6 +6,7 @@ a crop of H x W pixels has features of h x w = H/stride x W/stride cells, whose 
 focal length and principal point divided by the stride (pixel frames are corner-origin, so nothing shifts).
 """
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -183,11 +184,11 @@ class NTDM(FeatureModel):
 
     def _annotated_shapes(self, batch: Batch) -> Tensor:
         """Γ(z) of the batch's annotated latents [B, V, 3]."""
-        vertices = batch.viewpoint.new_empty(len(batch.photo), *self.sphere.shape)
-        for category in set(batch.category):
-            rows = [i for i, c in enumerate(batch.category) if c == category]
-            vertices[rows] = self.shape(category)(torch.stack([batch.latent[i] for i in rows]))
-        return vertices
+        order = sorted(range(len(batch.category)), key=batch.category.__getitem__)
+        parts = []
+        for category, rows in itertools.groupby(order, key=batch.category.__getitem__):
+            parts.append(self.shape(category)(torch.stack([batch.latent[i] for i in rows])))
+        return torch.cat(parts)[torch.tensor(order).argsort()]
 
     def _negatives(
         self, category: int, points: Tensor, background: Tensor, generator: torch.Generator

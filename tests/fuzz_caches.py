@@ -88,7 +88,7 @@ def read(path: Path, out: Path) -> None:
     train._typical_box([path])
     train.sample_names([path])
     shape_fit._collect_cads([path])
-    shape_fit._write_latents([path], [0, 1])
+    shape_fit._write_latents([path], [0, 1], np.eye(2, dtype=np.float32))
     cache.require_latents([path])
     list(export.records([path], None, masks=True))
 

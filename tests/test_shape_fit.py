@@ -196,13 +196,13 @@ def test_run_fits_categories_writes_latents_and_goes_on_past_a_broken_cad(tmp_pa
     good = {0: ellipsoid(0.2, 0.4, 0.2, subdivisions=2), 3: box(0.2, 0.3, 0.2)}
     write_cache(tmp_path / "cache/pascal3d/train/car.h5", good, [3, 0, 3])
     write_cache(tmp_path / "cache/pascal3d/val/car.h5", good, [0])
-    broken = {1: (np.zeros((4, 3), np.float32), np.zeros((0, 3), np.int32))}
+    broken = {1: (np.zeros((4, 3), np.float32), np.zeros((2, 3), np.int32))}
     write_cache(tmp_path / "cache/pascal3d/train/boat.h5", broken, [1])
     write_cache(tmp_path / "cache/pascal3d/train/sofa.h5", {2: good[0]}, [2])
     config = dataclasses.replace(SMALL, subdivisions=1, steps=8)
     out = tmp_path / "shapes"
     with pytest.raises(
-        ValueError, match=r"boat: CAD 02 of boat has 4 vertices and 0 .*; the 2 others are done"
+        ValueError, match="boat: CAD 02 of boat has faces without area: nothing to fit; the 2 others are done"
     ):
         shape_fit.run(config, tmp_path / "cache", out)
     assert sorted(p.name for p in out.iterdir()) == [
