@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -189,7 +190,7 @@ def prep_data(
     image_size: Annotated[tuple[int, int], typer.Option(metavar="H W")] = PrepConfig.image_size,
     compression: Annotated[
         Compression,
-        typer.Option(help="Of the photos: none reads fastest, gzip takes a quarter of the space."),
+        typer.Option(help="Of photos and masks: none reads fastest, gzip takes a sixth of its space."),
     ] = Compression.none,
     split: Annotated[list[str] | None, typer.Option(help="Repeat, or separate by commas.")] = None,
     categories: CategoriesOption = None,
@@ -424,7 +425,8 @@ def report(
     found = found or sorted(path.parent for path in Path("runs").glob("*/config.json"))
     if not found:
         raise ValueError("no run in ./runs: name one by --runs")
-    path = tables.report(table, found, out, published, _pictures(table, found, cache, out) if cache else ())
+    pictures = partial(_pictures, table, found, cache, out) if cache else tuple
+    path = tables.report(table, found, out, published, pictures)
     print(path.with_suffix(".md").read_text(encoding="utf-8"))
     print(path)
 
@@ -555,7 +557,7 @@ def demo(
     """
     from ntdm import evaluate, shape_fit, train
     from ntdm.data_prep import synthetic
-    from ntdm.reports import tables
+    from ntdm.reports import figures, tables
 
     def settled(cls: type[Config]) -> Config:
         return _adjusted(cls(), QUICK[cls] if quick else (), seed)
@@ -571,7 +573,7 @@ def demo(
         splits = ["iid", *configs.NUISANCES] if dataset is Dataset.ood_cv else None
         _prepare(dataset, data / folder, cache, pascal3d, prep, splits=splits, overwrite=overwrite)
     say("demo 3/5: shapes")
-    shape_fit.run(settled(ShapeConfig), cache, shapes, overwrite=overwrite)
+    shape_fit.run(settled(ShapeConfig), cache, shapes, overwrite=overwrite, plot=figures.draw_convergence)
     runs = [out / "runs" / method for method in ("ntdm", "pose-classifier")]
     for run in runs:
         say(f"demo 4/5: {run.name}: train, predict, score")
@@ -582,7 +584,7 @@ def demo(
     say("demo 5/5: tables")
     written = []
     for table in (1, 2):
-        pictures = _pictures(table, runs, cache, out / "report")
+        pictures = partial(_pictures, table, runs, cache, out / "report")
         written.append(tables.report(table, runs, out / "report", False, pictures))
     for path in written:
         print(path.with_suffix(".md").read_text(encoding="utf-8"))

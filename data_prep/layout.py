@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from ntdm import npz
 from ntdm.config import CATEGORIES
 
 LARGEST_TEXT = 16 * 2**20  # bytes of a list, a table or an OFF file: the largest of PASCAL3D+ has 4 MB
@@ -128,6 +131,11 @@ def read_bytes(path: Path, largest: int) -> bytes:
     if len(data) > largest:
         raise ValueError(f"{path} has more than {largest} bytes, which no file of its kind has")
     return data
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a dataset's archive, as ntdm.npz unpacks it; ValueError as there and in read_bytes."""
+    return npz.unpack(read_bytes(path, npz.LARGEST), path)
 
 
 def read_list(path: Path) -> list[str]:

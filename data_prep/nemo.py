@@ -26,9 +26,9 @@ from ntdm.data_prep.layout import (
     choose_categories,
     choose_splits,
     read_list,
+    read_npz,
     sift_names,
 )
-from ntdm.data_prep.npz import read_npz
 from ntdm.data_prep.occluded_pascal3d import LEVELS, folder_level
 from ntdm.data_prep.pascal3d import cads_of
 from ntdm.data_prep.prepare import PrepReport

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ntdm.amodal_mask import RULE, amodal_mask
 from ntdm.cache import Sample
 from ntdm.config import PrepConfig
 from ntdm.crop import DEGENERATE_DISTANCE, box_distance, crop_map
-from ntdm.data_prep.amodal_mask import RULE, amodal_mask
 from ntdm.data_prep.annotation import (
     ObjectPose,
     SampleError,
@@ -23,12 +23,9 @@ from ntdm.data_prep.annotation import (
     refuse_absurd,
 )
 from ntdm.data_prep.cad import Cad
-from ntdm.data_prep.layout import refuse_link
-from ntdm.data_prep.npz import read_npz
-from ntdm.photo import to_rgb
+from ntdm.data_prep.layout import read_npz, refuse_link
+from ntdm.photo import FORMATS, to_rgb
 
-# Some of ImageNet's .JPEG are PNGs. Not every format that Pillow knows: some start other programs.
-_IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 _IMAGE_SUFFIXES = (".JPEG", ".jpg", ".jpeg", ".JPG", ".png")
 
 
@@ -180,7 +177,7 @@ def _read_photo(listing: Listing, item: Item) -> _Photo:
         raise SampleError("image_missing", f"{folder}/{name}.JPEG does not exist")
     try:
         refuse_link(path)
-        with warnings.catch_warnings(), Image.open(path, formats=_IMAGE_FORMATS) as image:
+        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
             warnings.simplefilter("ignore")  # of oddities in the file; what matters raises an error
             # EXIF rotation is ignored: MATLAB did so when the poses were annotated.
             pixels = to_rgb(image)
@@ -230,7 +227,7 @@ def _sample(
     focal = pose.focal_px * crop.zoom
     pixels = np.clip(np.rint(crop.resample(photo.pixels)), 0, 255).astype(np.uint8)
     if pose.cad_index >= 0:
-        amodal = amodal_mask(listing.cads[pose.cad_index], viewpoint, focal, crop)
+        amodal = amodal_mask(listing.cads[pose.cad_index], viewpoint, focal, crop.principal_point, crop.size)
     else:
         amodal = np.zeros(size, bool)  # no CAD is known: IoU is not measured on such a file
     occluder = None if photo.occluder is None else crop.resample(photo.occluder) >= 0.5

@@ -11,7 +11,7 @@ from ntdm.data_prep.synthetic_texture import Array, draw_family, picked, random_
 
 Mask = NDArray[np.bool_]
 
-# datasets.md 7: target ratio of the covered part of the object, and of everything else
+# As the dataset's authors give them: target ratio of the covered part of the object, and of everything else
 FOREGROUND = {1: (0.2, 0.4), 2: (0.4, 0.6), 3: (0.6, 0.8)}
 BACKGROUND = {1: (0.0, 0.2), 2: (0.2, 0.4), 3: (0.4, 0.6)}
 LAYOUTS = 40  # tries of a whole layout, as the benchmark's authors allow

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ntdm import cache as caches
 from ntdm import evaluate, train
 from ntdm.config import InferConfig, TrainConfig
 from ntdm.outputs import atomic_path, finished
@@ -71,6 +72,8 @@ def run(
     """
     if training.method != "ntdm":
         raise ValueError(f"ablations are of the method ntdm, not of {training.method!r}")
+    for split in splits:  # before hours of training, not after
+        caches.find(cache, split)
     folders = []
     for name, ablation in ABLATIONS.items():
         folder = out / name

@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     """Training samples on one device."""
 
     photo: Tensor  # uint8 [B, 3, H, W]
-    background: Tensor  # bool [B, H, W]: pixels that show no object of the model's
+    background: Tensor  # bool [B, H, W]: pixels known to show no object of the model's
     viewpoint: Tensor  # float [B, 4]
     focal: Tensor  # float [B], crop pixels
     principal_point: Tensor  # float [B, 2], crop pixels
@@ -63,7 +63,8 @@ def make_batch(
         viewpoints.append(viewpoint)
         points.append(point)
     photo, amodal_mask, hidden = torch.stack(photos), torch.stack(masks), None
-    background = ~amodal_mask
+    # Without a CAD there is no mask, and nobody knows where the background is.
+    background = ~amodal_mask & amodal_mask.flatten(1).any(1)[:, None, None]
     if config.patches > 0:
         hidden = patches(photo.shape, config.patches, config.patch_size, generator)
         photo = torch.where(hidden[:, None], photo.roll(-1, 0), photo)
@@ -106,8 +107,13 @@ def patches(
             half = torch.tensor([(low + (high - low) * a) * width, (low + (high - low) * b) * height]) / 2
             cosine, sine = math.cos(math.pi * turn), math.sin(math.pi * turn)
             turned = torch.tensor([[cosine, -sine], [sine, cosine]])
-            offset = (grid - torch.tensor([x * width, y * height])) @ turned / half
-            hidden[i] |= offset.abs().pow(2 + 6 * corner).sum(-1) < 1
+            # Powers are slow: only the box about the patch is looked at.
+            (a, b), (cosine, sine) = half.tolist(), (abs(cosine), abs(sine))
+            reach_x, reach_y = a * cosine + b * sine + 1, a * sine + b * cosine + 1
+            columns = slice(max(0, int(x * width - reach_x)), max(0, int(x * width + reach_x) + 1))
+            rows = slice(max(0, int(y * height - reach_y)), max(0, int(y * height + reach_y) + 1))
+            offset = (grid[rows, columns] - torch.tensor([x * width, y * height])) @ turned / half
+            hidden[i, rows, columns] |= offset.abs().pow(2 + 6 * corner).sum(-1) < 1
     return hidden
 
 

@@ -46,7 +46,7 @@ class SyntheticConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PrepConfig:
-    """`ntdm prep-data`. `scale` is s of design 3.2: the crop's nominal focal length is 3000 s pixels."""
+    """`ntdm prep-data`. `scale` is s of docs/formats.md: the crop's nominal focal length is 3000 s pixels."""
 
     image_size: tuple[int, int] = (512, 512)  # H, W
     scale: float = 0.0  # 0: max(H, W) / 640, so that a unit-diagonal object at distance 5 fits
@@ -94,7 +94,7 @@ class ShapeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """`ntdm train`: backbone, neural texture, contrastive loss, optimiser (method.md 3, 6, 7)."""
+    """`ntdm train`: backbone, neural texture, contrastive loss, optimiser."""
 
     method: str = "ntdm"  # or another of METHODS
     backbone: str = "tiny"  # or "resnet50"
@@ -160,7 +160,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InferConfig:
-    """Inference of `ntdm evaluate` and `ntdm infer` (method.md 8)."""
+    """Inference of `ntdm evaluate` and `ntdm infer`."""
 
     azimuths: int = 12
     elevations: tuple[float, ...] = (-30.0, 0.0, 30.0, 60.0)  # degrees
@@ -171,7 +171,9 @@ class InferConfig:
     clutter_weight: float = 0.02  # kappa
     clutter: str = "mixture"  # of the bank's features; or "nearest", or their "mean" (NeMo's)
     clutter_temperature: float = 0.07  # of the mixture; the training loss's
-    clutter_count: float = 128.0  # features it weighs as many as: with more, more looks like background
+    clutter_count: float = (
+        128.0  # features it counts as, whatever the bank holds: a larger number makes more cells background
+    )
     silhouette: str = "soft"  # or "hard"
     sigma: float = 1.0  # pixels of the feature map
     refined_starts: int = 8  # best starts that are refined; the better one after `screening_steps` goes on
@@ -266,16 +268,17 @@ def apply_overrides(config: Config, settings: Sequence[str]) -> Config:
     return from_dict(type(config), values, "--set")
 
 
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def difference(old: Mapping[str, Any], new: Mapping[str, Any], outer: str = "") -> str:
     """'key: old -> new' for every key that differs, nested ones as outer.inner; empty when equal."""
     texts = []
     for key in sorted(set(old) | set(new)):
         before, after = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            texts += [f"{key}.{part}" for part in filter(None, [difference(before, after)])]
+            texts.append(difference(before, after, f"{outer}{key}."))
         elif before != after:
-            texts.append(f"{key}: {before!r} -> {after!r}")
-    return ", ".join(texts)
+            said = (repr(values[key]) if key in values else "absent" for values in (old, new))
+            texts.append(f"{outer}{key}: {' -> '.join(said)}")
+    return ", ".join(filter(None, texts))
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:

@@ -1,4 +1,4 @@
-"""Evaluation: `ntdm evaluate`. A run and cache splits in, prediction and error files out (design.md 3.3).
+"""Evaluation: `ntdm evaluate`. A run and cache splits in, prediction and error files out (docs/formats.md).
 
 Predictions first, batch by batch, then scores against the cache's truth; an interrupted evaluation goes on
 where it stopped. Class-free protocol: every photo is fitted under every category, the lowest loss names the
@@ -65,13 +65,13 @@ def run(
         table = run_folder / "predictions" / f"{split}.csv"
         made_with = {"infer": to_dict(config), "weights": weights, "data": caches.fingerprint(paths)}
         if not (table.exists() and finished(table, predictions.made_with(table), made_with, overwrite)):
-            errors = run_folder / "errors" / f"{split}.csv"
-            for stale in (table, errors):
-                stale.unlink(missing_ok=True)
-            data, writer = SampleDataset(paths), PredictionWriter(table, made_with, overwrite)
+            data = SampleDataset(paths)
             if predictor is None:
                 method = METHODS[model.config.method]
                 predictor = method.predictor(model, config, data.image_size, description["nominal_focal"])
+            for stale in (table, run_folder / "errors" / f"{split}.csv"):  # once nothing is refused any more
+                stale.unlink(missing_ok=True)
+            writer = PredictionWriter(table, made_with, overwrite)
             _predict(predictor, model, data, config.batch_size, writer, split)
         scored = score(table, paths, run_folder / "errors" / f"{split}.csv")
         say(f"{split}: {scored.samples} samples, {scored.failed} failed predictions")

@@ -25,7 +25,7 @@ from ntdm.external_formats import (
     challenge_sample,
     number,
 )
-from ntdm.outputs import atomic_path, difference, finished, sweep
+from ntdm.outputs import atomic_path, finished, sweep
 from ntdm.predictions import Prediction, made_with, read_predictions, write_predictions
 from ntdm.progress import say
 from ntdm.sample_table import KEY_COLUMNS, write_errors
@@ -101,6 +101,8 @@ def _cache_truth(cache: Path, dataset: str, split: str) -> Truth:
         with caches.CacheFile(path) as file:
             samples += [Sample(file.category, name) for name in file["name"]]
     where = cache / dataset / split
+    if not samples:
+        raise ValueError(f"{where} holds no sample to import predictions of")
     return Truth(where, dataset, split, tuple(samples), caches.fingerprint(paths), None, paths)
 
 
@@ -153,9 +155,9 @@ def _describe(out: Path, method: str) -> None:
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is not JSON: {error}") from None
-        changed = difference(before, wanted) if isinstance(before, dict) else "not a JSON object"
-        if changed:
-            raise ValueError(f"{out} holds another run ({changed}): name another --out")
+        if before != wanted:
+            named = before.get("method") if isinstance(before, dict) else None
+            raise ValueError(f"{out} holds another run, {named!r}: name another --out")
         return
     with atomic_path(path) as part:
         part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """Prediction files of other programs, read: our CSV, the OOD-CV challenge's CSV, NeMo's .npz.
 
-    csv      our prediction CSV (design.md 3.3), radians; only the key and the three angles are needed
+    csv      our prediction CSV (docs/formats.md), radians; only the key and the three angles are needed
     ood-cv   imgs,labels,azimuth,elevation,theta[,distance], degrees; labels is the photo's category, as in
              the challenge's own tables, and is not read
     nemo     photo name -> distance, theta, elevation, azimuth (radians), and what follows
@@ -12,8 +12,6 @@ no number, a photo that is none of the samples, two predictions of one, degrees 
 import csv
 import math
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ntdm import npz
 from ntdm.config import CATEGORIES
 from ntdm.export import OOD_CV_COLUMNS, challenge_name
 from ntdm.predictions import FREE_POSE_COLUMNS, POSE_COLUMNS, PREDICTION_COLUMNS
@@ -167,15 +166,15 @@ def _nemo_names(truth: Truth, category: str | None) -> dict[str, list[Sample]]:
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it is a single array")
-            fields = {name: archive[name] for name in archive.files}
+        with path.open("rb") as file:
+            data = file.read(npz.LARGEST + 1)
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
-    # Damaged archives make zipfile and NumPy raise more than one kind.
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is not a readable .npz file of plain arrays: {error}") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    if len(data) > npz.LARGEST:
+        raise ValueError(f"{path} has more than {npz.LARGEST} bytes: give one archive a category")
+    fields = npz.unpack(data, path)
     if "total_error" in fields:
         raise ValueError(
             f"{path} holds total_error, errors without the names of their photos, so that it cannot be told "

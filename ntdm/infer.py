@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from ntdm.config import InferConfig, to_dict
 from ntdm.crop import CropMap
 from ntdm.model import NTDM
 from ntdm.outputs import atomic_path, finished, sweep
-from ntdm.photo import to_rgb
+from ntdm.photo import FORMATS, check_size, to_rgb
 from ntdm.progress import track
 from ntdm.rasterize import interpolate, rasterize
 from ntdm.render_and_compare import Photos, Solution, Solver, encode
@@ -70,6 +71,8 @@ def run(
             f"{run_folder} holds method {description['method']!r}, which fits no mesh; give an ntdm run"
         )
     stems = [path.stem for path in images]
+    if {"", ".", ".."} & set(stems):
+        raise ValueError("a photo's name is made of dots only: its result would have no folder; rename it")
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
         raise ValueError(
@@ -133,7 +136,9 @@ def _finished(folder: Path, made_with: dict[str, Any], overwrite: bool) -> bool:
 def read_photo(path: Path) -> np.ndarray:
     """RGB u8 [H, W, 3], EXIF rotation applied; ValueError when it is not a readable image of a sane size."""
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
+            warnings.simplefilter("ignore")  # of oddities in the file; what matters raises an error
+            check_size(image)  # turning it decodes it
             return to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise ValueError(f"photo {path} does not exist") from None

@@ -18,6 +18,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from ntdm import picture
+from ntdm.amodal_mask import amodal_mask
 from ntdm.cache import CacheFile, Cads
 from ntdm.camera import cam_from_obj
 from ntdm.metrics import iou
@@ -163,7 +164,8 @@ def _sheet(file: CacheFile, cads: Cads, out: Path) -> tuple[Path, float | None]:
         cad = cads.get(int(cad_index[i]))
         rows.append([file.read("images", i), _annotated(file, i, cad), masks])
         if cad is not None:
-            agreement.append(float(iou(_project(file, i, cad, 1.0), amodal)))
+            camera = (file.read(name, i) for name in ("viewpoint", "focal", "principal_point"))
+            agreement.append(float(iou(amodal_mask(cad, *camera, file.image_size), amodal)))
         azimuth, elevation, theta = (round(math.degrees(angle)) for angle in viewpoints[i, :3])
         captions.append(
             f"{names[i]}, CAD {_cad_label(int(cad_index[i]))}\n"

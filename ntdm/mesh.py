@@ -182,7 +182,7 @@ def sample_surface(
 def write_obj(
     path: Path, vertices: Tensor, faces: Tensor, sphere_points: Tensor, texture: np.ndarray
 ) -> Path:
-    """A textured mesh as OBJ + MTL + PNG (method.md 8), the three files beside each other.
+    """A textured mesh as OBJ + MTL + PNG, the three files beside each other.
 
     Vertices are shared across the texture's seam, so that every edge of a closed mesh keeps its two faces;
     only the texture coordinates are split there.

@@ -1,4 +1,4 @@
-"""Metrics: what "right" means, as pure numpy functions (method.md 9).
+"""Metrics: what "right" means, as pure numpy functions.
 
 All angles are radians unless a name ends in ``_deg``. No symmetry handling anywhere, as in every published
 number on PASCAL3D+ and OOD-CV.

@@ -4,7 +4,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+# Some of ImageNet's .JPEG are PNGs. Not every format that Pillow knows: some start other programs.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 LARGEST = 40_000_000  # pixels: half a gigabyte as float32 RGB
+
+
+def check_size(image: Image.Image) -> None:
+    """ValueError where a picture has more than LARGEST pixels; nothing is decoded for it."""
+    if image.width * image.height > LARGEST:
+        raise ValueError(f"{image.width} x {image.height} pixels are more than {LARGEST}; shrink it")
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -16,8 +24,7 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         ValueError: more than LARGEST pixels, or grey levels of no known range.
         OSError, SyntaxError and others: Pillow's, on damaged bytes.
     """
-    if image.width * image.height > LARGEST:
-        raise ValueError(f"{image.width} x {image.height} pixels are more than {LARGEST}; shrink it")
+    check_size(image)
     if image.mode.startswith("I"):
         grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, -1)

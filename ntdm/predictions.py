@@ -1,4 +1,4 @@
-"""Prediction files of a run (design.md 3.3): schema, writing, reading, joining to the cache.
+"""Prediction files of a run (docs/formats.md): schema, writing, reading, joining to the cache.
 
     <run>/predictions/<dataset>/<split>.csv    one row a sample: pose, predicted category, score, seconds
     <run>/predictions/<dataset>/<split>.h5     what does not fit a cell: masks, shape latent, scale

@@ -1,4 +1,4 @@
-"""CSV files with one row a sample, and the error files among them (design.md 3.3).
+"""CSV files with one row a sample, and the error files among them (docs/formats.md).
 
     <run>/errors/<dataset>/<split>.csv    one row a sample: the errors, all that the reports read
 

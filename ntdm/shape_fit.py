@@ -2,8 +2,8 @@
 
 Γ starts from a transport plan between the template and the CADs' visible surfaces: without one, a sphere laid
 on an aeroplane leaves a handful of vertices to each wing. Then Eq. 2 both ways (shape_loss.py), how well it
-went (shape_quality.py), and pictures of it (shape_sheet.py). :func:`freeze` finds latents for CADs that Γ was
-not fitted to.
+went (shape_quality.py), and pictures of it (shape_sheet.py). :func:`fit_latents` finds latents for CADs that
+Γ was not fitted to.
 """
 
 import hashlib
@@ -220,7 +220,8 @@ def _fit(
     measured = _measure(category, cads, surfaces, shapes, model.template_faces)
     write_sheet(out / "sheets" / f"{category}.png", category, cads, surfaces, shapes, model.template_faces)
     if plot is not None:
-        plot(f"{category}, {len(cads)} CADs", history, out / "sheets" / f"{category}_convergence.png")
+        with atomic_path(out / "sheets" / f"{category}_convergence.png") as part:
+            plot(f"{category}, {len(cads)} CADs", history, part)
     meta = {
         "category": category,
         "cad_index": list(cads),
@@ -248,9 +249,15 @@ def _freeze(
     fitted_to = read_meta(out / f"{category}.safetensors").get("made_with", {})
     made_with = {"shape": fitted_to, "cads": _fingerprint(cads), "seed": config.seed}
     if path.exists() and not overwrite:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if finished(path, content["made_with"], made_with, overwrite):
-            return np.array(list(content["latents"].values()), np.float32)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            before, rows = content["made_with"], np.array(list(content["latents"].values()), np.float32)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{path} is damaged: pass --overwrite to make it again") from None
+        if finished(path, before, made_with, overwrite):
+            if rows.shape != (len(cads), model.num_latents):
+                raise ValueError(f"{path} is damaged: pass --overwrite to make it again")
+            return rows
     surfaces = _surfaces(category, cads, config.seed)
     z, history = fit_latents(model, surfaces, f"{category}: latents of {len(cads)} CADs", config.seed)
     with torch.no_grad():
@@ -262,7 +269,8 @@ def _freeze(
     sheet = out / "latents" / f"{category}.png"
     write_sheet(sheet, category, cads, surfaces, shapes, model.template_faces)
     if plot is not None:
-        plot(f"{category}, latents of {len(cads)} CADs", history, sheet.with_stem(f"{category}_convergence"))
+        with atomic_path(sheet.with_stem(f"{category}_convergence")) as part:
+            plot(f"{category}, latents of {len(cads)} CADs", history, part)
     content = {
         "schema": "ntdm-latents",
         "schema_version": 1,

@@ -1,4 +1,4 @@
-"""Training: `ntdm train`. Caches and shapes in, a run folder out (design.md 3.3).
+"""Training: `ntdm train`. Caches and shapes in, a run folder out (docs/formats.md).
 
 Every random draw of a step comes from a generator seeded by (seed, step), and a checkpoint is written
 after each epoch; so a run that was interrupted goes on from its last epoch and ends, on one machine, with
@@ -136,11 +136,13 @@ def load(run_folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]]:
         raise ValueError(
             f"{run_folder} is not a run folder: {described.name} is missing; `ntdm train` writes it"
         )
+    description = read_description(described)
+    if description.get("schema") == "ntdm-external":
+        raise ValueError(f"{run_folder} holds imported predictions and no model; `ntdm report` reads those")
     if not weights.exists():
         raise ValueError(
             f"{weights} is missing: the training did not finish; run the same `ntdm train` again"
         )
-    description = read_description(described)
     for key, kind in DESCRIPTION.items():
         if not isinstance(description.get(key), kind):
             raise ValueError(f"{described}: {key} is {description.get(key)!r}; train again with --overwrite")
@@ -156,8 +158,11 @@ def load(run_folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]]:
         config = dataclasses.replace(config, backbone_weights="")
         model = method.build(config, description["categories"], shapes)
         model.load_state_dict(safetensors.torch.load_file(weights))
-    except (KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{weights} does not fit {described}: {error}; train again") from None
+    except RuntimeError:  # torch's own names every tensor of the model
+        raise ValueError(f"{weights} holds another model than {described} describes; train again") from None
+    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        said = str(error).partition("\n")[0]
+        raise ValueError(f"{weights} does not fit {described}: {said}; train again") from None
     broken = [k for k, v in model.state_dict().items() if v.is_floating_point() and not v.isfinite().all()]
     if broken:
         raise ValueError(f"{weights}: tensor {broken[0]} holds values that are not finite; train again")

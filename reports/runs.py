@@ -72,6 +72,8 @@ def read_run(path: Path, splits: Sequence[str], ablations: bool = False) -> Run:
     if ablations and path.resolve().name in ABLATIONS:
         method = path.resolve().name
     about = read_json(path / "run.json") if (path / "run.json").exists() else {}
+    if not isinstance(about.get("seconds", 0), int | float):
+        raise ValueError(f"{path / 'run.json'}: seconds is {about['seconds']!r}, want a number")
     _check_split_names(path)
     run = Run(path, method, about, {})
     for split in splits:

@@ -1,4 +1,4 @@
-"""`ntdm report`: Tables 1, 2 and 3 from the error files of runs, beside the published rows (design.md 3.4).
+"""`ntdm report`: Tables 1, 2 and 3 from the error files of runs, beside the published rows (docs/formats.md).
 
     table_N.csv              four decimals          table_N_breakdown.csv   by category, with intervals
     table_N.md, table_N.tex  one decimal            table_N.html            all of it on one page
@@ -8,7 +8,7 @@ What is read of a run is said in runs.py, how intervals are made in measures.py.
 """
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +96,11 @@ class Row:
 
 
 def report(
-    table: int, runs: Sequence[Path], out: Path, published: bool = True, pictures: Sequence[Picture] = ()
+    table: int,
+    runs: Sequence[Path],
+    out: Path,
+    published: bool = True,
+    pictures: Callable[[], Sequence[Picture]] = tuple,
 ) -> Path:
     """Writes a table in CSV, Markdown, LaTeX and HTML, its breakdown and its figures into `out`.
 
@@ -105,7 +109,7 @@ def report(
         runs: run folders, in the order of the rows; of Table 3 the ablations stand in the paper's order.
         out: folder.
         published: whether the paper's rows stand above the measured ones, marked as such.
-        pictures: shown on the page below the figures.
+        pictures: gives those shown on the page below the figures; called once nothing is refused.
 
     Returns:
         The path of the CSV; the other files have its name and another ending.
@@ -143,7 +147,7 @@ def report(
             blocks,
             notes,
             _breakdown_blocks(estimates, layout),
-            [*drawn, *pictures],
+            [*drawn, *pictures()],
             _provenance(found),
         ),
     }

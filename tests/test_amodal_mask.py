@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from ntdm import camera
+from ntdm.amodal_mask import amodal_mask
 from ntdm.crop import CropMap
 from ntdm.data_prep import synthetic_models
-from ntdm.data_prep.amodal_mask import amodal_mask
 from ntdm.rasterize import coverage
 
 FOCAL = 600.0
@@ -38,7 +38,7 @@ def test_as_near_to_the_true_share_as_one_centre_a_pixel(category, distance):
     for azimuth in range(20, 360, 85):
         viewpoint = np.array([math.radians(azimuth), 0.3, 0.1, distance])
         truth = share(cad, viewpoint, FOCAL, crop, 8)
-        mask = amodal_mask(cad, viewpoint, FOCAL, crop)
+        mask = amodal_mask(cad, viewpoint, FOCAL, crop.principal_point, crop.size)
         np.testing.assert_array_equal(mask, share(cad, viewpoint, FOCAL, crop, 4) >= 0.5)
         ours += np.abs(mask - truth).sum() / truth.sum()
         centres += np.abs((share(cad, viewpoint, FOCAL, crop, 1) >= 0.5) - truth).sum() / truth.sum()
@@ -49,6 +49,8 @@ def test_behind_the_camera_and_beside_the_crop_there_is_nothing():
     model = synthetic_models.models("car").cads[1]
     cad = (model.vertices.astype(np.float32), model.faces.astype(np.int32))
     crop = CropMap((32, 32), 1.0, (0.0, 0.0))
-    assert not amodal_mask(cad, np.array([0.0, 0.0, 0.0, -5.0]), FOCAL, crop).any()
+    assert not amodal_mask(cad, np.array([0.0, 0.0, 0.0, -5.0]), FOCAL, crop.principal_point, crop.size).any()
     aside = (cad[0] + np.float32([3, 0, 0]), cad[1])
-    assert not amodal_mask(aside, np.array([0.0, 0.0, 0.0, 5.0]), FOCAL, crop).any()
+    assert not amodal_mask(
+        aside, np.array([0.0, 0.0, 0.0, 5.0]), FOCAL, crop.principal_point, crop.size
+    ).any()

@@ -18,9 +18,8 @@ from PIL import Image
 
 from ntdm.cache import CacheFile
 from ntdm.data_prep.cad import read_off
-from ntdm.data_prep.layout import valid_name
+from ntdm.data_prep.layout import read_npz, valid_name
 from ntdm.data_prep.mat import read_mat
-from ntdm.data_prep.npz import read_npz
 from ntdm.data_prep.prepare import FAULTS
 
 # tests/ is no package: what several tests share is loaded by its path.

@@ -23,7 +23,7 @@ def test_rotation_twin_of_camera() -> None:
 
 
 def test_published_example() -> None:
-    # datasets.md 9: worked out with the logarithm of the published scorer
+    # Worked out with the logarithm of the published scorer
     true, pred = metrics.rotation_from_angles([[1.0, 0.2, 0.1], [1.3, 0.1, 0.0]])
     assert metrics.rotation_error(pred, true) == pytest.approx(0.344692774, abs=1e-9)
 

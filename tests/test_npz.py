@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntdm.data_prep.npz import read_npz
+from ntdm.data_prep.layout import read_npz
 
 
 class Opener:
@@ -90,7 +90,7 @@ def test_damaged_files(tmp_path, monkeypatch, content):
         np.savez_compressed(path, mask=np.zeros((1000, 1000)))
         if content == "cut":
             path.write_bytes(path.read_bytes()[:-300])
-        monkeypatch.setattr("ntdm.data_prep.npz._LARGEST", 1_000_000)
+        monkeypatch.setattr("ntdm.npz.LARGEST", 1_000_000)
     said = (
         r"a\.npz cannot be read" if content is None else r"a\.npz is not a readable|more than 1000000 bytes"
     )

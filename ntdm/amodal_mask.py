@@ -10,8 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from ntdm import camera
-from ntdm.crop import CropMap
-from ntdm.data_prep.cad import Cad
 from ntdm.rasterize import coverage
 from ntdm.rasterize_ops import NEAR
 
@@ -20,33 +18,40 @@ SAMPLES = 4  # a side of a pixel
 RULE = f"amodal mask: half of {SAMPLES} x {SAMPLES} samples"
 
 
-def amodal_mask(cad: Cad, viewpoint: np.ndarray, focal: float, crop: CropMap) -> NDArray[np.bool_]:
+def amodal_mask(
+    cad: tuple[np.ndarray, np.ndarray],
+    viewpoint: np.ndarray,
+    focal: float,
+    principal_point: np.ndarray,
+    size: tuple[int, int],
+) -> NDArray[np.bool_]:
     """The mask of a CAD, [H, W].
 
     Args:
         cad: vertices [V, 3] in the object frame, CAD units, and faces [F, 3].
         viewpoint: f64 [4] azimuth, elevation, theta (radians), distance (CAD units).
         focal: pixels of the crop.
-        crop: its size and principal point.
+        principal_point: [2] x, y, pixels of the crop.
+        size: (H, W).
     """
-    mask = np.zeros(crop.size, bool)
+    mask = np.zeros(size, bool)
     vertices, faces = (torch.from_numpy(array) for array in cad)
     vertices_cam = camera.cam_from_obj(vertices.double(), torch.from_numpy(viewpoint))
-    principal_point = torch.from_numpy(crop.principal_point)
+    centre = torch.from_numpy(principal_point)
     focal_px = torch.tensor(focal, dtype=torch.float64)
     # Only the object's box is sampled: the fine grid of a whole crop would be mostly sky.
     ahead = vertices_cam[vertices_cam[:, 2] < -NEAR]
     if not len(ahead):
         return mask
-    xy, _ = camera.project(ahead, focal_px, principal_point)
-    limit = np.array([crop.size[1], crop.size[0]])
+    xy, _ = camera.project(ahead, focal_px, centre)
+    limit = np.array([size[1], size[0]])
     low = np.clip(np.floor(xy.amin(0).numpy()), 0, limit).astype(int)
     width, height = (np.clip(np.ceil(xy.amax(0).numpy()), low, limit) - low).astype(int).tolist()
     covered = coverage(
         vertices_cam,
         faces.long(),
         focal_px * SAMPLES,
-        (principal_point - torch.from_numpy(low)) * SAMPLES,
+        (centre - torch.from_numpy(low)) * SAMPLES,
         (height * SAMPLES, width * SAMPLES),
     ).numpy()
     share = covered.reshape(height, SAMPLES, width, SAMPLES).mean((1, 3))

@@ -12,9 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ntdm.data_prep.layout import read_bytes
-
-_LARGEST = 100_000_000  # bytes, packed or unpacked: two masks of the largest photo, and some to spare
+LARGEST = 100_000_000  # bytes, packed or unpacked: two masks of the largest photo, and some to spare
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what NumPy writes; the others unpack without a limit
 
 # What NumPy's pickle of an array of one None is made of, by any NumPy since 1.7 and any protocol since 2.
@@ -28,17 +26,19 @@ _BOOKKEEPING = frozenset({"BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"})
 _ENDING = ["EMPTY_LIST", "NONE", "APPEND", "TUPLE", "BUILD", "STOP"]
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
+def unpack(data: bytes, path: Path) -> dict[str, np.ndarray]:
     """The arrays of an archive by name; a field that holds None is left out, as if it were not there.
 
+    Args:
+        data: what `path`, which errors name, holds.
+
     Raises ValueError naming the file, and the field where one is to blame: no archive, cut short, larger
-    than any annotation, a link out of the dataset, or a field that holds a pickled object.
+    than any annotation, or a field that holds a pickled object.
     """
-    data = read_bytes(path, _LARGEST)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if sum(member.file_size for member in archive.infolist()) > _LARGEST:
-                raise ValueError(f"it unpacks to more than {_LARGEST} bytes")
+            if sum(member.file_size for member in archive.infolist()) > LARGEST:
+                raise ValueError(f"it unpacks to more than {LARGEST} bytes")
             members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
             fields = {member.filename.removesuffix(".npy"): _read(archive, member) for member in members}
     # Damaged bytes make zipfile and NumPy raise nearly anything: KeyError, TokenError, zlib.error ...
