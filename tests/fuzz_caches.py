@@ -26,6 +26,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import torch
 
 from ntdm import cache, export, inspect, sample_dataset, shape_fit, train
 
@@ -130,7 +131,7 @@ def forked(run: Callable[[], tuple[str, str | None, str]]) -> tuple[str, str | N
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + BYTES, size + BYTES))
-        signal.alarm(300)
+        signal.alarm(60)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         with os.fdopen(send, "w") as pipe:
             json.dump(run(), pipe)
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="this case alone")
     args = parser.parse_args()
+    torch.set_num_threads(1)  # a pool of threads does not survive a fork: the child would wait for it
     folder = Path(tempfile.mkdtemp(prefix="fuzz-caches-"))
     findings, outcomes = 0, collections.Counter()
     try:
