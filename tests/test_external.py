@@ -206,7 +206,7 @@ def test_what_else_is_refused(cache, tmp_path):
         external.run("ood-cv", [path], tmp_path / "run", "m", "ood_cv/pose", cache)
     external.run("csv", [path], tmp_path / "run", "m", SPLIT, cache)
     external.run("csv", [path], tmp_path / "run", "m", SPLIT, cache)
-    with pytest.raises(ValueError, match=r"run holds another run \(method: 'm' -> 'n'\)"):
+    with pytest.raises(ValueError, match=r"run holds another run, 'm': name another"):
         external.run("csv", [path], tmp_path / "run", "n", SPLIT, cache)
     rows = our_rows(cache)
     rows[0][4] += 0.1

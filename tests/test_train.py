@@ -194,7 +194,7 @@ def test_what_is_no_run_or_a_broken_one_is_not_loaded(tiny_folder, tmp_path):
         train.load(run)
     del state["texture.theta"]
     safetensors.torch.save_file(state, run / "model.safetensors")
-    with pytest.raises(ValueError, match=r"(?s)does not fit.*texture\.theta"):
+    with pytest.raises(ValueError, match=r"holds another model than .*config\.json describes"):
         train.load(run)
     (run / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(ValueError, match="train again"):
