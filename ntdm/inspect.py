@@ -164,8 +164,9 @@ def _sheet(file: CacheFile, cads: Cads, out: Path) -> tuple[Path, float | None]:
         cad = cads.get(int(cad_index[i]))
         rows.append([file.read("images", i), _annotated(file, i, cad), masks])
         if cad is not None:
-            camera = (file.read(name, i) for name in ("viewpoint", "focal", "principal_point"))
-            agreement.append(float(iou(amodal_mask(cad, *camera, file.image_size), amodal)))
+            viewpoint, centre = file.read("viewpoint", i), file.read("principal_point", i)
+            projected = amodal_mask(cad, viewpoint, float(file.read("focal", i)), centre, file.image_size)
+            agreement.append(float(iou(projected, amodal)))
         azimuth, elevation, theta = (round(math.degrees(angle)) for angle in viewpoints[i, :3])
         captions.append(
             f"{names[i]}, CAD {_cad_label(int(cad_index[i]))}\n"
