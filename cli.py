@@ -21,10 +21,9 @@ from typer.core import TyperGroup
 
 from ntdm import config as configs
 from ntdm import native
-from ntdm.config import Config, InferConfig, PrepConfig, ShapeConfig, SyntheticConfig, TrainConfig
+from ntdm.config import InferConfig, PrepConfig, ShapeConfig, SyntheticConfig, TrainConfig
 from ntdm.progress import say
 
-NAMED_CONFIGS = Path(configs.__file__).parent / "configs"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -69,7 +68,7 @@ class Dataset(StrEnum):
     pascal3d = "pascal3d"
     occluded_pascal3d = "occluded-pascal3d"
     ood_cv = "ood-cv"
-    nemo = "nemo"
+    nemo_prepared = "nemo-prepared"
 
 
 class Compression(StrEnum):
@@ -172,7 +171,7 @@ def make_data(
     from ntdm.data_prep import synthetic
 
     config = SyntheticConfig() if cad_root is None else SyntheticConfig(categories=configs.CATEGORIES)
-    config = _adjusted(config, settings, seed)
+    config = configs.adjusted(config, settings, seed)
     if categories:
         config = dataclasses.replace(config, categories=tuple(_split(categories)))
     sources = {"cad_root": cad_root, "viewpoints": viewpoints}
@@ -208,10 +207,26 @@ def prep_data(
     \b
     Example: ntdm prep-data pascal3d --root PASCAL3D+_release1.1 --cache cache --image-size 128 128
     """
+    from ntdm.data_prep import readers
+
+    if pascal3d is None and dataset is not Dataset.pascal3d:
+        raise typer.BadParameter(
+            f"{dataset} has no CADs of its own: name the PASCAL3D+ root", param_hint="--pascal3d"
+        )
     prep = PrepConfig(image_size=image_size, compression=compression.value)
-    config = _adjusted(prep, settings)
-    options = {"splits": _split(split) or None, "categories": _split(categories) or None, "workers": workers}
-    _prepare(dataset, root, cache, pascal3d, config, strict=strict, overwrite=overwrite, **options)
+    report = readers.prepare(
+        dataset,
+        root,
+        cache,
+        configs.adjusted(prep, settings),
+        pascal3d=pascal3d,
+        splits=_split(split) or None,
+        categories=_split(categories) or None,
+        workers=workers,
+        strict=strict,
+        overwrite=overwrite,
+    )
+    say(report.table())
     print(cache)
 
 
@@ -262,7 +277,7 @@ def fit_shapes(
         raise typer.BadParameter("name either --cache or --cad-root")
     names = _split(categories) or None
     found = cad.find_cads(cad_root) if cad_root is not None else None
-    settled = _config(ShapeConfig, config, settings, seed)
+    settled = configs.settled(ShapeConfig, config, settings, seed)
     print(
         shape_fit.run(
             settled, cache, out, names, overwrite, cads=found, frozen=freeze, plot=figures.draw_convergence
@@ -298,7 +313,7 @@ def train(
     from ntdm import train
 
     method = method or _setting(settings, "method")
-    settled = _config(TrainConfig, config, settings, seed, method)
+    settled = configs.settled(TrainConfig, config, settings, seed, method)
     if method is not None:
         settled = dataclasses.replace(settled, method=method)
     print(
@@ -337,7 +352,7 @@ def infer(
     \b
     Example: ntdm infer photo.jpg --run runs/ntdm --out inferred --bbox 40,25,310,190
     """
-    settled, box = _config(InferConfig, config, settings, seed), _box(bbox)
+    settled, box = configs.settled(InferConfig, config, settings, seed), _box(bbox)
     from ntdm import infer
 
     print(infer.run(images, run, out, box, settled, overwrite=overwrite, device=_resolved(device)))
@@ -363,8 +378,8 @@ def evaluate(
     """
     from ntdm import evaluate
 
-    settled = _config(InferConfig, config, settings, seed)
-    wanted = _keys(splits, "--splits") or ([] if cache.is_file() else _test_splits(cache))
+    settled = configs.settled(InferConfig, config, settings, seed)
+    wanted = _wanted_splits(cache, splits)
     for path in evaluate.run(run, cache, wanted, settled, overwrite=overwrite, device=_resolved(device)):
         print(path)
 
@@ -425,7 +440,11 @@ def report(
     found = found or sorted(path.parent for path in Path("runs").glob("*/config.json"))
     if not found:
         raise ValueError("no run in ./runs: name one by --runs")
-    pictures = partial(_pictures, table, found, cache, out) if cache else tuple
+    pictures = None
+    if cache is not None:
+        from ntdm import sheets
+
+        pictures = partial(sheets.run, found, cache)
     path = tables.report(table, found, out, published, pictures)
     print(path.with_suffix(".md").read_text(encoding="utf-8"))
     print(path)
@@ -458,8 +477,8 @@ def ablate(
     Example: ntdm ablate --cache cache --shapes shapes --out ablations --set train.epochs=20
     """
     by_stage = _by_stage(settings, ("train", "infer"))
-    training = _config(TrainConfig, config, by_stage["train"], seed, "ntdm")
-    inference = _config(InferConfig, config, by_stage["infer"], seed)
+    training = configs.settled(TrainConfig, config, by_stage["train"], seed, "ntdm")
+    inference = configs.settled(InferConfig, config, by_stage["infer"], seed)
     wanted = _keys(splits, "--splits") or ["pascal3d/val"]
     learned = _keys(train_on, "--train-on") or ["pascal3d/train"]
     from ntdm import ablate
@@ -505,39 +524,10 @@ def export(
 
     if order is not None and form is not Format.ood_cv:
         raise typer.BadParameter(f"{form} has no order of rows: it belongs to ood-cv", param_hint="--order")
-    wanted = [] if cache.is_file() else _keys(splits, "--splits") or _test_splits(cache)
+    wanted = _wanted_splits(cache, splits)
     paths = [cache] if cache.is_file() else [path for split in wanted for path in find(cache, split)]
     options = {"order": order} if order else {}
     print(export.FORMATS[form](paths, run, out, **options))
-
-
-def _pictures(table: int, runs: Sequence[Path], cache: Path, out: Path) -> list[Any]:
-    """Pictures for a table's page, of the runs that fit meshes."""
-    from ntdm import sheets
-    from ntdm.reports import tables
-    from ntdm.reports.page import Picture
-
-    layout = tables.LAYOUTS.get(table)
-    found = [] if layout is None else sheets.run(runs, cache, layout.splits, out / f"table_{table}_pictures")
-    return [Picture(path, caption) for path, caption in found]
-
-
-RAW_FOLDERS = {
-    Dataset.pascal3d: "PASCAL3D+_release1.1",
-    Dataset.occluded_pascal3d: "OccludedPASCAL3D",
-    Dataset.ood_cv: "OOD-CV",
-}
-DEMO_SPLITS = (
-    "pascal3d/val",
-    *(f"occluded_pascal3d/{level}" for level in configs.OCCLUSION_LEVELS),
-    *(f"ood_cv/{nuisance}" for nuisance in configs.NUISANCES),
-)
-QUICK: dict[type, tuple[str, ...]] = {
-    SyntheticConfig: ("train_per_category=48", "val_per_category=6", "ood_per_category=3"),
-    ShapeConfig: ("steps=60",),
-    TrainConfig: ("epochs=4", "batch_size=8"),
-    InferConfig: ("steps=5",),
-}
 
 
 @app.command()
@@ -555,96 +545,10 @@ def demo(
     \b
     Example: ntdm demo demo
     """
-    from ntdm import evaluate, shape_fit, train
-    from ntdm.data_prep import synthetic
-    from ntdm.reports import figures, tables
+    from ntdm import demo
 
-    def settled(cls: type[Config]) -> Config:
-        return _adjusted(cls(), QUICK[cls] if quick else (), seed)
-
-    data, cache, shapes, where = out / "data", out / "cache", out / "shapes", _resolved(device)
-    say("demo 1/5: synthetic datasets")
-    synthetic.make_data(settled(SyntheticConfig), data, overwrite=overwrite)
-    say("demo 2/5: cache files")
-    pascal3d = data / RAW_FOLDERS[Dataset.pascal3d]
-    prep = PrepConfig(image_size=(128, 128))
-    for dataset, folder in RAW_FOLDERS.items():
-        # OOD-CV's training photos are PASCAL3D+'s own.
-        splits = ["iid", *configs.NUISANCES] if dataset is Dataset.ood_cv else None
-        _prepare(dataset, data / folder, cache, pascal3d, prep, splits=splits, overwrite=overwrite)
-    say("demo 3/5: shapes")
-    shape_fit.run(settled(ShapeConfig), cache, shapes, overwrite=overwrite, plot=figures.draw_convergence)
-    runs = [out / "runs" / method for method in ("ntdm", "pose-classifier")]
-    for run in runs:
-        say(f"demo 4/5: {run.name}: train, predict, score")
-        config = dataclasses.replace(settled(TrainConfig), method=run.name)
-        train.run(config, cache, shapes, run, overwrite=overwrite, device=where)
-        evaluate.run(run, cache, DEMO_SPLITS, settled(InferConfig), overwrite=overwrite, device=where)
-    meshes = _infer_examples(pascal3d, runs[0], out / "inferred", settled(InferConfig), where)
-    say("demo 5/5: tables")
-    written = []
-    for table in (1, 2):
-        pictures = partial(_pictures, table, runs, cache, out / "report")
-        written.append(tables.report(table, runs, out / "report", False, pictures))
-    for path in written:
-        print(path.with_suffix(".md").read_text(encoding="utf-8"))
-    for path in (*written, runs[0] / "sheets" / "pascal3d" / "val.png", *meshes):
-        print(path)
-    print(out)
-
-
-def _infer_examples(pascal3d: Path, run: Path, out: Path, config: InferConfig, device: str) -> list[Path]:
-    """Infer the first test photo of every category, its annotated box given; returns the coloured meshes."""
-    from ntdm import infer
-    from ntdm.data_prep.annotation import object_pose, read_objects
-
-    for listing in sorted((pascal3d / "Image_sets").glob("*_imagenet_val.txt")):
-        folder, name = listing.stem.removesuffix("_val"), listing.read_text(encoding="utf-8").split()[0]
-        annotation = pascal3d / "Annotations" / folder / f"{name}.mat"
-        x0, y0, x1, y1 = object_pose(read_objects(annotation)[0], str(annotation)).bbox.tolist()
-        photo = pascal3d / "Images" / folder / f"{name}.JPEG"
-        infer.run([photo], run, out, (x0, y0, x1, y1), config, overwrite=True, device=device)
-    return sorted(out.glob("*/mesh.obj"))
-
-
-def _prepare(
-    dataset: Dataset, root: Path, cache: Path, pascal3d: Path | None, config: PrepConfig, **options: Any
-) -> None:
-    """Run the reader of `dataset` and say what it made and dropped, by reason."""
-    from ntdm.data_prep import nemo, occluded_pascal3d, ood_cv
-    from ntdm.data_prep import pascal3d as whole
-
-    if dataset is Dataset.pascal3d:
-        report = whole.prepare(root, cache, config, **options)
-    elif pascal3d is None:
-        raise typer.BadParameter(
-            f"{dataset} has no CADs of its own: name the PASCAL3D+ root", param_hint="--pascal3d"
-        )
-    else:
-        readers = {Dataset.occluded_pascal3d: occluded_pascal3d, Dataset.ood_cv: ood_cv, Dataset.nemo: nemo}
-        report = readers[dataset].prepare(root, cache, config, pascal3d=pascal3d, **options)
-    say(report.table())
-
-
-def _config(
-    cls: type[Config], name: str, settings: Sequence[str] | None, seed: int | None, method: str | None = None
-) -> Config:
-    """The stage's table of tiny.toml, paper.toml or a user's file, then --set, then --seed.
-
-    `method` is the one whose table of [train] counts.
-    """
-    path = NAMED_CONFIGS / f"{name}.toml" if name in ("tiny", "paper") else Path(name)
-    if not path.exists():
-        raise ValueError(f"--config {name}: want tiny, paper, or a TOML file, and there is no such file")
-    return _adjusted(configs.load_toml(cls, path, method), settings, seed)
-
-
-def _adjusted(config: Config, settings: Sequence[str] | None, seed: int | None = None) -> Config:
-    """`config` with --set, then --seed, which every command takes and prep and inference have no use for."""
-    chosen = [*(settings or ())]
-    if seed is not None and hasattr(config, "seed"):
-        chosen.append(f"seed={seed}")
-    return configs.apply_overrides(config, chosen)
+    for text in demo.run(out, _resolved(device), quick=quick, seed=seed, overwrite=overwrite):
+        print(text)
 
 
 def _setting(settings: Sequence[str] | None, key: str) -> str | None:
@@ -688,6 +592,13 @@ def _box(text: str | None) -> tuple[float, float, float, float] | None:
     if not (x0 < x1 and y0 < y1):
         raise typer.BadParameter(f"{text!r}: want x0 < x1 and y0 < y1", param_hint="--bbox")
     return x0, y0, x1, y1
+
+
+def _wanted_splits(cache: Path, splits: Sequence[str] | None) -> list[str]:
+    """Those of --splits, else every test split; none of a single file, which is one split by itself."""
+    if cache.is_file() and splits:
+        raise typer.BadParameter(f"{cache} is one split by itself; name its folder", param_hint="--splits")
+    return [] if cache.is_file() else _keys(splits, "--splits") or _test_splits(cache)
 
 
 def _test_splits(cache: Path) -> list[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+NAMED_CONFIGS = Path(__file__).parent / "configs"
 CATEGORIES = (
     "aeroplane", "bicycle", "boat", "bottle", "bus", "car",
     "chair", "diningtable", "motorbike", "sofa", "train", "tvmonitor",
@@ -266,6 +267,27 @@ def apply_overrides(config: Config, settings: Sequence[str]) -> Config:
         except tomllib.TOMLDecodeError:
             values[key.strip()] = text.strip()
     return from_dict(type(config), values, "--set")
+
+
+def adjusted(config: Config, settings: Sequence[str] | None, seed: int | None = None) -> Config:
+    """`config` with --set, then --seed, which every command takes and prep has no use for."""
+    chosen = [*(settings or ())]
+    if seed is not None and hasattr(config, "seed"):
+        chosen.append(f"seed={seed}")
+    return apply_overrides(config, chosen)
+
+
+def settled(
+    cls: type[Config], name: str, settings: Sequence[str] | None, seed: int | None, method: str | None = None
+) -> Config:
+    """The stage's table of tiny.toml, paper.toml or a user's file, then --set, then --seed.
+
+    `method` is the one whose table of [train] counts. ValueError: no such file, or as :func:`load_toml`.
+    """
+    path = NAMED_CONFIGS / f"{name}.toml" if name in ("tiny", "paper") else Path(name)
+    if not path.exists():
+        raise ValueError(f"--config {name}: want tiny, paper, or a TOML file, and there is no such file")
+    return adjusted(load_toml(cls, path, method), settings, seed)
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], outer: str = "") -> str:

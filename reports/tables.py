@@ -8,7 +8,7 @@ What is read of a run is said in runs.py, how intervals are made in measures.py.
 """
 
 import csv
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,7 +100,7 @@ def report(
     runs: Sequence[Path],
     out: Path,
     published: bool = True,
-    pictures: Callable[[], Sequence[Picture]] = tuple,
+    pictures: Callable[[Mapping[str, str], Path], Iterable[tuple[Path, str]]] | None = None,
 ) -> Path:
     """Writes a table in CSV, Markdown, LaTeX and HTML, its breakdown and its figures into `out`.
 
@@ -109,7 +109,8 @@ def report(
         runs: run folders, in the order of the rows; of Table 3 the ablations stand in the paper's order.
         out: folder.
         published: whether the paper's rows stand above the measured ones, marked as such.
-        pictures: gives those shown on the page below the figures; called once nothing is refused.
+        pictures: makes those shown on the page below the figures, path and caption, of the table's splits, in
+            a folder; called once nothing is refused.
 
     Returns:
         The path of the CSV; the other files have its name and another ending.
@@ -139,6 +140,7 @@ def report(
     notes = [*_notes(found, layout, rows), *(layout.notes if published else ())]
     label = f"Table {table}"
     drawn = _draw(target, f"{label}. {layout.title}", blocks, layout, found)
+    shown = pictures(layout.splits, target.with_name(f"{target.stem}_pictures")) if pictures else ()
     text = {
         ".md": markdown(label, layout.title, blocks, notes, drawn[0].path.name),
         ".tex": latex(label, layout.title, blocks, notes),
@@ -147,7 +149,7 @@ def report(
             blocks,
             notes,
             _breakdown_blocks(estimates, layout),
-            [*drawn, *pictures()],
+            [*drawn, *(Picture(path, caption) for path, caption in shown)],
             _provenance(found),
         ),
     }

@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 
 from ntdm import doctor
 from ntdm.baselines.classifier import HEADS
-from ntdm.cli import NAMED_CONFIGS, _test_splits, app
-from ntdm.config import METHODS, InferConfig, ShapeConfig, TrainConfig, load_toml
+from ntdm.cli import _test_splits, app
+from ntdm.config import METHODS, NAMED_CONFIGS, InferConfig, ShapeConfig, TrainConfig, load_toml
 
 # tests/ is no package: what the readers' tests share is loaded by its path.
 raw = runpy.run_path(str(Path(__file__).with_name("raw_trees.py")))
@@ -57,7 +57,7 @@ def test_bad_arguments_are_exit_2(arguments: tuple[str, ...]) -> None:
     assert ntdm(*arguments).exit_code == 2
 
 
-@pytest.mark.parametrize("dataset", ["occluded-pascal3d", "ood-cv", "nemo"])
+@pytest.mark.parametrize("dataset", ["occluded-pascal3d", "ood-cv", "nemo-prepared"])
 def test_datasets_without_cads_of_their_own_need_pascal3d(dataset: str) -> None:
     result = ntdm("prep-data", dataset, "--root", "r", "--cache", "c")
     assert result.exit_code == 2
@@ -69,6 +69,14 @@ def test_training_parts_are_no_test_splits(tmp_path: Path) -> None:
         (tmp_path / key).mkdir(parents=True)
         (tmp_path / key / "car.h5").touch()
     assert _test_splits(tmp_path) == ["pascal3d/val", "pascal3d/voc_val"]
+
+
+@pytest.mark.parametrize("command", [("evaluate", "--run", "r"), ("export", "coco", "--out", "o")])
+def test_one_cache_file_takes_no_splits(command: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "car.h5").touch()
+    result = ntdm(*command, "--cache", tmp_path / "car.h5", "--splits", "pascal3d/val")
+    assert result.exit_code == 2
+    assert "is one split by itself" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize("box", ["1,2,3", "a,b,c,d", "5,5,4,9"])

@@ -15,7 +15,6 @@ from ntdm.config import NUISANCES
 from ntdm.predictions import Prediction, write_predictions
 from ntdm.reports import tables
 from ntdm.reports.measures import Estimate
-from ntdm.reports.page import Picture
 from ntdm.reports.runs import ABLATIONS
 from ntdm.reports.typeset import Block, Line, latex, markdown
 from ntdm.sample_table import write_errors
@@ -329,7 +328,7 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
     for name in NUISANCES[:3]:
         put(run, f"ood_cv/{name}", errors_of(10, 5))
     picture = tables.report(2, [run], tmp_path / "out").with_suffix(".png")
-    tables.report(2, [run], tmp_path / "out", pictures=lambda: [Picture(picture, "again & again")])
+    tables.report(2, [run], tmp_path / "out", pictures=lambda *_: [(picture, "again & again")])
     text = (tmp_path / "out/table_2.html").read_text()
     page = Page()
     page.feed(text)

@@ -1,0 +1,34 @@
+"""The readers by the names that commands give their datasets."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ntdm.config import PrepConfig
+from ntdm.data_prep import nemo, occluded_pascal3d, ood_cv, pascal3d
+from ntdm.data_prep.prepare import PrepReport
+
+READERS: dict[str, Callable[..., PrepReport]] = {
+    "pascal3d": pascal3d.prepare,
+    "occluded-pascal3d": occluded_pascal3d.prepare,
+    "ood-cv": ood_cv.prepare,
+    "nemo-prepared": nemo.prepare,
+}
+
+
+def prepare(
+    dataset: str,
+    root: Path,
+    cache_dir: Path,
+    config: PrepConfig,
+    *,
+    pascal3d: Path | None = None,
+    **options: Any,
+) -> PrepReport:
+    """Reads `dataset`, a key of READERS, at `root`; the reader's own `prepare` says what `options` are.
+
+    `pascal3d` is the root of PASCAL3D+, where poses and CADs come from for datasets that ship none; PASCAL3D+
+    has its own. Raises ValueError as the reader.
+    """
+    own = {} if dataset == "pascal3d" else {"pascal3d": pascal3d}
+    return READERS[dataset](root, cache_dir, config, **own, **options)
