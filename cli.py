@@ -5,8 +5,11 @@ Exit codes: 0 done, 1 cannot be done (one sentence on stderr says why), 2 bad ar
 143 terminated.
 """
 
+import contextlib
 import dataclasses
 import errno
+import io
+import os
 import re
 import signal
 import sys
@@ -24,6 +27,7 @@ from ntdm import native
 from ntdm.config import InferConfig, PrepConfig, ShapeConfig, SyntheticConfig, TrainConfig
 from ntdm.progress import say
 
+SHARED = ("train", "evaluate")  # commands that torchrun's processes do together
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -36,12 +40,12 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is being obeyed
-            say("interrupted; the same command resumes")
+            say("interrupted; the same command resumes", error=True)
             raise typer.Exit(130) from None
         except (ValueError, OSError, native.BuildError) as error:
             if ctx.params.get("traceback"):
                 raise
-            say(f"ntdm: {_sentence(error)}")
+            say(f"ntdm: {_sentence(error)}", error=True)
             raise typer.Exit(1) from None
 
 
@@ -125,9 +129,15 @@ RunOption = Annotated[Path, typer.Option(help="Folder of a trained run.")]
 
 @app.callback()
 def main_options(
+    context: typer.Context,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error was raised.")] = False,
 ) -> None:
     """Neural Textured Deformable Meshes: pose, shape, masks and class of an object from one photo."""
+    if os.environ.get("WORLD_SIZE", "1") != "1" and context.invoked_subcommand not in SHARED:
+        named = f"{' and '.join(SHARED)}: start {context.invoked_subcommand} without it"
+        raise ValueError(f"torchrun shares the work of {named}")
+    if os.environ.get("RANK", "0") != "0":  # the first process prints for all
+        context.with_resource(contextlib.redirect_stdout(io.StringIO()))
 
 
 @app.command()

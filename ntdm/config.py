@@ -183,6 +183,11 @@ class InferConfig:
     learning_rate: float = 0.1
     learning_rate_decay: float = 0.2
     decay_every: int = 20
+    patience: int = (
+        0  # steps without a gain after which a photo's rate falls at once; 0: waits for decay_every
+    )
+    least_gain: float = 1e-4  # of the loss, that counts as one
+    class_margin: float = 0.01  # a category whose best start is worse than the best one's by more is dropped
     refine_shape: bool = True
     shape_every: int = 4  # the latent moves on every so many steps,
     shape_after: int = 20  # and not before this one: a shape found under a wrong pose keeps it wrong
@@ -204,6 +209,7 @@ class InferConfig:
         )
         _within(self, "infer", -180, 180, "elevations", "thetas")
         _within(self, "infer", 0, None, "screening_steps", "steps", "shape_after", "size_prior")
+        _within(self, "infer", 0, None, "patience", "least_gain", "class_margin")
         _within(self, "infer", 0, 1, "learning_rate", "learning_rate_decay", "clutter_weight")
         _within(self, "infer", 1e-3, None, "distance", "sigma", "clutter_temperature", "clutter_count")
         _within(self, "infer", 0, LARGEST_SEED, "seed")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ntdm import cache as caches
-from ntdm import predictions, sheets, train
+from ntdm import parallel, predictions, sheets, train
 from ntdm.config import InferConfig, to_dict
 from ntdm.method import Guess, Model, Predict
 from ntdm.methods import METHODS
@@ -35,7 +35,7 @@ def run(
     overwrite: bool = False,
     device: str = "cpu",
 ) -> list[Path]:
-    """Predict and score splits ("pascal3d/val", ...).
+    """Predict and score splits ("pascal3d/val", ...); under torchrun, its processes share the photos.
 
     Args:
         cache: cache root, or one cache file, which is then all there is of its split (`splits` is not used).
@@ -48,7 +48,10 @@ def run(
         ValueError: not a run; a cache of another image size or with a category the run does not know; a
             sample that the run was trained on; predictions made with another config.
     """
-    sweep(run_folder)
+    parallel.join(device)
+    first = parallel.rank() == 0  # the process that joins and scores
+    if first:
+        sweep(run_folder)
     model, description = train.load(run_folder, device)
     weights = train.weights_digest(run_folder)
     trained_on = set((run_folder / "train_names.txt").read_text().split("\n"))
@@ -64,15 +67,27 @@ def run(
     for split, paths in todo:
         table = run_folder / "predictions" / f"{split}.csv"
         made_with = {"infer": to_dict(config), "weights": weights, "data": caches.fingerprint(paths)}
-        if not (table.exists() and finished(table, predictions.made_with(table), made_with, overwrite)):
+        kept = table.exists() and finished(table, predictions.made_with(table), made_with, overwrite)
+        parallel.wait()  # every process has looked
+        if not kept:
             data = SampleDataset(paths)
             if predictor is None:
                 method = METHODS[model.config.method]
                 predictor = method.predictor(model, config, data.image_size, description["nominal_focal"])
-            for stale in (table, run_folder / "errors" / f"{split}.csv"):  # once nothing is refused any more
-                stale.unlink(missing_ok=True)
-            writer = PredictionWriter(table, made_with, overwrite)
+            if first:  # once nothing is refused any more
+                for stale in (table, run_folder / "errors" / f"{split}.csv"):
+                    stale.unlink(missing_ok=True)
+                writer = PredictionWriter(table, made_with, overwrite)
+            parallel.wait()
+            if not first:
+                writer = PredictionWriter(table, made_with, helps=True)
+            parallel.wait()
             _predict(predictor, model, data, config.batch_size, writer, split)
+            parallel.wait()
+            if first:
+                writer.finish(data.keys())
+        if not first:
+            continue
         scored = score(table, paths, run_folder / "errors" / f"{split}.csv")
         say(f"{split}: {scored.samples} samples, {scored.failed} failed predictions")
         if isinstance(model, NTDM):
@@ -118,7 +133,7 @@ def _predict(
     todo = [i for i, key in enumerate(keys) if key not in writer.done]
     groups = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
     device = next(model.parameters()).device
-    for group in track(groups, f"evaluate {split}"):
+    for group in track(groups[parallel.rank() :: parallel.size()], f"evaluate {split}"):
         items = [data[i] for i in group]
         photo = torch.stack([item["image"] for item in items]).to(device)
         start = time.monotonic()
@@ -128,7 +143,6 @@ def _predict(
         seconds = (time.monotonic() - start) / len(items)
         rows = [_row(item, guess, i, model.categories, seconds) for i, item in enumerate(items)]
         writer.add(rows, _geometry(guess))
-    writer.finish(keys)
 
 
 def _row(item: dict[str, Any], guess: Guess, i: int, categories: Sequence[str], seconds: float) -> Prediction:

@@ -33,7 +33,7 @@ from ntdm.outputs import atomic_path, finished, sweep
 from ntdm.photo import FORMATS, check_size, to_rgb
 from ntdm.progress import track
 from ntdm.rasterize import interpolate, rasterize
-from ntdm.render_and_compare import Photos, Solution, Solver, encode
+from ntdm.render_and_compare import Photos, Solution, Solver, encode, fit_categories
 from ntdm.uv_scatter import uv_scatter
 
 FILES = ("result.json", "amodal.png", "visible.png", "overlay.png", "mesh.obj", "mesh.mtl", "mesh.png")
@@ -101,14 +101,15 @@ def run(
             2, 0, 1
         )
         photos = encode(model, crop[None].to(device), config)
-        solutions = [solver.solve(photos) for solver in solvers]
-        losses = [float(s.loss[0]) for s in solutions]
+        every, fits = fit_categories(solvers, photos)
+        losses = every[0].tolist()
         best = int(np.argmin(losses))
-        result = _result(path, box, crop_map, model, solvers[best], solutions[best], losses)
+        _, solution = fits[best]
+        result = _result(path, box, crop_map, model, solvers[best], solution, losses)
         # The whole folder is written under a temporary name, so that a result is never half there.
         with atomic_path(out / path.stem) as part:
             part.mkdir()
-            _write(part, photo, crop_map, model, solvers[best], solutions[best], photos)
+            _write(part, photo, crop_map, model, solvers[best], solution, photos)
             text = json.dumps(result | {"made_with": made_with}, indent=1, allow_nan=False)
             (part / "result.json").write_text(text + "\n", encoding="utf-8")
             if (out / path.stem).exists():

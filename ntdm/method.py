@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ntdm import backbone
+from ntdm import backbone, parallel
 from ntdm.batch import Batch
 from ntdm.config import TrainConfig
 from ntdm.losses import BackgroundBank
@@ -36,7 +36,11 @@ class Model(nn.Module):
         return ()
 
     def training_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """A scalar to be minimised, and figures for the log, `loss` among them."""
+        """A scalar to be minimised, and figures for the log, `loss` among them.
+
+        Under torchrun `batch` is this process's part: the scalars of all processes are summed, the figures
+        are of the whole batch.
+        """
         raise NotImplementedError
 
 
@@ -65,12 +69,17 @@ class FeatureModel(Model):
     def _background_samples(self, features: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
         """A few features an image from cells that show background only [n, d]."""
         empty = ~self._touched(~batch.background)
-        drawn = []
-        for image, free in zip(features, empty, strict=True):
-            cells = free.flatten().nonzero()[:, 0]
-            pick = torch.randperm(len(cells), generator=generator)[: self.config.background_per_image]
-            drawn.append(image.flatten(0, 1)[cells[pick]])
-        return torch.cat(drawn)
+        cells = [free.flatten().nonzero()[:, 0] for free in empty]
+        counts, own = parallel.every([len(found) for found in cells])
+        picks = [
+            torch.randperm(count, generator=generator)[: self.config.background_per_image] for count in counts
+        ]
+        return torch.cat(
+            [
+                image.flatten(0, 1)[found[pick]]
+                for image, found, pick in zip(features, cells, picks[own], strict=True)
+            ]
+        )
 
 
 class Guess(NamedTuple):

@@ -19,7 +19,7 @@ from ntdm.config import InferConfig, ShapeConfig, TrainConfig, from_dict, to_dic
 from ntdm.deform import DeformableMesh
 from ntdm.method import Guess, Model, Predict
 from ntdm.model import NTDM
-from ntdm.render_and_compare import Solver, encode
+from ntdm.render_and_compare import Solver, encode, fit_categories
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Method:
         build: untrained model of config, category names and shapes by category.
         predictor: what answers for a trained model, given inference config, image size [H, W] and the nominal
             focal length in crop pixels.
+        joint: whether the processes of torchrun can train it together.
         shapes: what the model is built around, an object a category: "" nothing, "fitted" what fit-shapes
             wrote, "cads" cuboids around the CADs of the caches.
         describe: such an object as JSON, for config.json; restore: the same, untrained, from that and the
@@ -38,13 +39,14 @@ class Method:
 
     build: Callable[[TrainConfig, Sequence[str], Mapping[str, Any]], Model]
     predictor: Callable[[Any, InferConfig, tuple[int, int], float], Predict]
+    joint: bool = False
     shapes: str = ""
     describe: Callable[[Any], dict[str, Any]] = lambda shape: {}
     restore: Callable[[Mapping[str, Any], str], Any] = lambda values, source: None
 
 
 class NTDMPredictor:
-    """Fits every photo under every category; the lowest loss names the class."""
+    """Fits every photo under its own category and all that it may show; the lowest loss names the class."""
 
     def __init__(self, model: NTDM, config: InferConfig, image_size: tuple[int, int], focal: float) -> None:
         self.model, self.config = model, config
@@ -52,26 +54,36 @@ class NTDMPredictor:
 
     def __call__(self, photo: Tensor, category: Sequence[int]) -> Guess:
         """Pose, masks, shape and class of uint8 photos [N, 3, H, W]."""
-        photos = encode(self.model, photo, self.config)
-        solutions = [solver.solve(photos) for solver in self.solvers]
-        masks = [s.masks(solution, photos) for s, solution in zip(self.solvers, solutions, strict=True)]
-        losses = torch.stack([solution.loss for solution in solutions], 1)
+        photos, own = encode(self.model, photo, self.config), torch.tensor(category, device=photo.device)
+        losses, fits = fit_categories(self.solvers, photos, own)
         lowest, best = losses.min(1)
-        pairs = list(zip(category, best.tolist(), strict=True))  # true and predicted category of each photo
-        latent = photo.new_full((len(photo), max(self.model.num_latents)), torch.nan, dtype=torch.float32)
-        for i, (own, _) in enumerate(pairs):
-            found = solutions[own].latent[i]
-            latent[i, : len(found)] = found
+        count, numbers = len(photo), losses.new_zeros
+        viewpoint, free_viewpoint, scale = numbers(count, 4), numbers(count, 4), numbers(count)
+        latent = losses.new_full((count, max(self.model.num_latents)), torch.nan)
+        amodal = torch.zeros(count, *photo.shape[2:], dtype=torch.bool, device=photo.device)
+        visible, amodal_free = amodal.clone(), amodal.clone()
+        for c, (rows, solution) in enumerate(fits):
+            seen, shown = self.solvers[c].masks(solution, photos.of(rows))
+            mine, free = own[rows] == c, best[rows] == c
+            for whole, found in (
+                (viewpoint, solution.viewpoint),
+                (latent[:, : self.model.num_latents[c]], solution.latent),
+                (scale, solution.scale),
+                (amodal, seen),
+                (visible, shown),
+            ):
+                whole[rows[mine]] = found[mine]
+            free_viewpoint[rows[free]], amodal_free[rows[free]] = solution.viewpoint[free], seen[free]
         return Guess(
-            viewpoint=torch.stack([solutions[own].viewpoint[i] for i, (own, _) in enumerate(pairs)]),
-            free_viewpoint=torch.stack([solutions[free].viewpoint[i] for i, (_, free) in enumerate(pairs)]),
+            viewpoint=viewpoint,
+            free_viewpoint=free_viewpoint,
             category=best,
             score=1 - lowest,
-            amodal=torch.stack([masks[own][0][i] for i, (own, _) in enumerate(pairs)]),
-            visible=torch.stack([masks[own][1][i] for i, (own, _) in enumerate(pairs)]),
-            amodal_free=torch.stack([masks[free][0][i] for i, (_, free) in enumerate(pairs)]),
+            amodal=amodal,
+            visible=visible,
+            amodal_free=amodal_free,
             latent=latent,
-            scale=torch.stack([solutions[own].scale[i] for i, (own, _) in enumerate(pairs)]),
+            scale=scale,
         )
 
 
@@ -96,21 +108,22 @@ def _answers_itself(model: Any, config: InferConfig, image_size: tuple[int, int]
     return model.predict
 
 
-_CLASSIFIER = Method(lambda config, names, _: Classifier(config, names), _answers_itself)
+_CLASSIFIER = Method(lambda config, names, _: Classifier(config, names), _answers_itself, joint=True)
 METHODS: dict[str, Method] = {
     "ntdm": Method(
         lambda config, _, shapes: NTDM(config, shapes),
         NTDMPredictor,
-        "fitted",
-        _describe_shape,
-        _restore_shape,
+        joint=True,
+        shapes="fitted",
+        describe=_describe_shape,
+        restore=_restore_shape,
     ),
     "nemo": Method(
         lambda config, _, shapes: NeMo(config, shapes),
         NeMoPredictor,
-        "cads",
-        _describe_cuboid,
-        _restore_cuboid,
+        shapes="cads",
+        describe=_describe_cuboid,
+        restore=_restore_cuboid,
     ),
     "mask-rcnn": Method(lambda config, names, _: MaskRCNN(config, names), _answers_itself),
     "pose-classifier": _CLASSIFIER,

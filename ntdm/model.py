@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ntdm import backbone
+from ntdm import backbone, parallel
 from ntdm.batch import Batch
 from ntdm.camera import cam_from_obj
 from ntdm.config import TrainConfig
@@ -109,52 +109,55 @@ class NTDM(FeatureModel):
         config, texels = self.config, self.config.texture_size**2
         features = self.features(batch.photo)
         scattered, weight = self._scatter(features, batch)
-        background = self._background_samples(features, batch, generator)
+        background = parallel.gathered(self._background_samples(features, batch, generator))
         image, texel = (weight > 0).nonzero(as_tuple=True)  # P visible texels, image by image
         place = image * texels + texel
         with torch.no_grad():
             visible, view = scattered.index_select(0, place).split([config.feature_dim, 3], 1)
             visible, alpha = F.normalize(visible, dim=1), self.texture.alpha(view)
-        ends = torch.bincount(image, minlength=len(batch.photo)).cumsum(0).tolist()
-        parts = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        # Every process draws for the photos of all, and works on its own.
+        counts, mine = parallel.every(torch.bincount(image, minlength=len(batch.photo)).tolist())
+        categories, _ = parallel.every(batch.category)
+        first = sum(counts[: mine.start])
+        starts = [start - first for start in itertools.accumulate([0, *counts])]
         groups = []
-        for category in sorted(set(batch.category)):
-            rows = torch.cat(
-                [
-                    part.start
-                    + torch.randperm(part.stop - part.start, generator=generator)[: config.positives]
-                    for part, c in zip(parts, batch.category, strict=True)
-                    if c == category
-                ]
-            ).to(texel.device)
+        for category in sorted(set(categories)):
+            drawn = [
+                (i, torch.randperm(counts[i], generator=generator)[: config.positives])
+                for i, c in enumerate(categories)
+                if c == category
+            ]
+            picked = [starts[i] + pick for i, pick in drawn if mine.start <= i < mine.stop]
+            rows = torch.cat([*picked, torch.zeros(0, dtype=torch.int64)]).to(texel.device)
             own, evidence = self.texture.at_texels(category, texel[rows], alpha[rows])
             known = evidence > KNOWN_SHARE
             groups.append((category, rows[known], own[known]))
         # One gather, so that its derivative is one scatter and not one full map an image.
         chosen = torch.cat([rows for _, rows, _ in groups])
         anchors = F.normalize(scattered.index_select(0, place[chosen])[:, : config.feature_dim], dim=1)
-        loss, cosine = features.sum() * 0.0, 0.0
+        # No rank may lack a term that another's gradient passes through.
+        loss, cosine = features.sum() * 0.0 + background.sum() * 0.0, 0.0
         for (category, rows, own), anchor in zip(
             groups, anchors.split([len(g[1]) for g in groups]), strict=True
         ):
             negatives = self._negatives(category, self.texels[texel[rows]], background, generator)
             loss = loss + len(rows) * texel_cross_entropy(anchor, own, *negatives, config.temperature)
             cosine += float((anchor.detach() * own).sum())
-        loss = loss / max(len(chosen), 1)
-        for part, category in zip(parts, batch.category, strict=True):
+        count = int(parallel.total(len(chosen)))
+        loss = loss / max(count, 1)
+        texel, visible, alpha = (parallel.gathered(rows) for rows in (texel, visible, alpha))
+        for category, *found in zip(
+            categories, texel.split(counts), visible.split(counts), alpha.split(counts), strict=True
+        ):
+            place, feature, blend = found
             self.texture.update(
-                category,
-                texel[part],
-                visible[part],
-                alpha[part],
-                config.texture_momentum,
-                config.first_visit_alpha,
+                category, place, feature, blend, config.texture_momentum, config.first_visit_alpha
             )
         self.bank.push(background.detach())
         return loss, {
-            "loss": float(loss.detach()),
-            "positive_cosine": cosine / max(len(chosen), 1),
-            "texels": len(chosen),
+            "loss": parallel.total(float(loss.detach())),
+            "positive_cosine": parallel.total(cosine) / max(count, 1),
+            "texels": count,
         }
 
     def _scatter(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -103,16 +103,20 @@ class PredictionWriter:
         path: the final ``.csv``; the ``.h5`` stands beside it.
         made_with: the config, JSON-ready; stored in the ``.h5``. Batches made with another one are refused.
         overwrite: begin anew, whatever batches are there.
+        helps: adds batches for another process's writer, which holds the folder and joins them in the end.
     """
 
-    def __init__(self, path: Path, made_with: Mapping[str, Any], overwrite: bool = False) -> None:
+    def __init__(
+        self, path: Path, made_with: Mapping[str, Any], overwrite: bool = False, helps: bool = False
+    ) -> None:
         self.path = path
         self.made_with = dict(made_with)
         self.folder = path.with_name(f".{path.stem}.parts")
         if overwrite and self.folder.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._unlock = weakref.finalize(self, os.close, self._locked())
+        if not helps:
+            self._unlock = weakref.finalize(self, os.close, self._locked())
         note = self.folder / "config.json"
         if note.exists() and self._parts():
             if _read_note(note) != json.loads(json.dumps(self.made_with)):
@@ -123,13 +127,7 @@ class PredictionWriter:
         else:
             with atomic_path(note) as temporary:
                 temporary.write_text(json.dumps(self.made_with))
-        self.done: set[tuple[str, str]] = set()  # (category, name) of the samples predicted so far
-        for part in self._parts():
-            try:
-                with np.load(part, allow_pickle=False) as batch:
-                    self.done.update(zip(batch["category"].tolist(), batch["name"].tolist(), strict=True))
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-                raise ValueError(f"{part} is damaged ({error}): delete it, and run the same again") from None
+        self.done = self._predicted()
 
     def add(self, rows: Sequence[Prediction], geometry: Geometry | None = None) -> None:
         """Stores a batch of rows (n) and its geometry (arrays of n), safe once this returns.
@@ -162,6 +160,7 @@ class PredictionWriter:
 
         Raises ValueError when a sample of `wanted` (category, name) has no prediction yet.
         """
+        self.done = self._predicted()
         missing = sorted(set(wanted) - self.done)
         if missing:
             raise ValueError(f"{self.path}: {len(missing)} samples are not predicted, such as {missing[0]}")
@@ -179,6 +178,17 @@ class PredictionWriter:
         shutil.rmtree(self.folder)
         self._unlock()
         return self.path
+
+    def _predicted(self) -> set[tuple[str, str]]:
+        """(category, name) of the samples that have a prediction so far."""
+        done: set[tuple[str, str]] = set()
+        for part in self._parts():
+            try:
+                with np.load(part, allow_pickle=False) as batch:
+                    done.update(zip(batch["category"].tolist(), batch["name"].tolist(), strict=True))
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                raise ValueError(f"{part} is damaged ({error}): delete it, and run the same again") from None
+        return done
 
     def _locked(self) -> int:
         """A lock on the folder of batches, gone with this object; ValueError where another holds it."""

@@ -3,6 +3,7 @@
 Progress goes to stderr and results to stdout, so that a command's last line of stdout is the path it wrote.
 """
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -19,17 +20,28 @@ _stderr = Console(stderr=True, highlight=False)
 
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
     """Yield `items` and show how far the loop is. `total` is needed where `len(items)` is not known."""
+    if not _speaks():
+        return iter(items)
     if total is None and isinstance(items, Sized):
         total = len(items)
     return _bar(items, label, total) if _stderr.is_terminal else _lines(items, label, total)
 
 
-def say(text: str, result: bool = False) -> None:
-    """Print one line without breaking a bar: to stderr, or to stdout where it is a `result`."""
+def say(text: str, result: bool = False, error: bool = False) -> None:
+    """Print one line without breaking a bar: to stderr, or to stdout where it is a `result`.
+
+    Of the processes that torchrun starts the first speaks, and whichever has an `error` to tell.
+    """
+    if not (_speaks() or error):
+        return
     if result:
         print(text, flush=True)
     else:
         _stderr.print(text, markup=False, soft_wrap=True)
+
+
+def _speaks() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _bar(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:

@@ -15,6 +15,7 @@ distance and s' near what the crop's normalisation says; it is part of the loss 
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,6 +43,10 @@ class Photos(NamedTuple):
 
     features: Tensor  # unit [N, h, w, d]
     clutter: Tensor  # f . beta [N, h, w], see encode
+
+    def of(self, rows: Tensor) -> "Photos":
+        """Those of the batch's photos with the numbers `rows`."""
+        return Photos(self.features[rows], self.clutter[rows])
 
 
 class Solution(NamedTuple):
@@ -214,19 +219,31 @@ class Solver:
             gain += (self._gain(cosine, clutter[part]) * self._start_mask[part]).sum(0)
         return 1 - gain / len(targets)
 
-    def solve(self, photos: Photos) -> Solution:
-        """Refine the best starts of every photo and keep the best result."""
-        count = len(photos.features)
+    def choose(self, photos: Photos) -> Tensor:
+        """The starts that are worth refining, best first: parameter rows [N, refined_starts, 7 + K]."""
         latents = len(self._start_latents())
         by_pose, latent = self.start_losses(photos).unflatten(1, (-1, latents)).min(-1)
         kept = min(self.config.refined_starts, by_pose.shape[1])
         poses = by_pose.topk(kept, largest=False).indices
-        rows = self.starts[poses * latents + latent.gather(1, poses)].flatten(0, 1)
+        return self.starts[poses * latents + latent.gather(1, poses)]
+
+    @torch.no_grad()
+    def least_loss(self, chosen: Tensor, photos: Photos) -> Tensor:
+        """The loss of the best of `chosen` [N, kept, 7 + K] for every photo, as they are [N]."""
+        owner = torch.arange(len(chosen), device=self.device).repeat_interleave(chosen.shape[1])
+        return self.loss(chosen.flatten(0, 1), owner, photos).unflatten(0, chosen.shape[:2]).amin(1)
+
+    def solve(self, photos: Photos, chosen: Tensor | None = None) -> Solution:
+        """Refine the chosen starts of every photo and keep the best result; by default those of `choose`."""
+        chosen = self.choose(photos) if chosen is None else chosen
+        count, kept = chosen.shape[:2]
         photo = torch.arange(count, device=self.device)
         owner = photo.repeat_interleave(kept)
-        rows, loss = self._refine(rows, owner, photos, self.config.screening_steps if kept > 1 else 0)
+        rows, loss = self._refine(
+            chosen.flatten(0, 1), owner, photos, self.config.screening_steps if kept > 1 else 0
+        )
         winner = loss.unflatten(0, (count, kept)).argmin(1) + photo * kept
-        rows, loss = self._refine(rows[winner], photo, photos, self.config.steps)
+        rows, loss = self._refine(rows[winner], photo, photos, self.config.steps, self.config.patience)
         return self._solution(rows, loss)
 
     def loss(self, rows: Tensor, owner: Tensor, photos: Photos, shape: Shape | None = None) -> Tensor:
@@ -277,11 +294,15 @@ class Solver:
         """Sums [B] of the values that stand at the true cells of mask [B, h, w]."""
         return values.new_zeros(len(mask)).index_add(0, mask.nonzero()[:, 0], values)
 
-    def _refine(self, rows: Tensor, owner: Tensor, photos: Photos, steps: int) -> tuple[Tensor, Tensor]:
+    def _refine(
+        self, rows: Tensor, owner: Tensor, photos: Photos, steps: int, patience: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Adam on every row alone; returns the best rows seen and their losses.
 
-        The latent moves on every `shape_every`-th step only: Psi costs as much as all the rest of a step. It
-        waits for `shape_after` steps, lest it explain a pose that is still wrong.
+        The rate falls every `decay_every` steps, and for a row whose loss has not fallen by `least_gain` in
+        `patience` steps (0: ever so many) at once; a row that would fall beyond the last rate is done. The
+        latent moves on every `shape_every`-th step only: Psi costs as much as all the rest of a step. It
+        waits for `shape_after` steps or the second rate, lest it explain a pose that is still wrong.
         """
         config = self.config
         pose = torch.zeros(rows.shape[1], dtype=torch.bool, device=self.device)
@@ -289,17 +310,24 @@ class Solver:
         pose[3], pose[4:6], pose[6] = (
             config.refine_distance, config.refine_principal_point, config.refine_scale,
         )  # fmt: skip
-        everything = pose.clone()
-        everything[POSE_COLUMNS:] = config.refine_shape
-        first, second, count = torch.zeros_like(rows), torch.zeros_like(rows), torch.zeros_like(rows[0])
+        latent = torch.zeros_like(pose)
+        latent[POSE_COLUMNS:] = config.refine_shape
+        first, second, count = torch.zeros_like(rows), torch.zeros_like(rows), torch.zeros_like(rows)
         beta1, beta2 = 0.4, 0.6
-        best, best_loss = rows.clone(), rows.new_full((len(rows),), math.inf)
+        result, result_loss = rows.clone(), rows.new_full((len(rows),), math.inf)
+        live = torch.arange(len(rows), device=self.device)  # rows that still move: all that follows is theirs
+        last_rate = max(0, steps - 1) // config.decay_every
+        rate, stuck = torch.zeros_like(live), torch.zeros_like(live)  # which rate; steps without a gain
+        entered, mark = torch.zeros_like(live), rows.new_full((len(rows),), math.inf)
         shape: Shape | None = None
         for step in range(steps + 1):
+            if len(live) == 0:
+                break
+            free_shape = (rate > 0) | (step >= config.shape_after)
             with_shape = (
                 config.refine_shape
-                and step >= config.shape_after
                 and step % config.shape_every == config.shape_every - 1
+                and bool(free_shape.any())
             )
             if shape is None and not with_shape:
                 with torch.no_grad():
@@ -307,23 +335,37 @@ class Solver:
             rows = rows.detach().requires_grad_(step < steps)
             loss = self.loss(rows, owner, photos, None if with_shape else shape)
             with torch.no_grad():
-                better = loss < best_loss
-                best[better], best_loss[better] = rows[better], loss[better]
+                better = loss < result_loss[live]
+                result[live[better]], result_loss[live[better]] = rows[better], loss[better]
             if step == steps:
                 break
             (gradient,) = torch.autograd.grad(loss.sum(), rows)
             with torch.no_grad():
-                free = everything if with_shape else pose
+                free = (pose | (latent & free_shape[:, None])) if with_shape else pose.expand_as(rows)
                 count = count + free
                 first = torch.where(free, beta1 * first + (1 - beta1) * gradient, first)
                 second = torch.where(free, beta2 * second + (1 - beta2) * gradient.square(), second)
                 scaled = first / (1 - beta1**count).clamp_min(1e-12)
                 spread = (second / (1 - beta2**count).clamp_min(1e-12)).sqrt() + 1e-8
-                rate = config.learning_rate * config.learning_rate_decay ** (step // config.decay_every)
-                rows = rows - torch.where(free, rate * scaled / spread, 0.0)
+                pace = config.learning_rate * config.learning_rate_decay ** rate.to(rows.dtype)
+                rows = rows - torch.where(free, pace[:, None] * scaled / spread, 0.0)
+                gained = mark - result_loss[live] > config.least_gain
+                mark, stuck = torch.where(gained, result_loss[live], mark), (stuck + 1) * ~gained
+                falls = step + 1 - entered >= config.decay_every
+                if patience:
+                    falls |= stuck >= patience
+                rate, stuck = rate + falls, stuck * ~falls
+                entered = torch.where(falls, step + 1, entered)
+                moving = rate <= last_rate
+                if step + 1 < steps and not moving.all():
+                    rows, first, second, count = rows[moving], first[moving], second[moving], count[moving]
+                    live, owner, rate, stuck = live[moving], owner[moving], rate[moving], stuck[moving]
+                    entered, mark = entered[moving], mark[moving]
+                    if shape is not None:
+                        shape = Shape(shape.vertices[moving], shape.frames[..., moving])
             if with_shape:
                 shape = None
-        return best, best_loss
+        return result, result_loss
 
     @torch.no_grad()
     def _solution(self, rows: Tensor, loss: Tensor) -> Solution:
@@ -363,3 +405,29 @@ class Solver:
         logit = cosine.new_zeros(inside.shape)
         logit[inside] = torch.where(evidence > _LEAST_EVIDENCE, relative, 0.0)
         return logit
+
+
+def fit_categories(
+    solvers: Sequence[Solver], photos: Photos, own: Tensor | None = None
+) -> tuple[Tensor, list[tuple[Tensor, Solution]]]:
+    """Fit every photo under the categories that it may show, and under category `own` [N] where it is given.
+
+    What the best start of a category lacks at the beginning it hardly ever makes up for: a category that is
+    behind by more than `class_margin` there is not refined.
+
+    Returns:
+        losses [N, M], of a category that was not refined its best start's; and of every category the numbers
+        [n] of the photos fitted under it, with what was found.
+    """
+    chosen = [solver.choose(photos) for solver in solvers]
+    losses = torch.stack([s.least_loss(c, photos) for s, c in zip(solvers, chosen, strict=True)], 1)
+    wanted = losses <= losses.amin(1, keepdim=True) + solvers[0].config.class_margin
+    if own is not None:
+        wanted.scatter_(1, own[:, None], True)
+    fits = []
+    for c, solver in enumerate(solvers):
+        rows = wanted[:, c].nonzero()[:, 0]
+        solution = solver.solve(photos.of(rows), chosen[c][rows])
+        losses[rows, c] = solution.loss
+        fits.append((rows, solution))
+    return losses, fits

@@ -25,8 +25,9 @@ import torch
 
 import ntdm
 from ntdm import cache as caches
+from ntdm import parallel
 from ntdm.baselines import cuboid
-from ntdm.batch import make_batch
+from ntdm.batch import Batch, draw_augmentation, make_batch
 from ntdm.camera import PASCAL3D_FOCAL_PX
 from ntdm.config import PrepConfig, TrainConfig, from_dict, to_dict
 from ntdm.deform import load_shape
@@ -57,7 +58,7 @@ def run(
     device: str = "cpu",
     name: str | None = None,
 ) -> Path:
-    """Train one method and write its run folder.
+    """Train one method and write its run folder; under torchrun, all its processes train it together.
 
     Args:
         cache: cache root; `train_on` names its splits, as "pascal3d/train".
@@ -71,11 +72,17 @@ def run(
 
     Raises:
         ValueError: missing caches, latents or shapes, an image size the backbone cannot take,
-            a run of another config in `out`, a loss that is not finite.
+            a run of another config in `out`, a loss that is not finite, several processes for a method that
+            trains in one.
     """
-    sweep(out)
+    parallel.join(device)
+    first = parallel.rank() == 0  # the process that writes
+    if first:
+        sweep(out)
     paths = [p for key in train_on for p in caches.find(cache, key, categories)]
     method = METHODS[config.method]
+    if parallel.size() > 1 and not method.joint:
+        raise ValueError(f"{config.method} trains in one process: start it without torchrun")
     if method.shapes == "fitted":
         caches.require_latents(paths)
     data = SampleDataset(paths, KEPT_BYTES)
@@ -109,24 +116,37 @@ def run(
         raise ValueError(f"--resume: {checkpoint} does not exist; there is nothing to go on from")
     torch.manual_seed(config.seed)
     model = method.build(config, names, built_on).to(device)
+    parallel.with_joint_norm(model)
     _check_image_size(data.image_size, model)
-    if overwrite:  # not before all that may be refused has been looked at
+    parallel.wait()  # every process has looked at what is there
+    if overwrite and first:  # not before all that may be refused has been looked at
         for stale in (described, weights, checkpoint, out / "run.json", out / "train.csv"):
             stale.unlink(missing_ok=True)
         for folder in ("predictions", "errors", "sheets"):  # of the model that goes
             shutil.rmtree(out / folder, ignore_errors=True)
-    with atomic_path(described) as part:
-        part.write_text(json.dumps(description, indent=1) + "\n")
-    with atomic_path(out / "train_names.txt") as part:
-        part.write_text("".join(f"{name}\n" for name in sorted(sample_names(paths))))
+    if first:
+        with atomic_path(described) as part:
+            part.write_text(json.dumps(description, indent=1) + "\n")
+        with atomic_path(out / "train_names.txt") as part:
+            part.write_text("".join(f"{name}\n" for name in sorted(sample_names(paths))))
+    parallel.wait()
     seconds = _fit(model, data, config, out, device)
+    if first:
+        _write_result(model, data, config, out, description, seconds, device)
+    parallel.wait()
+    return out
+
+
+def _write_result(
+    model: Model, data: SampleDataset, config: TrainConfig, out: Path, description: dict[str, Any],
+    seconds: float, device: str,
+) -> None:  # fmt: skip
     with atomic_path(out / "run.json") as part:
         part.write_text(json.dumps(_provenance(config, description, data, seconds, device), indent=1) + "\n")
-    with atomic_path(weights) as part:  # last: a run with weights is finished
+    with atomic_path(out / "model.safetensors") as part:  # last: a run with weights is finished
         state = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
         part.write_bytes(safetensors.torch.save(state))
-    shutil.rmtree(checkpoint.parent, ignore_errors=True)
-    return out
+    shutil.rmtree((out / CHECKPOINT).parent, ignore_errors=True)
 
 
 def load(run_folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]]:
@@ -185,6 +205,10 @@ def sample_names(paths: Sequence[Path]) -> set[str]:
 
 def _fit(model: Model, data: SampleDataset, config: TrainConfig, out: Path, device: str) -> float:
     batch_size = min(config.batch_size, len(data))
+    if batch_size < parallel.size():
+        raise ValueError(
+            f"a batch of {batch_size} samples cannot be shared by {parallel.size()} processes: start fewer"
+        )
     per_epoch = len(data) // batch_size
     total = per_epoch * config.epochs
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -196,10 +220,8 @@ def _fit(model: Model, data: SampleDataset, config: TrainConfig, out: Path, devi
     count = 0
     for step in track(range(first, total), f"train {config.method}", total - first):
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        indices = _order(len(data), config.seed, step // per_epoch)[step % per_epoch * batch_size :][
-            :batch_size
-        ]
-        batch = make_batch([data[i] for i in indices], model.categories, model.num_latents, config, generator)
+        indices = _order(len(data), config.seed, step // per_epoch)[step % per_epoch * batch_size :]
+        batch = _own_part(model, data, indices[:batch_size], generator)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(config, step, total)
         loss, figures = model.training_loss(batch.to(device), generator)
@@ -209,6 +231,7 @@ def _fit(model: Model, data: SampleDataset, config: TrainConfig, out: Path, devi
             )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        parallel.sum_gradients(trained)
         optimiser.step()
         sums = {k: sums.get(k, 0.0) + v for k, v in figures.items()}
         count += 1
@@ -221,8 +244,26 @@ def _fit(model: Model, data: SampleDataset, config: TrainConfig, out: Path, devi
             row = {"epoch": (step + 1) // per_epoch, "step": step + 1, "seconds": time.monotonic() - start}
             history.append(row | {k: v / count for k, v in sums.items()})
             sums, count = {}, 0
-            _save_checkpoint(out, model, optimiser, history)
+            if parallel.rank() == 0:
+                _save_checkpoint(out, model, optimiser, history)
     return history[-1]["seconds"]
+
+
+def _own_part(model: Model, data: SampleDataset, indices: Sequence[int], generator: torch.Generator) -> Batch:
+    """This process's part of the batch that consists of the samples `indices`."""
+    augmentation = draw_augmentation(len(indices), model.config, generator)
+    own = parallel.part(len(indices))
+    count = own.stop - own.start
+    # One more: patches show the next photo.
+    needed = [i % len(indices) for i in range(own.start, own.stop + (count < len(indices)))]
+    batch = make_batch(
+        [data[indices[i]] for i in needed],
+        model.categories,
+        model.num_latents,
+        model.config,
+        [augmentation[i] for i in needed],
+    )
+    return batch.first(count)
 
 
 def _optimiser(config: TrainConfig, trained: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -365,6 +406,7 @@ def _provenance(
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "processes": parallel.size(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "seed": config.seed,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ntdm.batch import jitter_colours, make_batch, patches
+from ntdm.batch import Augmentation, covered, draw_augmentation, jitter_colours, make_batch
 from ntdm.cache import find
 from ntdm.camera import cam_from_obj
 from ntdm.mesh import icosphere
@@ -20,7 +20,8 @@ def items(tiny_folder):
 
 
 def make(items, config):
-    return make_batch(items, ["car", "sofa"], [2, 1], config, torch.Generator().manual_seed(0))
+    drawn = draw_augmentation(len(items), config, torch.Generator().manual_seed(0))
+    return make_batch(items, ["car", "sofa"], [2, 1], config, drawn)
 
 
 def test_plain_batch_holds_the_samples(tiny, items):
@@ -63,15 +64,15 @@ def test_some_samples_are_mirrored_with_their_camera(tiny, items):
 
 def test_no_latents_for_methods_without_shapes(tiny, items):
     bare = [{k: v for k, v in item.items() if k != "latent"} for item in items]
-    batch = make_batch(bare, ["car", "sofa"], [], tiny.TRAIN, torch.Generator().manual_seed(0))
+    batch = make_batch(bare, ["car", "sofa"], [], tiny.TRAIN, [Augmentation(False)] * len(bare))
     assert batch.latent == []
 
 
 def test_colour_jitter():
     photo = torch.randint(0, 256, (3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    unchanged = jitter_colours(photo, 0.0, torch.Generator().manual_seed(1))
-    torch.testing.assert_close(unchanged, photo, rtol=0, atol=0)
-    strong, again = (jitter_colours(photo, 1.0, torch.Generator().manual_seed(1)) for _ in range(2))
+    drawn = tuple(torch.full(shape, 0.5) for shape in ((1,), (3,), (1,), (3, 3)))
+    torch.testing.assert_close(jitter_colours(photo, 0.0, drawn), photo, rtol=0, atol=0)
+    strong, again = (jitter_colours(photo, 1.0, drawn) for _ in range(2))
     assert strong.dtype == torch.uint8
     assert torch.equal(strong, again)
     assert not torch.equal(strong, photo)
@@ -90,13 +91,25 @@ def test_patches_show_the_next_photo(tiny, items):
         assert torch.equal(after.background[i], free)
 
 
-def test_patches_cover_a_share_of_the_photos_and_part_of_each():
-    hidden = patches((200, 3, 64, 96), 0.5, (0.2, 0.6), torch.Generator().manual_seed(0))
-    assert hidden.shape == (200, 64, 96)
-    covered = hidden.flatten(1).float().mean(1)
-    assert 70 < (covered > 0).sum() < 130
-    assert 0.15 < covered[covered > 0].mean() < 0.45
-    assert covered.max() < 1
-    larger = patches((200, 3, 64, 96), 0.5, (0.4, 0.8), torch.Generator().manual_seed(0))
-    assert larger.float().mean() > 1.5 * hidden.float().mean()
-    assert not patches((3, 3, 16, 16), 0.0, (0.2, 0.6), torch.Generator().manual_seed(0)).any()
+def test_a_part_of_a_batch_is_what_the_whole_has_there(tiny, items):
+    config = replace(tiny.TRAIN, augment=0.4, patches=0.8)
+    drawn = draw_augmentation(8, config, torch.Generator().manual_seed(0))
+    whole = make_batch(items, ["car", "sofa"], [2, 1], config, drawn)
+    part = make_batch(items[2:6], ["car", "sofa"], [2, 1], config, drawn[2:6])
+    # The last one's patches show the next sample's photo, which the part lacks.
+    for name in ("photo", "background", "viewpoint", "principal_point", "hidden", "amodal_mask"):
+        assert torch.equal(getattr(whole, name)[2:5], getattr(part, name)[:3]), name
+
+
+def test_patches_cover_a_share_of_the_photos_and_part_of_each(tiny):
+    def hidden(share, lengths):
+        config = replace(tiny.TRAIN, mirror=False, augment=0.0, patches=share)
+        drawn = draw_augmentation(200, config, torch.Generator().manual_seed(0))
+        return torch.stack([covered((64, 96), photo.patches, lengths) for photo in drawn])
+
+    share = hidden(0.5, (0.2, 0.6)).flatten(1).float().mean(1)
+    assert 70 < (share > 0).sum() < 130
+    assert 0.15 < share[share > 0].mean() < 0.45
+    assert share.max() < 1
+    assert hidden(0.5, (0.4, 0.8)).float().mean() > 1.5 * share.mean()
+    assert not hidden(0.0, (0.2, 0.6)).any()

@@ -86,6 +86,14 @@ def test_a_wrong_box_is_exit_2(box: str) -> None:
     assert "--bbox" in result.stderr
 
 
+def test_torchrun_is_for_train_and_evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    said = sentence(ntdm("make-data", tmp_path / "data"))
+    assert "torchrun shares the work of train and evaluate: start make-data without it" in said
+    assert not (tmp_path / "data").exists()
+
+
 def test_cuda_is_refused_not_replaced() -> None:
     assert "--device cuda" in sentence(ntdm(*TRAIN, "--device", "cuda"))
 

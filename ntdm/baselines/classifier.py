@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ntdm import backbone
+from ntdm import backbone, parallel
 from ntdm.baselines.pose_bins import likeliest_angles, to_bins
 from ntdm.batch import Batch
 from ntdm.config import TrainConfig
@@ -53,6 +53,7 @@ class Classifier(Model):
     def training_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Mean cross entropy of the three angles plus that of the class, of the heads it has."""
         pose, category = self(batch.photo)
+        share = len(batch.photo) / parallel.total(len(batch.photo))
         losses, figures = [], {}
         if pose is not None:
             target = to_bins(batch.viewpoint, self.config.pose_bins)
@@ -62,8 +63,9 @@ class Classifier(Model):
             target = torch.tensor(batch.category, device=category.device)
             losses.append(F.cross_entropy(category, target))
             figures["class_accuracy"] = float((category.argmax(1) == target).float().mean())
-        loss = torch.stack(losses).sum()
-        return loss, {"loss": float(loss.detach()), **figures}
+        loss = torch.stack(losses).sum() * share
+        figures = {"loss": float(loss.detach())} | {k: v * share for k, v in figures.items()}
+        return loss, {k: parallel.total(v) for k, v in figures.items()}
 
     @torch.no_grad()
     def predict(self, photo: Tensor, category: Sequence[int] = ()) -> Guess:

@@ -1,0 +1,123 @@
+"""Several processes under torchrun: what they train and predict together is what one process does alone."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from ntdm import evaluate, parallel, predictions, train
+from ntdm.config import TrainConfig, to_dict
+
+TOLERANCE = 2e-4  # sums are made in another order
+WORKER = """
+import json, sys
+from pathlib import Path
+import safetensors.torch, torch
+from ntdm import evaluate, parallel, train
+from ntdm.config import InferConfig, TrainConfig, from_dict
+
+torch.set_num_threads(1)
+folder, config, inference = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
+config, inference = from_dict(TrainConfig, config), from_dict(InferConfig, inference)
+fit = train._fit
+
+def kept(model, *rest):
+    seconds = fit(model, *rest)
+    path = folder / f"{config.method}_{parallel.rank()}.safetensors"
+    safetensors.torch.save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
+    return seconds
+
+train._fit = kept
+run = folder / "together" / f"{config.method}_{config.batch_size}"
+train.run(config, folder / "cache", folder / "shapes", run)
+evaluate.run(run, folder / "cache", ["pascal3d/val"], inference)
+"""
+
+
+def together(
+    folder: Path, config: TrainConfig, inference: object, processes: int = 2
+) -> subprocess.CompletedProcess:
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+    ]
+    (folder / "worker.py").write_text(WORKER)
+    given = [json.dumps(to_dict(config)), json.dumps(to_dict(inference))]
+    return subprocess.run(
+        [*torchrun, str(folder / "worker.py"), str(folder), *given],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, tmp_path_factory):
+    """Caches and shapes of the tiny world."""
+    folder = tmp_path_factory.mktemp("parallel")
+    tiny.write_cache(folder / "cache", "pascal3d/train", count=6, prefix="train")
+    tiny.write_cache(folder / "cache", "pascal3d/val", count=3, seed=1)
+    tiny.write_shapes(folder / "shapes")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(tiny):
+    # Five photos: the two have parts of unequal size. SGD: where a gradient is next to nothing, Adam makes a
+    # whole step of its sign.
+    return replace(
+        tiny.TRAIN, optimiser="sgd", learning_rate=0.01, batch_size=5, epochs=2, patches=0.8, augment=0.4
+    )
+
+
+@pytest.mark.parametrize("method", ["ntdm", "pose-classifier"])
+def test_two_processes_do_what_one_does(tiny, folder, config, method):
+    config = replace(config, method=method)
+    alone = folder / "alone" / method
+    train.run(config, folder / "cache", folder / "shapes", alone)
+    evaluate.run(alone, folder / "cache", ["pascal3d/val"], tiny.INFER)
+    done = together(folder, config, tiny.INFER)
+    shared = folder / "together" / f"{method}_{config.batch_size}"
+    assert done.returncode == 0, done.stderr[-3000:]
+    # Both hold the same: backbone, textures, background bank.
+    first, second = (safetensors.torch.load_file(folder / f"{method}_{rank}.safetensors") for rank in (0, 1))
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    expected = safetensors.torch.load_file(alone / "model.safetensors")
+    saved = safetensors.torch.load_file(shared / "model.safetensors")
+    assert set(saved) == set(expected)
+    for name, value in expected.items():
+        assert saved[name].float().sub(value.float()).abs().max() <= TOLERANCE, name
+    rows = [list(csv.DictReader((run / "train.csv").open())) for run in (alone, shared)]
+    for one, other in zip(*rows, strict=True):
+        for name in set(one) - {"seconds"}:
+            assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-3), name
+    tables = [run / "predictions/pascal3d/val.csv" for run in (alone, shared)]
+    keys = [[row[:4] for row in csv.reader(table.open())] for table in tables]
+    assert keys[0] == keys[1] and len(keys[0]) == 1 + 6
+    assert predictions.made_with(tables[1])["infer"] == to_dict(tiny.INFER)
+    assert (shared / "errors/pascal3d/val.csv").exists()
+    assert not list((folder / "together").rglob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"method": "nemo"}, "nemo trains in one process: start it without torchrun"),
+        ({"batch_size": 1}, "a batch of 1 samples cannot be shared by 2 processes"),
+    ],
+)
+def test_what_processes_cannot_share(wrong, message, folder, config, tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "size", lambda: 2)
+    monkeypatch.setattr(parallel, "wait", lambda: None)
+    with pytest.raises(ValueError, match=message):
+        train.run(replace(config, **wrong), folder / "cache", folder / "shapes", tmp_path / "run")
