@@ -306,6 +306,12 @@ def train(
     categories: CategoriesOption = None,
     config: ConfigOption = "tiny",
     settings: SetOption = None,
+    watch_every: Annotated[
+        int, typer.Option(min=0, help="Epochs between two sheets of what the model sees; 0: none.")
+    ] = 5,
+    validate_on: Annotated[
+        str | None, typer.Option(help="DATASET/SPLIT of which a few photos are tried with every sheet.")
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Refuse to start from nothing; an interrupted run goes on anyway."),
@@ -326,6 +332,13 @@ def train(
     settled = configs.settled(TrainConfig, config, settings, seed, method)
     if method is not None:
         settled = dataclasses.replace(settled, method=method)
+    validation = None
+    if validate_on is not None:
+        from ntdm.cache import find
+        from ntdm.watch import Validation
+
+        (key,) = _keys([validate_on], "--validate-on")
+        validation = Validation(find(cache, key), configs.settled(InferConfig, config, None, seed))
     print(
         train.run(
             settled,
@@ -338,6 +351,8 @@ def train(
             overwrite=overwrite,
             device=_resolved(device),
             name=name,
+            watch_every=watch_every,
+            validate=validation,
         )
     )
 

@@ -167,7 +167,7 @@ class NTDM(FeatureModel):
         """
         with torch.no_grad():
             surface = self.surface_map(
-                cam_from_obj(self._annotated_shapes(batch), batch.viewpoint),
+                cam_from_obj(self.annotated_shapes(batch), batch.viewpoint),
                 batch.focal / self.stride,
                 batch.principal_point / self.stride,
                 (features.shape[1], features.shape[2]),
@@ -185,7 +185,7 @@ class NTDM(FeatureModel):
         )
         return mean.flatten(0, 2), weight.flatten(1, 2)
 
-    def _annotated_shapes(self, batch: Batch) -> Tensor:
+    def annotated_shapes(self, batch: Batch) -> Tensor:
         """Γ(z) of the batch's annotated latents [B, V, 3]."""
         order = sorted(range(len(batch.category)), key=batch.category.__getitem__)
         parts = []

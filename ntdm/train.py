@@ -36,6 +36,7 @@ from ntdm.methods import METHODS
 from ntdm.outputs import atomic_path, finished, sweep
 from ntdm.progress import say, track
 from ntdm.sample_dataset import SampleDataset
+from ntdm.watch import Validation, Watch
 
 DESCRIPTION: dict[str, type | tuple[type, ...]] = {  # what a run's config.json holds that is read again
     "method": str, "train": dict, "categories": list, "image_size": list, "nominal_focal": (float, int),
@@ -57,6 +58,8 @@ def run(
     overwrite: bool = False,
     device: str = "cpu",
     name: str | None = None,
+    watch_every: int = 0,
+    validate: Validation | None = None,
 ) -> Path:
     """Train one method and write its run folder; under torchrun, all its processes train it together.
 
@@ -66,6 +69,7 @@ def run(
         resume: demand that there is something to resume; an interrupted run goes on anyway.
         device: "cpu" or "cuda", where the steps are computed; random draws are the CPU's on both.
         name: of the run in tables; the method's by default.
+        watch_every: epochs between two sheets, with which photos of `validate` are tried; see ntdm/watch.py.
 
     Returns:
         `out`, holding config.json, run.json, model.safetensors and train.csv.
@@ -88,6 +92,7 @@ def run(
     data = SampleDataset(paths, KEPT_BYTES)
     names = sorted({p.stem for p in paths})
     built_on = _shapes(config, names, paths, shapes)
+    focal = _nominal_focal(paths)
     description = {
         "schema": "ntdm-run",
         "schema_version": 1,
@@ -96,7 +101,7 @@ def run(
         "train_on": list(train_on),
         "categories": names,
         "image_size": list(data.image_size),
-        "nominal_focal": _nominal_focal(paths),
+        "nominal_focal": focal,
         "typical_box": _typical_box(paths),
         "shapes": {c: method.describe(shape) for c, shape in built_on.items()},
         "data_fingerprint": caches.fingerprint(paths),
@@ -130,7 +135,8 @@ def run(
         with atomic_path(out / "train_names.txt") as part:
             part.write_text("".join(f"{name}\n" for name in sorted(sample_names(paths))))
     parallel.wait()
-    seconds = _fit(model, data, config, out, device)
+    watch = Watch(data, out, watch_every, focal, validate) if first else None
+    seconds = _fit(model, data, config, out, device, watch)
     if first:
         _write_result(model, data, config, out, description, seconds, device)
     parallel.wait()
@@ -203,7 +209,10 @@ def sample_names(paths: Sequence[Path]) -> set[str]:
     return names
 
 
-def _fit(model: Model, data: SampleDataset, config: TrainConfig, out: Path, device: str) -> float:
+def _fit(
+    model: Model, data: SampleDataset, config: TrainConfig, out: Path, device: str, watch: Watch | None
+) -> float:
+    """Trains to the end, from the checkpoint where there is one; returns the seconds it took in all."""
     batch_size = min(config.batch_size, len(data))
     if batch_size < parallel.size():
         raise ValueError(
@@ -213,6 +222,7 @@ def _fit(model: Model, data: SampleDataset, config: TrainConfig, out: Path, devi
     total = per_epoch * config.epochs
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = _optimiser(config, trained)
+    keys = data.keys()
     history, first = _restore(out / CHECKPOINT, model, optimiser)
     model.train()
     start = time.monotonic() - (history[-1]["seconds"] if history else 0.0)
@@ -222,6 +232,8 @@ def _fit(model: Model, data: SampleDataset, config: TrainConfig, out: Path, devi
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         indices = _order(len(data), config.seed, step // per_epoch)[step % per_epoch * batch_size :]
         batch = _own_part(model, data, indices[:batch_size], generator)
+        if watch is not None:
+            watch.seen.update(keys[i][0] for i in indices[:batch_size])
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(config, step, total)
         loss, figures = model.training_loss(batch.to(device), generator)
@@ -244,7 +256,8 @@ def _fit(model: Model, data: SampleDataset, config: TrainConfig, out: Path, devi
             row = {"epoch": (step + 1) // per_epoch, "step": step + 1, "seconds": time.monotonic() - start}
             history.append(row | {k: v / count for k, v in sums.items()})
             sums, count = {}, 0
-            if parallel.rank() == 0:
+            if watch is not None:
+                watch.after(history[-1], config.epochs, model)
                 _save_checkpoint(out, model, optimiser, history)
     return history[-1]["seconds"]
 
@@ -305,7 +318,7 @@ def _save_checkpoint(
     with atomic_path(out / CHECKPOINT) as part:
         part.write_bytes(safetensors.torch.save(tensors, {"history": json.dumps(history)}))
     with atomic_path(out / "train.csv") as part, open(part, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(history[-1]))
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in history for name in row)))
         writer.writeheader()
         writer.writerows(history)
 
