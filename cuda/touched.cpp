@@ -1,9 +1,8 @@
 // Which cells of a grid a mesh touches. Python face: ntdm/amodal_mask.py.
 //
-// A cell is touched by a face that comes within half a cell of its centre, as if the face were drawn with a
-// pen one cell wide: a face seen edge-on still leaves a line of cells, and of a wire nothing is lost between
-// two centres. The distance is taken along the grid's two axes (the face's box) and the normals of the three
-// edges; at an acute corner the box cuts the tip off.
+// A cell is touched by a face that meets the square of two thirds of its side in its middle, so that wires
+// and plates seen edge-on are not lost between two centres. Triangle and square meet unless one of five
+// directions separates them: the grid's two axes (the face's box) and the normals of the three edges.
 
 #include <algorithm>
 #include <cmath>
@@ -18,10 +17,9 @@ namespace {
 using ntdm::Triangle;
 using ntdm::Vertex;
 
-constexpr double kReach = 0.5;  // cells
+constexpr double kReach = 1.0 / 3;  // half the square's side, cells
 
-// First and last of `count` cells whose centres are within reach of the stretch from low to high; empty
-// where last < first.
+// First and last of `count` cells whose squares meet the stretch from low to high; empty where last < first.
 struct Cells {
     int first, last;
 };
@@ -37,10 +35,10 @@ void touch(const Vertex& v0, const Vertex& v1, const Vertex& v2, int height, int
     if (left > right || top > bottom) return;
     const Triangle t = ntdm::triangle(v0, v1, v2);
     double reach[3];
-    for (int k = 0; k < 3; ++k) reach[k] = kReach * std::hypot(t.e[k].a, t.e[k].b);
+    for (int k = 0; k < 3; ++k) reach[k] = kReach * (std::fabs(t.e[k].a) + std::fabs(t.e[k].b));
     for (int r = top; r <= bottom; ++r) {
-        // Columns whose centres are inside every edge, or within reach of it. Of two corners in one place the
-        // edge has no direction and says nothing.
+        // Columns whose squares are not beyond any edge. Of two corners in one place the edge has no
+        // direction and says nothing.
         double from = left, to = right;
         for (int k = 0; k < 3; ++k) {
             const double a = t.e[k].a, value = t.e[k].row(r + 0.5) + reach[k];

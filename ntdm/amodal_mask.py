@@ -1,9 +1,9 @@
 """The amodal mask of a crop: the annotated CAD projected with the crop's camera, two-sided.
 
-Every pixel is cut into CELLS x CELLS cells and is set when a face comes within half a cell of the centres of
-half of them. So fewer parts thinner than a pixel (spokes, masts, chair legs, plates seen edge-on) fall into
-pieces; the price is an outline that lies an eighth of a pixel further out, and a quarter where it is upright
-or level.
+Every pixel is cut into CELLS x CELLS cells, and is set when a face touches the middle of at least half of
+them, a square of two thirds of the cell's side. So fewer parts thinner than a pixel (spokes, masts, chair
+legs, plates seen edge-on) fall into pieces; the price is an outline about a tenth of a pixel further out, and
+two tenths where it is upright or level.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from ntdm.rasterize_ops import NEAR, check_range
 
 CELLS = 4  # a side of a pixel
 # Part of the digest of a cache's inputs: change it with the rule.
-RULE = f"amodal mask: half of {CELLS} x {CELLS} cells within half a cell"
+RULE = f"amodal mask: half of {CELLS} x {CELLS} cells touched"
 
 
 def amodal_mask(
@@ -50,10 +50,8 @@ def amodal_mask(
         return mask
     xy, _ = camera.project(ahead, torch.tensor(focal, dtype=torch.float64), torch.from_numpy(principal_point))
     limit = np.array([size[1], size[0]])
-    low = np.clip(np.floor(xy.amin(0).numpy() - 0.5 / CELLS), 0, limit).astype(int)
-    width, height = (
-        (np.clip(np.ceil(xy.amax(0).numpy() + 0.5 / CELLS), low, limit) - low).astype(int).tolist()
-    )
+    low = np.clip(np.floor(xy.amin(0).numpy() - 1 / CELLS), 0, limit).astype(int)
+    width, height = (np.clip(np.ceil(xy.amax(0).numpy() + 1 / CELLS), low, limit) - low).astype(int).tolist()
     touched = torch.zeros(height * CELLS, width * CELLS, dtype=torch.uint8)
     centre = (principal_point - low) * CELLS
     native.library().ntdm_touched(
