@@ -10,7 +10,8 @@ nemo/utils/calculate_occ.py indented, which does not compile). Ours is the whole
 masks of the annotated CAD, the cache file. Both make crops of the same size of the same photos, on the same
 number of processes. What is done once a category (NeMo's directions of the cuboid's vertices) is not counted.
 
-The ratio is that of each side's least times. Wall time depends on what else runs; processor time (of all processes, starting them included) hardly does.
+The ratio is that of each side's least times. Wall time depends on what else runs; processor time (of all
+processes, starting them included) hardly does.
 """
 
 import argparse
