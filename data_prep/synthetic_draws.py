@@ -28,8 +28,8 @@ class TrainingDraws(np.random.Generator):
         """As numpy's, at double density in the allowed cells."""
         if size is None and isinstance(low, int | float) and isinstance(high, int | float):
             # the same arithmetic without arrays, a sixth of the time: most draws are of one number
-            place = self.random() * (CELLS // 2)
-            return float(low + (high - low) * ((math.floor(place) + self.odd + place) / CELLS))
+            one = self.random() * (CELLS // 2)
+            return float(low + (high - low) * ((math.floor(one) + self.odd + one) / CELLS))
         shape = np.broadcast_shapes(np.shape(low), np.shape(high)) if size is None else size
         place = self.random(shape) * (CELLS // 2)
         share = (np.floor(place) + self.odd + place) / CELLS
