@@ -10,7 +10,8 @@ nemo/utils/calculate_occ.py indented, which does not compile). Ours is the whole
 masks of the annotated CAD, the cache file. Both make crops of the same size of the same photos, on the same
 number of processes. What is done once a category (NeMo's directions of the cuboid's vertices) is not counted.
 
-Wall time depends on what else runs; processor time (of all processes, starting them included) hardly does.
+The ratio is that of each side's least times. Wall time depends on what else runs; processor time (of all
+processes, starting them included) hardly does.
 """
 
 import argparse
@@ -133,8 +134,10 @@ def main() -> None:
                 categories=(options.category,), val_per_category=100, train_per_category=1,
                 ood_per_category=0, iid_per_category=0, image_size=480,
             )  # fmt: skip
-            synthetic.make_data(folder / "data", config)
+            synthetic.make_data(config, folder / "data")
             root = folder / "data" / "PASCAL3D+_release1.1"
+        for photo in (root / "Images" / f"{options.category}_imagenet").iterdir():
+            photo.read_bytes()  # from the disk once, so that no side waits for it
         names = pascal3d.list_path(root, options.category, options.split).read_text().split()
         prep = PrepConfig(image_size=size, scale=1.0)  # NeMo's scale
 
@@ -155,12 +158,12 @@ def main() -> None:
             sides["NeMo's prepare"] = lambda: run_nemo(
                 root, options.category, names[: options.photos], size, folder / "nemo", options.workers
             )
-        least: dict[str, tuple[float, float]] = {}
+        least: dict[str, tuple[float, ...]] = {}
         for _ in range(options.repeats):
             for side, run in sides.items():
                 made, wall, processor = timed(run)
                 each = (wall / made, processor / made)
-                least[side] = min(least.get(side, each), each, key=lambda pair: pair[1])
+                least[side] = tuple(map(min, least.get(side, each), each))
                 print(
                     f"{side:15} {made} samples: {made / wall:7.1f} a second, {1e3 * processor / made:7.1f} ms"
                     " of processor time each"

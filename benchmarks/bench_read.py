@@ -84,7 +84,7 @@ def synthetic_cars(folder: Path, count: int) -> Path:
         categories=("car",), train_per_category=count, val_per_category=0, ood_per_category=0,
         iid_per_category=0, image_size=480,
     )  # fmt: skip
-    root = synthetic.make_data(folder / "data", config) / "PASCAL3D+_release1.1"
+    root = synthetic.make_data(config, folder / "data") / "PASCAL3D+_release1.1"
     return pascal3d.prepare(root, folder / "cache", PrepConfig(), splits=["train"]).paths[0]
 
 

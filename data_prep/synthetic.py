@@ -43,6 +43,7 @@ from ntdm.data_prep.synthetic_sample import (
     SPLITS,
     Sample,
     make,
+    shown,
     subtype,
     write_bytes,
 )
@@ -119,10 +120,9 @@ def _samples(
     counts["train"], counts["val"] = config.train_per_category, config.val_per_category
     counts["iid"] = config.iid_per_category
     for split in SPLITS:
-        for category in config.categories:
-            if split in ("train", "val") or category in OOD_CV_CATEGORIES:
-                for index in range(counts[split]):
-                    yield Sample(config, out, split, category, index, cad_root, viewpoints)
+        for category in shown(split, config.categories):
+            for index in range(counts[split]):
+                yield Sample(config, out, split, category, index, cad_root, viewpoints)
 
 
 def _made(samples: Sequence[Sample], workers: int) -> Iterator[None]:

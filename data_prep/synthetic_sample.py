@@ -6,6 +6,7 @@ same on any number of workers and in a larger set.
 
 import io
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 from ntdm import camera
 from ntdm.config import NUISANCES, SyntheticConfig
 from ntdm.data_prep import synthetic_models, synthetic_scene, synthetic_viewpoints
+from ntdm.data_prep.ood_cv_layout import CATEGORIES as OOD_CV_CATEGORIES
 from ntdm.data_prep.synthetic_cad import Cad, mat_file
 from ntdm.data_prep.synthetic_draws import HeldOutDraws, TrainingDraws
 from ntdm.data_prep.synthetic_models import Models
@@ -74,6 +76,7 @@ class Sample:
             self.config.seed,
             self.generator("angles"),
             self.viewpoints,
+            shown(self.split, self.config.categories),
         )
 
     @property
@@ -115,6 +118,11 @@ class Sample:
         if self.split in ("train", "val"):
             return self.out / PASCAL3D / pascal / f"{self.category}_imagenet" / f"{self.name}.{suffix}"
         return self.out / OOD_CV / ood_cv / self.category / f"{self.name}.{suffix}"
+
+
+def shown(split: str, categories: Sequence[str]) -> tuple[str, ...]:
+    """Those of the categories that a split has photos of: OOD-CV has neither bottles nor monitors."""
+    return tuple(c for c in categories if split in ("train", "val") or c in OOD_CV_CATEGORIES)
 
 
 def make(sample: Sample) -> None:
@@ -232,10 +240,12 @@ def _box(mask: synthetic_scene.Mask) -> list[int]:
 
 
 def subtype(category: str, cad_index: int) -> str:
+    """The name of a model's kind, as a record and the list of a category's kinds give it."""
     return f"{category}_{cad_index:02d}"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
+    """A file, whole or not at all, in folders made where they are missing."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 

@@ -3,8 +3,10 @@
 The prior: azimuth uniform, elevation -10 to 50 degrees, theta (in-plane) -15 to 15. The pose nuisance lies
 outside: elevation 50 to 70 or -25 to -10, theta 15 to 30 either way. Test splits are small, and a few
 photos from one side would reward a constant guess: theirs are spread evenly over the prior, all categories
-together. Given lists are used within the prior's
-elevations and thetas, so that the pose nuisance stays unseen: train.csv for training, val.csv for all else.
+together. Given lists are used within the prior's elevations and thetas, so that the pose nuisance stays
+unseen: train.csv for training, as often as they stand in it, and val.csv for all else. Real photos crowd
+around a few sides, so tests take from val.csv those that lie apart: each next photo the one with the fewest
+photos of its split around it.
 
 A list is a CSV with one header line, then `path,x0,y0,x1,y1,-,azimuth,elevation,theta` a photo, where the
 path's second last folder is `<category>_imagenet` or `<category>_pascal` and angles are whole degrees, modulo
@@ -33,12 +35,20 @@ GOLDEN = 0.6180339887498949  # azimuths step by it around the circle: any number
 # 2500 at random: with 10 to 50 photos of three or more categories no constant pose is right for 15 %.
 STEP, CATEGORY_STEP = np.array([GOLDEN, 0.9284, 0.091]), np.array([0.7703, 0.1563, 0.0118])
 
+CROWD = 0.4  # radians: standard deviation of the bell that says how near two viewpoints are
+
 LISTS = ("train.csv", "val.csv")
 _FOLDER = re.compile(r"[/\\](\w+)_(?:imagenet|pascal)[/\\][^/\\]+$")
 
 
 def draw(
-    split: str, category: str, index: int, seed: int, rng: np.random.Generator, lists: Path | None = None
+    split: str,
+    category: str,
+    index: int,
+    seed: int,
+    rng: np.random.Generator,
+    lists: Path | None = None,
+    categories: tuple[str, ...] = CATEGORIES,
 ) -> Array:
     """Azimuth, elevation, theta [3] of a photo, radians.
 
@@ -47,16 +57,24 @@ def draw(
         seed: of the set.
         rng: of the photo.
         lists: folder of the lists to draw from; None: the prior. The pose nuisance never draws from them.
+        categories: those of the split, among which test photos are spread where there are lists.
 
     Raises:
         ValueError: as :func:`read_lists`, or the list has no viewpoint of the category in the range.
     """
     start = zlib.crc32(f"{seed} {split} {category}".encode())
     if lists is not None and split != "pose":
-        listed = listed_viewpoints(lists, "train.csv" if split == "train" else "val.csv", category)
-        # a shuffled deck, dealt to its end before it begins anew; the lists are rounded to degrees
-        chosen = listed[np.random.default_rng(start).permutation(len(listed))[index % len(listed)]]
-        azimuth, elevation, theta = chosen + rng.uniform(-0.5, 0.5, 3)
+        if split == "train":
+            listed = listed_viewpoints(lists, "train.csv", category)
+            # a shuffled deck, dealt to its end before it begins anew
+            chosen = listed[np.random.default_rng(start).permutation(len(listed))[index % len(listed)]]
+        else:
+            # a longer sequence begins with a shorter one: few lengths, so that few are made
+            rounds = 1 << index.bit_length()
+            chosen = _apart(lists, categories, zlib.crc32(f"{seed} {split}".encode()), rounds)[category][
+                index
+            ]
+        azimuth, elevation, theta = chosen + rng.uniform(-0.5, 0.5, 3)  # the lists are rounded to degrees
         return np.deg2rad([azimuth % 360, np.clip(elevation, *ELEVATION), np.clip(theta, *THETA)])
     if split == "train":
         azimuth = 360 * ((start / 2**32 + GOLDEN * index) % 1)
@@ -70,6 +88,33 @@ def draw(
         shares[1:] = 2 * shares[1:] % 1
     return np.deg2rad([360 * shares[0], np.interp(shares[1], (0, 1), elevations),
                        side * np.interp(shares[2], (0, 1), thetas)])  # fmt: skip
+
+
+@cache
+def _apart(folder: Path, categories: tuple[str, ...], seed: int, rounds: int) -> dict[str, Array]:
+    """Viewpoints [rounds, 3] of each category, degrees, chosen from val.csv so that none is crowded.
+
+    The categories take turns; each takes the viewpoint of its list that was taken least often, and of those
+    the one with the fewest chosen viewpoints, of all categories, around it.
+    """
+    rng = np.random.default_rng(seed)
+    listed = {category: listed_viewpoints(folder, "val.csv", category) for category in categories}
+    R = {c: camera.rotation(torch.as_tensor(np.deg2rad(angles))).flatten(1) for c, angles in listed.items()}
+    # a shuffle decides between equals
+    crowd = {
+        category: torch.from_numpy(1e-6 * rng.random(len(angles))) for category, angles in listed.items()
+    }
+    taken: dict[str, list[int]] = {category: [] for category in categories}
+    for _ in range(rounds):
+        for category in categories:
+            best = int(crowd[category].argmin())
+            taken[category].append(best)
+            for other in categories:
+                cosine = (R[other] @ R[category][best] - 1) / 2
+                angle = torch.arccos(cosine.clamp(-1, 1))
+                crowd[other] += torch.exp(-((angle / CROWD) ** 2) / 2)
+            crowd[category][best] += len(CATEGORIES) * rounds  # more than any crowd: last of its list now
+    return {category: listed[category][taken[category]] for category in categories}
 
 
 def listed_viewpoints(folder: Path, name: str, category: str) -> Array:

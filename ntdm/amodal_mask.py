@@ -1,21 +1,23 @@
-"""The amodal mask of a crop: the annotated CAD projected with the crop's camera, two-sided, by area.
+"""The amodal mask of a crop: the annotated CAD projected with the crop's camera, two-sided.
 
-A pixel is set when at least half of its SAMPLES x SAMPLES sub-pixel centres are covered; one that is just
-half covered belongs to the object. Parts about a pixel wide (spokes, masts, chair legs) then fall into fewer
-pieces than with one centre a pixel.
+Every pixel is cut into CELLS x CELLS cells, and is set when a face touches the middle of at least half of
+them, a square of two thirds of the cell's side. So fewer parts thinner than a pixel (spokes, masts, chair
+legs, plates seen edge-on) fall into pieces; the price is an outline about a tenth of a pixel further out, and
+two tenths where it is upright or level.
 """
+
+import ctypes
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ntdm import camera
-from ntdm.rasterize import coverage
-from ntdm.rasterize_ops import NEAR
+from ntdm import camera, native
+from ntdm.rasterize_ops import NEAR, check_range
 
-SAMPLES = 4  # a side of a pixel
+CELLS = 4  # a side of a pixel
 # Part of the digest of a cache's inputs: change it with the rule.
-RULE = f"amodal mask: half of {SAMPLES} x {SAMPLES} samples"
+RULE = f"amodal mask: half of {CELLS} x {CELLS} cells touched"
 
 
 def amodal_mask(
@@ -33,27 +35,34 @@ def amodal_mask(
         focal: pixels of the crop.
         principal_point: [2] x, y, pixels of the crop.
         size: (H, W).
+
+    Raises ValueError where a face names a vertex that is not there. Faces that reach behind the camera are
+    left out.
     """
     mask = np.zeros(size, bool)
     vertices, faces = (torch.from_numpy(array) for array in cad)
-    vertices_cam = camera.cam_from_obj(vertices.double(), torch.from_numpy(viewpoint))
-    centre = torch.from_numpy(principal_point)
-    focal_px = torch.tensor(focal, dtype=torch.float64)
-    # Only the object's box is sampled: the fine grid of a whole crop would be mostly sky.
+    faces = faces.long().contiguous()
+    check_range("amodal_mask", faces, len(vertices))
+    vertices_cam = camera.cam_from_obj(vertices.double(), torch.from_numpy(viewpoint)).contiguous()
+    # Only the object's box is looked at: the fine grid of a whole crop would be mostly sky.
     ahead = vertices_cam[vertices_cam[:, 2] < -NEAR]
     if not len(ahead):
         return mask
-    xy, _ = camera.project(ahead, focal_px, centre)
+    xy, _ = camera.project(ahead, torch.tensor(focal, dtype=torch.float64), torch.from_numpy(principal_point))
     limit = np.array([size[1], size[0]])
-    low = np.clip(np.floor(xy.amin(0).numpy()), 0, limit).astype(int)
-    width, height = (np.clip(np.ceil(xy.amax(0).numpy()), low, limit) - low).astype(int).tolist()
-    covered = coverage(
-        vertices_cam,
-        faces.long(),
-        focal_px * SAMPLES,
-        (centre - torch.from_numpy(low)) * SAMPLES,
-        (height * SAMPLES, width * SAMPLES),
-    ).numpy()
-    share = covered.reshape(height, SAMPLES, width, SAMPLES).mean((1, 3))
-    mask[low[1] : low[1] + height, low[0] : low[0] + width] = share >= 0.5
+    low = np.clip(np.floor(xy.amin(0).numpy() - 1 / CELLS), 0, limit).astype(int)
+    width, height = (np.clip(np.ceil(xy.amax(0).numpy() + 1 / CELLS), low, limit) - low).astype(int).tolist()
+    touched = torch.zeros(height * CELLS, width * CELLS, dtype=torch.uint8)
+    centre = (principal_point - low) * CELLS
+    native.library().ntdm_touched(
+        native.pointer(vertices_cam),
+        native.pointer(faces),
+        ctypes.c_int64(len(vertices_cam)),
+        ctypes.c_int64(len(faces)),
+        *map(ctypes.c_double, (focal * CELLS, *centre.tolist(), NEAR)),
+        *map(ctypes.c_int64, touched.shape),
+        native.pointer(touched),
+    )
+    share = touched.numpy().reshape(height, CELLS, width, CELLS).sum((1, 3), dtype=np.uint8)
+    mask[low[1] : low[1] + height, low[0] : low[0] + width] = 2 * share >= CELLS**2
     return mask

@@ -22,6 +22,7 @@ DOORS = {
     "typer": {"ntdm.cli"},
     "rich": {"ntdm.progress"},
     "ctypes": {
+        "ntdm.amodal_mask",
         "ntdm.native",
         "ntdm.launch",
         "ntdm.rasterize_ops",

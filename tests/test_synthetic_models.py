@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ntdm.camera import cam_from_obj
-from ntdm.config import CATEGORIES, SyntheticConfig
+from ntdm.config import CATEGORIES, NUISANCES, SyntheticConfig
 from ntdm.data_prep import synthetic_models, synthetic_viewpoints
 from ntdm.data_prep.annotation import object_pose, read_objects
 from ntdm.data_prep.cad import read_cads
@@ -21,7 +21,7 @@ from ntdm.data_prep.synthetic import make_data
 from ntdm.data_prep.synthetic_cad import Assembly, box, loft, tube
 from ntdm.data_prep.synthetic_parts import with_parts
 from ntdm.data_prep.synthetic_render import frame, render
-from ntdm.data_prep.synthetic_sample import OOD_CV, PASCAL3D, Sample
+from ntdm.data_prep.synthetic_sample import OOD_CV, PASCAL3D, Sample, shown
 from ntdm.data_prep.synthetic_stretch import non_rigid
 from ntdm.rasterize import coverage
 
@@ -187,6 +187,23 @@ def test_listed_viewpoints_are_dealt_round(made: Path) -> None:
     assert not -10 <= np.rad2deg(pose.angles[1]) <= 50
 
 
+def test_test_photos_take_the_listed_viewpoints_that_lie_apart(tmp_path: Path) -> None:
+    front = [f"{azimuth % 360},10,0" for azimuth in range(-30, 31)]
+    _write_lists(tmp_path / "lists", [*front, "90,10,0", "180,10,0", "270,10,0"])
+    config = SyntheticConfig(categories=("car",))
+
+    def azimuths(split: str, count: int) -> np.ndarray:
+        samples = [Sample(config, tmp_path, split, "car", k, None, tmp_path / "lists") for k in range(count)]
+        return np.rad2deg([sample.angles[0] for sample in samples]).round() % 360
+
+    for split in ("val", "iid"):
+        first = azimuths(split, 4)
+        assert {90, 180, 270} < set(first)
+        assert len(set(azimuths(split, 64))) > 55  # each once, to the half degree that is added
+        np.testing.assert_array_equal(azimuths(split, 9)[:4], first)  # a larger set begins with a smaller one
+    assert (np.cos(np.deg2rad(azimuths("train", 64))) > 0.8).sum() == 61  # training keeps the list's shares
+
+
 def test_same_bytes_on_two_workers(made: Path, tmp_path: Path) -> None:
     tree, lists = made.parent / "tree", made.parent / "lists"
     again = make_data(CONFIG, tmp_path / "two", cad_root=tree, viewpoints=lists, workers=2)
@@ -272,3 +289,17 @@ def test_real_lists_cover_every_category() -> None:
     for name in synthetic_viewpoints.LISTS:
         for category in CATEGORIES:
             assert len(synthetic_viewpoints.listed_viewpoints(LISTS, name, category)) > 400
+
+
+@pytest.mark.skipif(not LISTS.is_dir(), reason=f"needs the real viewpoint lists at {LISTS}")
+@pytest.mark.parametrize("seed", range(2))
+def test_no_constant_guess_scores_well_on_real_lists(seed: int) -> None:
+    config = SyntheticConfig(categories=CATEGORIES, seed=seed)
+    counts = {"val": config.val_per_category, "iid": config.iid_per_category}
+    for split in ("val", "iid", *NUISANCES):
+        viewpoints = [
+            Sample(config, Path(), split, category, index, None, LISTS).angles
+            for category in shown(split, CATEGORIES)
+            for index in range(counts.get(split, config.ood_per_category))
+        ]
+        assert synthetic_viewpoints.best_constant_pose(np.array(viewpoints)) < 0.15, split
