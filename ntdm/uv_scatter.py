@@ -189,13 +189,14 @@ def uv_scatter(
             a covered uv that is not finite.
 
     Example, a photo [3, H, W] in [0, 1] lifted onto the mesh that `fragments` shows (ntdm.rasterize), with
-    `sphere` the template's points [V, 3], and written as a textured OBJ::
+    `sphere` the template's points [V, 3], and written as a textured OBJ (docs/lift_photo.py is the whole
+    program)::
 
         points = interpolate(sphere[None], faces, fragments)  # [1, H, W, 3]
         texture, weight = uv_scatter(
             photo[None], sphere_uv(points), fragments.face_index >= 0, size=256, channel_first=True
         )
-        write_obj(path, vertices, faces, sphere, (texture[0] * 255).round().to(torch.uint8))
+        write_obj(path, vertices, faces, sphere, (texture[0] * 255).round().to(torch.uint8).numpy())
     """
     if channel_first:
         _require(features.ndim == 4, f"features has shape {tuple(features.shape)}: want [B, d, h, w]")
