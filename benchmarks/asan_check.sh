@@ -31,6 +31,6 @@ native.FLAGS += ("-DNTDM_SANITIZED",)  # another name: the library that is there
 native.library()
 operators = ("uv_scatter", "rasterize", "texture_lookup", "texture_update", "cuda_lanes")
 tests = [f"tests/test_{name}.py" for name in operators]
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", "not compile", *tests, *sys.argv[1:]]))
+sys.exit(pytest.main(["-q", "--capture=sys", "-p", "no:cacheprovider", "-k", "not compile", *tests, *sys.argv[1:]]))
 EOF
 echo "asan_check: nothing found"
