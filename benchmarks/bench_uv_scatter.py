@@ -3,9 +3,11 @@
     python benchmarks/bench_uv_scatter.py --threads 1
     python benchmarks/bench_uv_scatter.py --device cuda --paper
 
-Prints the machine, then one line an operator: the kernel's least wall and processor time after a warm-up,
-the bytes of its inputs and outputs over that time beside what a plain copy reaches, and the torch twin's time
-where it fits: on the CPU as a ratio of processor times, which other work on the machine disturbs less.
+Prints the machine, then one line an operator: the kernel's least wall and processor time after a warm-up, the
+bytes of its inputs and outputs, each once, over that wall time, beside what a copy into memory in use reaches
+and, on the CPU, `clone()`, whose target is new memory as an operator's output is. "Read" counts of the
+upstream gradient only the texels under a quad, which are all that a kernel has to read. Last, where it fits
+into memory, the torch twin's wall time.
 """
 
 import argparse
@@ -13,7 +15,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from measure import copy_bandwidth, machine, seconds
+from measure import copy_bandwidth, fresh_copy_bandwidth, machine, seconds
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -25,7 +27,7 @@ from ntdm.texture_lookup import (
 )
 from ntdm.uv_scatter import uv_scatter, uv_scatter_reference
 
-TWIN_LIMIT = 16 * 64**2 * 32**2  # (texel, pixel) pairs that the twin is asked to hold
+TWIN_LIMIT = 2**30  # bytes of the mean, of which the twin holds several
 
 
 def sphere_view(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -43,20 +45,32 @@ class Bench:
 
     def __init__(self, device: str, repeats: int) -> None:
         self.device, self.repeats, self.copy = device, repeats, copy_bandwidth(device)
+        self.clone = fresh_copy_bandwidth() if device == "cpu" else None
 
     def line(
-        self, label: str, moved: int, kernel: Callable[[], None], twin: Callable[[], None] | None
+        self,
+        label: str,
+        moved: int,
+        kernel: Callable[[], None],
+        twin: Callable[[], None] | None,
+        unread: int = 0,
     ) -> None:
-        """moved: bytes of the inputs, read once, and of the outputs, written once."""
+        """moved: bytes of the inputs, read once, and of the outputs, written once; unread: those of them that
+        nobody has to read.
+        """
         wall, processor = seconds(kernel, self.repeats, self.device)
         rate = moved / wall
         text = (
             f"{label:32} kernel {wall * 1e3:9.2f} ms ({processor * 1e3:9.2f} cpu), {rate / 1e9:7.1f} GB/s, "
         )
         text += f"{100 * rate / self.copy:5.1f} % of copy"
+        if unread:
+            text += f" ({100 * (moved - unread) / wall / self.copy:.1f} % read)"
+        if self.clone:
+            text += f", {100 * rate / self.clone:5.1f} % of clone()"
         if twin is not None:
             theirs = seconds(twin, 2, self.device)
-            ratio = theirs[1] / processor if self.device == "cpu" else theirs[0] / wall
+            ratio = theirs[0] / wall
             text += f"   torch twin {theirs[0] * 1e3:9.1f} ms, {ratio:7.1f} times as long"
         print(text, flush=True)
 
@@ -71,9 +85,11 @@ def bench_scatter(bench: Bench, batch: int, picture: tuple[int, int], texels: in
     upstream = torch.randn(batch, texels, texels, channels, device=bench.device)
     covered = int(coverage[0].sum())
     print(f"uv_scatter: B {batch}, h x w {picture}, d {channels}, q {texels}, {covered} covered")
-    with_twin = batch * texels**2 * picture[0] * picture[1] <= TWIN_LIMIT
     mean, weight = uv_scatter(features, uv, coverage, texels)
+    with_twin = mean.nbytes <= TWIN_LIMIT
+    unread = int((weight == 0).sum()) * channels * mean.element_size()
     forward_bytes = nbytes(features, uv, coverage, mean, weight)
+    del mean  # the largest tensor, and not needed again
 
     def forward(op: Callable) -> None:
         op(features, uv, coverage, texels)
@@ -90,7 +106,7 @@ def bench_scatter(bench: Bench, batch: int, picture: tuple[int, int], texels: in
     for label, for_uv in (("forward, backward to features", False), ("forward, backward to both", True)):
         moved = forward_bytes + nbytes(upstream, uv, coverage, features)
         moved += nbytes(features, uv) if for_uv else 0
-        bench.line(label, moved, lambda for_uv=for_uv: both(uv_scatter, for_uv), twin(both, for_uv))
+        bench.line(label, moved, lambda for_uv=for_uv: both(uv_scatter, for_uv), twin(both, for_uv), unread)
 
 
 def bench_lookup(bench: Bench, points: int, texels: int, bins: int, channels: int) -> None:
@@ -150,9 +166,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     bench = Bench(args.device, args.repeats)
-    print(f"{machine(args.device)}, float32; copy {bench.copy / 1e9:.1f} GB/s")
+    clone = f", clone() {bench.clone / 1e9:.1f} GB/s" if bench.clone else ""
+    print(f"{machine(args.device)}, float32; copy {bench.copy / 1e9:.1f} GB/s{clone}")
     if args.paper:
-        for batch, picture in ((1, (32, 84)), (16, (32, 84)), (16, (80, 100)), (144, (32, 84))):
+        for batch, picture in ((1, (32, 84)), (16, (32, 84)), (16, (80, 100)), (144, (80, 100))):
             bench_scatter(bench, batch, picture, 256, 128)
         bench_lookup(bench, args.points, 256, 7, 128)
         return

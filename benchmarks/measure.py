@@ -34,6 +34,12 @@ def copy_bandwidth(device: str) -> float:
     return 2 * source.nbytes / seconds(lambda: target.copy_(source), 10, device)[0]
 
 
+def fresh_copy_bandwidth() -> float:
+    """As :func:`copy_bandwidth`, of `source.clone()` on the CPU: into memory that was never touched."""
+    source = torch.zeros(64 * 2**20)
+    return 2 * source.nbytes / seconds(source.clone, 10)[0]
+
+
 def machine(device: str) -> str:
     """The line that a result is worth nothing without."""
     what = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"

@@ -24,7 +24,7 @@ NTDM_DEVICE inline double cross(Point a, Point b) {
 // b - a, with u the short way round its period.
 NTDM_DEVICE inline Point wrapped_difference(Point b, Point a) {
     const double du = b.u - a.u;
-    return {du - std::round(du), b.v - a.v};
+    return {du - std::rint(du), b.v - a.v};
 }
 
 // As cross, for decisions: the explicit fma leaves the compiler nothing to contract differently at different
@@ -39,8 +39,8 @@ NTDM_DEVICE inline double turn(Point a, Point b) {
 // not 0 there.
 NTDM_DEVICE inline bool left_of(Point a, Point b, Point x) {
     const Point edge = wrapped_difference(b, a), to = wrapped_difference(x, a);
-    if ((to.u == 0 && to.v == 0) || (to.u == edge.u && to.v == edge.v)) return true;
-    return turn(edge, to) >= 0;
+    const bool at_corner = ((to.u == 0) & (to.v == 0)) | ((to.u == edge.u) & (to.v == edge.v));
+    return at_corner | (turn(edge, to) >= 0);  // bitwise: no branches that are never foreseen
 }
 
 // Corner k's bilinear weight at (s, t): corners are left and right above, left and right below.
@@ -97,8 +97,10 @@ struct Quad {
     }
 
     NTDM_DEVICE bool contains(Point x) const {
-        return left_of(corner[0], corner[1], x) == positive && left_of(corner[1], corner[3], x) == positive &&
-               left_of(corner[2], corner[3], x) != positive && left_of(corner[0], corner[2], x) != positive;
+        return (left_of(corner[0], corner[1], x) == positive) &
+               (left_of(corner[1], corner[3], x) == positive) &
+               (left_of(corner[2], corner[3], x) != positive) &
+               (left_of(corner[0], corner[2], x) != positive);
     }
 
     // Inverse bilinear of a point inside. Eliminating s leaves k0 + k1 t + k2 t^2 = 0, whose derivative at
@@ -133,13 +135,13 @@ struct Quad {
     }
 };
 
-// A texel by its row and its column, which may run on beyond the seam.
+// A texel by its row and its column, which may run on beyond the seam, by less than a turn.
 struct Texel {
     int64_t number;
     Point centre;
 
     NTDM_DEVICE Texel(int64_t row, int64_t free_column, int64_t q) {
-        const int64_t column = ((free_column % q) + q) % q;
+        const int64_t column = free_column + (free_column < 0 ? q : free_column >= q ? -q : 0);
         number = row * q + column;
         centre = {(column + 0.5) / q, (row + 0.5) / q};
     }

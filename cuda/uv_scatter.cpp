@@ -1,8 +1,10 @@
 // UV scatter: features of an image lifted onto the texture map, and the derivatives. Plain C interface;
 // ntdm/uv_scatter.py states shapes and equations and holds the torch twin.
 //
-// One thread owns one image and visits its quads in raster order, so sums have one order whatever the number
-// of threads. Geometry is done in double for both element types: it decides which texels a quad owns.
+// A task is an image, or a band of one where images are fewer than threads: of texel rows forward, of pixel
+// rows backward. It looks at every quad that reaches its band and writes nothing else, so each sum is taken
+// by one thread in raster order of quads, whatever the number of threads. Geometry is done in double for both
+// element types: it decides which texels a quad owns.
 
 #include <algorithm>
 #include <cmath>
@@ -28,80 +30,132 @@ struct Shape {
     double max_extent;
 };
 
-// Every (texel, quad) pair of one image, in raster order of quads. Returns false on a covered uv that is not
-// finite.
-template <typename T>
-bool find_hits(const T* uv, const uint8_t* coverage, const Shape& shape, std::vector<Hit>* hits) {
-    const int64_t h = shape.h, w = shape.w, q = shape.q;
-    hits->clear();
-    for (int64_t p = 0; p < h * w; ++p)
-        if (coverage[p] && !(std::isfinite(uv[2 * p]) && std::isfinite(uv[2 * p + 1]))) return false;
+// Rows [first, last) of a map.
+struct Rows {
+    int64_t first, last;
+};
+
+// Band k of the rows of a map.
+Rows band(int64_t k, int64_t bands, int64_t rows) {
+    return {k * rows / bands, (k + 1) * rows / bands};
+}
+
+int64_t bands(int64_t batch, int threads) {
+    return batch > 0 ? std::max<int64_t>(threads / batch, 1) : 1;
+}
+
+// body(hit) for every texel of the texel rows and every quad of the quad rows that owns it, in raster order
+// of quads.
+template <typename T, typename Body>
+inline void each_hit(const T* uv, const uint8_t* coverage, const Shape& shape, Rows quads, Rows texels,
+                     const Body& body) {
     Quad quad;
-    for (int64_t i = 0; i + 1 < h; ++i)
-        for (int64_t j = 0; j + 1 < w; ++j) {
-            const int64_t first = i * w + j;
-            if (!quad.read(uv, coverage, w, first, shape.max_extent)) continue;
-            const Quad::Range range = quad.range(q);
-            for (int64_t row = range.top; row < range.top + range.rows; ++row)
+    for (int64_t i = quads.first; i < quads.last; ++i)
+        for (int64_t j = 0; j + 1 < shape.w; ++j) {
+            const int64_t first = i * shape.w + j;
+            if (!quad.read(uv, coverage, shape.w, first, shape.max_extent)) continue;
+            const Quad::Range range = quad.range(shape.q);
+            const int64_t bottom = std::min(range.top + range.rows, texels.last);
+            for (int64_t row = std::max(range.top, texels.first); row < bottom; ++row)
                 for (int64_t column = range.left; column < range.left + range.columns; ++column) {
-                    const Texel texel(row, column, q);
+                    const Texel texel(row, column, shape.q);
                     if (!quad.contains(texel.centre)) continue;
                     Hit hit = {texel.number, first, 0, 0};
                     quad.invert(texel.centre, &hit.s, &hit.t);
-                    hits->push_back(hit);
+                    body(hit);
                 }
         }
+}
+
+template <typename T>
+bool covered_uv_is_finite(const T* uv, const uint8_t* coverage, int64_t pixels) {
+    for (int64_t p = 0; p < pixels; ++p)
+        if (coverage[p] && !(std::isfinite(uv[2 * p]) && std::isfinite(uv[2 * p + 1]))) return false;
     return true;
 }
 
+// The hits of a band's texels, ordered by texel and, for one texel, in raster order of quads: texel k of the
+// band has hit[order[i]], end[k] <= i < end[k + 1].
+struct ByTexel {
+    std::vector<Hit> hit;
+    std::vector<int64_t> end, order;
+
+    void sort(int64_t first, int64_t count) {
+        end.assign(count + 2, 0);
+        order.resize(hit.size());
+        for (const Hit& one : hit) ++end[one.texel - first + 2];
+        for (int64_t k = 1; k <= count; ++k) end[k + 1] += end[k];
+        for (size_t i = 0; i < hit.size(); ++i) order[end[hit[i].texel - first + 1]++] = int64_t(i);
+    }
+};
+
+// Texels [first, first + count) of one image: each is written once, in order.
 template <typename T>
-void scatter(const T* features, const std::vector<Hit>& hits, const Shape& shape, T* mean, T* weight) {
-    const int64_t w = shape.w, d = shape.d, q = shape.q;
-    std::fill(weight, weight + q * q, T(0));
-    std::fill(mean, mean + q * q * d, T(0));
-    for (const Hit& hit : hits) weight[hit.texel] += 1;
-    for (const Hit& hit : hits) {
-        const T share = 1 / weight[hit.texel];
-        const T s = static_cast<T>(hit.s), t = static_cast<T>(hit.t);
-        const T w0 = (1 - s) * (1 - t) * share, w1 = s * (1 - t) * share, w2 = (1 - s) * t * share,
-                w3 = s * t * share;
-        const T *f0 = features + hit.pixel * d, *f1 = f0 + d, *f2 = f0 + w * d, *f3 = f2 + d;
-        T* out = mean + hit.texel * d;
+void average(const T* features, const ByTexel& hits, const Shape& shape, int64_t first, int64_t count,
+             T* mean, T* weight) {
+    const int64_t w = shape.w, d = shape.d;
+    for (int64_t k = 0; k < count; ++k) {
+        const int64_t begin = hits.end[k], end = hits.end[k + 1];
+        T* out = mean + (first + k) * d;
+        weight[first + k] = T(end - begin);
+        if (begin == end) std::fill(out, out + d, T(0));
+        const T share = T(1) / T(end - begin);
+        for (int64_t i = begin; i < end; ++i) {
+            const Hit& hit = hits.hit[hits.order[i]];
+            const T s = static_cast<T>(hit.s), t = static_cast<T>(hit.t);
+            const T w0 = (1 - s) * (1 - t) * share, w1 = s * (1 - t) * share, w2 = (1 - s) * t * share,
+                    w3 = s * t * share;
+            const T *f0 = features + hit.pixel * d, *f1 = f0 + d, *f2 = f0 + w * d, *f3 = f2 + d;
+            if (i == begin) {
 #pragma omp simd
-        for (int64_t c = 0; c < d; ++c) out[c] += w0 * f0[c] + w1 * f1[c] + w2 * f2[c] + w3 * f3[c];
+                for (int64_t c = 0; c < d; ++c) out[c] = w0 * f0[c] + w1 * f1[c] + w2 * f2[c] + w3 * f3[c];
+            } else {
+#pragma omp simd
+                for (int64_t c = 0; c < d; ++c) out[c] += w0 * f0[c] + w1 * f1[c] + w2 * f2[c] + w3 * f3[c];
+            }
+        }
     }
 }
 
-// feature_grad and uv_grad may be null: not wanted.
+// One image's gradients at the pixel rows of a band. feature_grad and uv_grad may be null: not wanted. `hits`
+// is scratch.
 template <typename T>
-void scatter_backward(const T* mean_grad, const T* features, const T* uv, const std::vector<Hit>& hits,
-                      const Shape& shape, T* feature_grad, T* uv_grad, std::vector<int32_t>* count) {
-    const int64_t w = shape.w, d = shape.d, q = shape.q;
-    if (feature_grad) std::fill(feature_grad, feature_grad + shape.h * w * d, T(0));
-    if (uv_grad) std::fill(uv_grad, uv_grad + shape.h * w * 2, T(0));
-    count->assign(q * q, 0);
-    for (const Hit& hit : hits) ++(*count)[hit.texel];
-    for (const Hit& hit : hits) {
-        const double s = hit.s, t = hit.t, share = 1.0 / (*count)[hit.texel];
+void scatter_backward(const T* mean_grad, const T* features, const T* uv, const uint8_t* coverage,
+                      const T* texel_weight, const Shape& shape, Rows pixels, T* feature_grad, T* uv_grad,
+                      std::vector<Hit>* hits) {
+    const int64_t w = shape.w, d = shape.d;
+    if (feature_grad)
+        std::fill(feature_grad + pixels.first * w * d, feature_grad + pixels.last * w * d, T(0));
+    if (uv_grad) std::fill(uv_grad + pixels.first * w * 2, uv_grad + pixels.last * w * 2, T(0));
+    // A quad reaches one row of pixels down.
+    const Rows quads = {std::max<int64_t>(pixels.first - 1, 0), std::min(pixels.last, shape.h - 1)};
+    hits->clear();
+    each_hit(uv, coverage, shape, quads, {0, shape.q}, [&](const Hit& hit) { hits->push_back(hit); });
+    for (size_t k = 0; k < hits->size(); ++k) {
+        const Hit& hit = (*hits)[k];
+        // Texels lie far apart in memory: asked for a few hits ahead.
+        const T* ahead = mean_grad + (*hits)[std::min(k + 6, hits->size() - 1)].texel * d;
+        for (int64_t c = 0; c < d; c += 64 / int64_t(sizeof(T))) __builtin_prefetch(ahead + c);
+        const bool upper = hit.pixel >= pixels.first * w, lower = hit.pixel + w < pixels.last * w;
+        const double s = hit.s, t = hit.t, share = 1.0 / texel_weight[hit.texel];
         const double weight[4] = {(1 - s) * (1 - t), s * (1 - t), (1 - s) * t, s * t};
-        const int64_t pixel[4] = {hit.pixel, hit.pixel + 1, hit.pixel + w, hit.pixel + w + 1};
         const T* grad = mean_grad + hit.texel * d;
         if (feature_grad) {  // Eq. 12
-            const T w0 = T(weight[0] * share), w1 = T(weight[1] * share), w2 = T(weight[2] * share);
-            const T w3 = T(weight[3] * share);
-            // Two rows of pixels: four runs that do not overlap, for d channels each.
-            T *g0 = feature_grad + pixel[0] * d, *g1 = g0 + d, *g2 = g0 + w * d, *g3 = g2 + d;
+            // Two rows of pixels, each a run of 2 d channels.
+            const auto add = [&](int64_t pixel, T left, T right) {
+                T *g0 = feature_grad + pixel * d, *g1 = g0 + d;
 #pragma omp simd
-            for (int64_t c = 0; c < d; ++c) {
-                g0[c] += w0 * grad[c];
-                g1[c] += w1 * grad[c];
-                g2[c] += w2 * grad[c];
-                g3[c] += w3 * grad[c];
-            }
+                for (int64_t c = 0; c < d; ++c) {
+                    g0[c] += left * grad[c];
+                    g1[c] += right * grad[c];
+                }
+            };
+            if (upper) add(hit.pixel, T(weight[0] * share), T(weight[1] * share));
+            if (lower) add(hit.pixel + w, T(weight[2] * share), T(weight[3] * share));
         }
         if (!uv_grad) continue;
         // a = dL/d(s, t): the upstream gradient contracted with dF/ds, dF/dt over channels.
-        const T *f0 = features + pixel[0] * d, *f1 = f0 + d, *f2 = f0 + w * d, *f3 = f2 + d;
+        const T *f0 = features + hit.pixel * d, *f1 = f0 + d, *f2 = f0 + w * d, *f3 = f2 + d;
         T dot0 = 0, dot1 = 0, dot2 = 0, dot3 = 0;
 #pragma omp simd reduction(+ : dot0, dot1, dot2, dot3)
         for (int64_t c = 0; c < d; ++c) {
@@ -114,8 +168,10 @@ void scatter_backward(const T* mean_grad, const T* features, const T* uv, const 
         const double a_t = share * ((1 - s) * (double(dot2) - dot0) + s * (double(dot3) - dot1));
         const Point to = ntdm::gradient_to_corners(uv, hit.pixel, w, s, t, a_s, a_t);
         for (int k = 0; k < 4; ++k) {
-            uv_grad[2 * pixel[k]] += T(weight[k] * to.u);
-            uv_grad[2 * pixel[k] + 1] += T(weight[k] * to.v);
+            if (!(k & 2 ? lower : upper)) continue;
+            T* at = uv_grad + 2 * (hit.pixel + (k & 2 ? w : 0) + (k & 1));
+            at[0] += T(weight[k] * to.u);
+            at[1] += T(weight[k] * to.v);
         }
     }
 }
@@ -124,54 +180,68 @@ void scatter_backward(const T* mean_grad, const T* features, const T* uv, const 
 template <typename T>
 int64_t forward(const T* features, const T* uv, const uint8_t* coverage, const Shape& shape, T* mean,
                 T* weight, int threads) {
-    const int64_t pixels = shape.h * shape.w, texels = shape.q * shape.q, d = shape.d;
+    const int64_t pixels = shape.h * shape.w, texels = shape.q * shape.q;
+    const int64_t cuts = bands(shape.batch, threads), tasks = shape.batch * cuts;
     int64_t bad = shape.batch;
-#pragma omp parallel num_threads(threads) if (shape.batch > 1)
+#pragma omp parallel num_threads(threads) if (tasks > 1)
     {
-        std::vector<Hit> hits;
+        ByTexel hits;
 #pragma omp for schedule(dynamic) reduction(min : bad)
-        for (int64_t n = 0; n < shape.batch; ++n) {
-            if (find_hits(uv + n * pixels * 2, coverage + n * pixels, shape, &hits))
-                scatter(features + n * pixels * d, hits, shape, mean + n * texels * d, weight + n * texels);
-            else
+        for (int64_t task = 0; task < tasks; ++task) {
+            const int64_t n = task / cuts;
+            const T* image_uv = uv + n * pixels * 2;
+            const uint8_t* covered = coverage + n * pixels;
+            if (!covered_uv_is_finite(image_uv, covered, pixels)) {
                 bad = std::min(bad, n);
+                continue;
+            }
+            const Rows rows = band(task % cuts, cuts, shape.q);
+            const int64_t first = rows.first * shape.q, count = (rows.last - rows.first) * shape.q;
+            hits.hit.clear();
+            each_hit(image_uv, covered, shape, {0, shape.h - 1}, rows,
+                     [&](const Hit& hit) { hits.hit.push_back(hit); });
+            hits.sort(first, count);
+            average(features + n * pixels * shape.d, hits, shape, first, count, mean + n * texels * shape.d,
+                    weight + n * texels);
         }
     }
     return bad == shape.batch ? -1 : bad;
 }
 
 template <typename T>
-void backward(const T* mean_grad, const T* features, const T* uv, const uint8_t* coverage, const Shape& shape,
-              T* feature_grad, T* uv_grad, int threads) {
+void backward(const T* mean_grad, const T* features, const T* uv, const uint8_t* coverage, const T* weight,
+              const Shape& shape, T* feature_grad, T* uv_grad, int threads) {
     const int64_t pixels = shape.h * shape.w, texels = shape.q * shape.q, d = shape.d;
-#pragma omp parallel num_threads(threads) if (shape.batch > 1)
+    const int64_t cuts = bands(shape.batch, threads), tasks = shape.batch * cuts;
+#pragma omp parallel num_threads(threads) if (tasks > 1)
     {
         std::vector<Hit> hits;
-        std::vector<int32_t> count;
 #pragma omp for schedule(dynamic)
-        for (int64_t n = 0; n < shape.batch; ++n) {
-            find_hits(uv + n * pixels * 2, coverage + n * pixels, shape, &hits);
-            scatter_backward(mean_grad + n * texels * d, features + n * pixels * d, uv + n * pixels * 2, hits,
-                             shape, feature_grad ? feature_grad + n * pixels * d : nullptr,
-                             uv_grad ? uv_grad + n * pixels * 2 : nullptr, &count);
+        for (int64_t task = 0; task < tasks; ++task) {
+            const int64_t n = task / cuts;
+            scatter_backward(mean_grad + n * texels * d, features + n * pixels * d, uv + n * pixels * 2,
+                             coverage + n * pixels, weight + n * texels, shape,
+                             band(task % cuts, cuts, shape.h),
+                             feature_grad ? feature_grad + n * pixels * d : nullptr,
+                             uv_grad ? uv_grad + n * pixels * 2 : nullptr, &hits);
         }
     }
 }
 
 }  // namespace
 
-#define NTDM_UV_SCATTER(NAME, T)                                                                             \
-    extern "C" int64_t NAME(const T* features, const T* uv, const uint8_t* coverage, int64_t batch,          \
-                            int64_t h, int64_t w, int64_t d, int64_t q, double max_extent, T* mean,          \
-                            T* weight, int threads) {                                                        \
-        return forward<T>(features, uv, coverage, {batch, h, w, d, q, max_extent}, mean, weight, threads);   \
-    }                                                                                                        \
-    extern "C" void NAME##_backward(const T* mean_grad, const T* features, const T* uv,                      \
-                                    const uint8_t* coverage, int64_t batch, int64_t h, int64_t w, int64_t d, \
-                                    int64_t q, double max_extent, T* feature_grad, T* uv_grad,               \
-                                    int threads) {                                                           \
-        backward<T>(mean_grad, features, uv, coverage, {batch, h, w, d, q, max_extent}, feature_grad,        \
-                    uv_grad, threads);                                                                       \
+#define NTDM_UV_SCATTER(NAME, T)                                                                           \
+    extern "C" int64_t NAME(const T* features, const T* uv, const uint8_t* coverage, int64_t batch,        \
+                            int64_t h, int64_t w, int64_t d, int64_t q, double max_extent, T* mean,        \
+                            T* weight, int threads) {                                                      \
+        return forward<T>(features, uv, coverage, {batch, h, w, d, q, max_extent}, mean, weight, threads); \
+    }                                                                                                      \
+    extern "C" void NAME##_backward(const T* mean_grad, const T* features, const T* uv,                    \
+                                    const uint8_t* coverage, const T* weight, int64_t batch, int64_t h,    \
+                                    int64_t w, int64_t d, int64_t q, double max_extent, T* feature_grad,   \
+                                    T* uv_grad, int threads) {                                             \
+        backward<T>(mean_grad, features, uv, coverage, weight, {batch, h, w, d, q, max_extent},            \
+                    feature_grad, uv_grad, threads);                                                       \
     }
 
 NTDM_UV_SCATTER(ntdm_uv_scatter_f32, float)

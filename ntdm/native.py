@@ -11,6 +11,7 @@ uses it where there is none.
 import ctypes
 import functools
 import hashlib
+import mmap
 import os
 import platform
 import shutil
@@ -31,6 +32,7 @@ CUDA_FLAGS = (
 )  # fmt: skip
 PACKAGE = Path(__file__).resolve().parent
 INSTALL_COMPILER = "apt-get install g++"
+HUGE_PAGE = 2 * 2**20  # bytes
 INSTALL_NVCC = "install NVIDIA's CUDA toolkit, 12 or later, and set CUDA_HOME"
 
 
@@ -142,6 +144,28 @@ def pointer(tensor: "torch.Tensor") -> ctypes.c_void_p:
     """The address of a contiguous CPU tensor's first element, as a kernel's argument."""
     assert tensor.device.type == "cpu" and tensor.is_contiguous(), (tensor.device, tensor.stride())
     return ctypes.c_void_p(tensor.data_ptr())
+
+
+def advise(*tensors: "torch.Tensor") -> None:
+    """Ask for huge pages behind large new CPU tensors that a kernel is about to write.
+
+    The system maps new memory at its first touch, page after page: at 4 kB a page that takes several times as
+    long as the writing itself. Advice only, where the system has such pages (Linux): contents stay, and the
+    advice goes with the memory.
+    """
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return
+    for tensor in tensors:
+        if tensor.nbytes < 2 * HUGE_PAGE:
+            continue
+        first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        _libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_HUGEPAGE)
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
 
 
 def status() -> dict[str, Any]:

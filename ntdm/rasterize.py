@@ -11,6 +11,7 @@ face index. A face with a corner at depth <= NEAR, or not finite, is dropped who
 projection is a line (area under 1e-12 square pixels) covers nothing.
 """
 
+import math
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -21,6 +22,7 @@ from ntdm.rasterize_ops import NEAR, REACH, operators
 
 rasterize_cuda.register()
 _LINE_AREA = 1e-12
+_MOST_ELEMENTS = 2**31
 
 Backend = Literal["auto", "native", "kaolin"]
 
@@ -80,12 +82,14 @@ def rasterize(
 
     Raises:
         ValueError: wrong rank, shape or dtype; a face index out of range; tensors that are neither on the CPU
-            nor on CUDA, or not all on one device; a backend that is not to be had there.
+            nor on CUDA, or not all on one device; more than 2^31 elements in vertices_cam or barycentric; a
+            backend that is not to be had there.
     """
     _check_mesh(vertices_cam, faces, focal, principal_point)
     height, width = size
     if height < 0 or width < 0:
         raise ValueError(f"rasterize: size must be (H, W) >= 0, got {tuple(size)}")
+    _check_elements("rasterize", "barycentric", (len(vertices_cam), height, width, 3))
     if _takes_kaolin(backend, vertices_cam):
         arguments = (vertices_cam, faces, focal, principal_point, size)
         return Fragments(*rasterize_kaolin.rasterize(*arguments))
@@ -129,7 +133,7 @@ def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tens
         [B, H, W, C], 0 where no face; differentiable with respect to attributes and fragments.barycentric.
 
     Raises:
-        ValueError: wrong rank, batch or dtype; a face index out of range.
+        ValueError: wrong rank, batch or dtype; a vertex or face index out of range; more than 2^31 elements.
     """
     batch = fragments.face_index.shape[0]
     if attributes.dim() != 3 or attributes.shape[0] not in (1, batch):
@@ -141,7 +145,15 @@ def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tens
             f"interpolate: attributes are {attributes.dtype}, the fragments {fragments.barycentric.dtype}"
         )
     _check_faces("interpolate", faces)
-    for name, tensor in (("attributes", attributes), ("faces", faces)):
+    _check_face_index("interpolate", fragments.face_index)
+    if fragments.barycentric.shape != (*fragments.face_index.shape, 3):
+        raise ValueError(
+            f"interpolate: barycentric must be {[*fragments.face_index.shape, 3]} as face_index, "
+            f"got {list(fragments.barycentric.shape)}"
+        )
+    _check_elements("interpolate", "the result", (*fragments.face_index.shape, attributes.shape[2]))
+    index = fragments.face_index
+    for name, tensor in (("attributes", attributes), ("faces", faces), ("face_index", index)):
         if tensor.device != fragments.barycentric.device:
             raise ValueError(
                 f"interpolate: {name} is on {tensor.device}, the fragments on {fragments.barycentric.device}"
@@ -184,7 +196,8 @@ def soft_silhouette(
     if not 0 < sigma < float("inf"):
         raise ValueError(f"soft_silhouette: sigma must be a positive number of pixels, got {sigma}")
     inside = fragments.face_index
-    if inside.dim() != 3 or inside.shape[0] != vertices_cam.shape[0]:
+    _check_face_index("soft_silhouette", inside)
+    if inside.shape[0] != vertices_cam.shape[0]:
         raise ValueError(
             f"soft_silhouette: fragments must be of the same batch, [{vertices_cam.shape[0]}, H, W], "
             f"got {list(inside.shape)}"
@@ -302,6 +315,21 @@ def _check_faces(name: str, faces: Tensor) -> None:
         raise ValueError(f"{name}: faces must be [F, 3] int64, got {list(faces.shape)} {faces.dtype}")
 
 
+def _check_face_index(name: str, face_index: Tensor) -> None:
+    if face_index.dim() != 3 or face_index.dtype != torch.int64:
+        raise ValueError(
+            f"{name}: face_index must be [B, H, W] int64, got {list(face_index.shape)} {face_index.dtype}"
+        )
+
+
+def _check_elements(name: str, argument: str, shape: tuple[int, ...]) -> None:
+    if math.prod(shape) > _MOST_ELEMENTS:
+        raise ValueError(
+            f"{name}: {argument}, {list(shape)}, has {math.prod(shape)} elements: "
+            f"want {_MOST_ELEMENTS} at most, in parts of the batch"
+        )
+
+
 def _check_mesh(vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor) -> None:
     if vertices_cam.dim() != 3 or vertices_cam.shape[2] != 3:
         raise ValueError(f"rasterize: vertices_cam must be [B, V, 3], got {list(vertices_cam.shape)}")
@@ -322,6 +350,7 @@ def _check_mesh(vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_po
             raise ValueError(f"rasterize: {name} is on {tensor.device}, vertices_cam on {device}")
     if len(faces) > 2**31 - 1:
         raise ValueError(f"rasterize: faces has {len(faces)} rows: want {2**31 - 1} at most")
+    _check_elements("rasterize", "vertices_cam", tuple(vertices_cam.shape))
 
 
 def _takes_kaolin(backend: str, vertices_cam: Tensor) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ntdm.launch import SUFFIX, launch
-from ntdm.rasterize_ops import NEAR, REACH, check_range
+from ntdm.rasterize_ops import NEAR, REACH, check_fragments, check_range
 
 _NOTHING = torch.iinfo(torch.int64).max  # the z-buffer's background
 
@@ -56,6 +56,7 @@ def rasterize_backward(
 def interpolate(attributes: Tensor, faces: Tensor, face_index: Tensor, barycentric: Tensor) -> Tensor:
     """ntdm::interpolate."""
     check_range("interpolate", faces, attributes.shape[1])
+    check_fragments(face_index, faces)
     inputs = [t.contiguous() for t in (attributes, faces, face_index, barycentric)]
     output = attributes.new_empty((*face_index.shape, attributes.shape[2]))
     launch(f"interpolate_{SUFFIX[output.dtype]}", *inputs, *_sizes(attributes, face_index), output)

@@ -73,12 +73,21 @@ def check_range(name: str, faces: Tensor, vertices: int) -> None:
             )
 
 
+def check_fragments(face_index: Tensor, faces: Tensor) -> None:
+    """ValueError when the fragments name a face that is not there: they are of another mesh."""
+    if face_index.numel():
+        high = int(face_index.amax())
+        if high >= len(faces):
+            raise ValueError(f"interpolate: fragments name face {high}, but there are {len(faces)} faces")
+
+
 def _rasterize_cpu(
     vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     check_range("rasterize", faces, vertices_cam.shape[1])
     inputs = [t.contiguous() for t in (vertices_cam, faces, focal, principal_point)]
     outputs = _rasterize_fake(vertices_cam, faces, focal, principal_point, height, width)
+    native.advise(*outputs)
     sizes = (vertices_cam.shape[0], vertices_cam.shape[1], faces.shape[0], height, width)
     kernel = _kernel("rasterize", vertices_cam.dtype, "ppppiiiiidtpppp")
     kernel(*_pointers(*inputs), *sizes, NEAR, torch.get_num_threads(), *_pointers(*outputs))
@@ -133,8 +142,10 @@ def _rasterize_gradient(ctx, grad_barycentric, grad_depth, _index, _dropped):  #
 
 def _interpolate_cpu(attributes: Tensor, faces: Tensor, face_index: Tensor, barycentric: Tensor) -> Tensor:
     check_range("interpolate", faces, attributes.shape[1])
+    check_fragments(face_index, faces)
     inputs = [t.contiguous() for t in (attributes, faces, face_index, barycentric)]
     output = _interpolate_fake(attributes, faces, face_index, barycentric)
+    native.advise(output)
     kernel = _kernel("interpolate", attributes.dtype, "ppppiiiitp")
     kernel(
         *_pointers(*inputs),
@@ -211,6 +222,7 @@ def _soft_silhouette_cpu(
     check_range("soft_silhouette", faces, vertices_cam.shape[1])
     inputs = [t.contiguous() for t in (vertices_cam, faces, focal, principal_point, face_index)]
     outputs = _soft_silhouette_fake(vertices_cam, faces, focal, principal_point, face_index, sigma)
+    native.advise(*outputs)
     sizes = (*vertices_cam.shape[:2], faces.shape[0], *face_index.shape[1:])
     kernel = _kernel("soft_silhouette", vertices_cam.dtype, "pppppiiiiidddtppp")
     numbers = (NEAR, sigma, REACH * sigma, torch.get_num_threads())

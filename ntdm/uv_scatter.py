@@ -35,6 +35,7 @@ from ntdm import native, uv_scatter_cuda
 
 _KERNELS = {torch.float32: "ntdm_uv_scatter_f32", torch.float64: "ntdm_uv_scatter_f64"}
 _STORAGE_ONLY = (torch.bfloat16, torch.float16)
+_MOST_ELEMENTS = 2**31
 
 
 def uv_scatter_reference(
@@ -44,7 +45,7 @@ def uv_scatter_reference(
     size: int,
     max_extent: float = 0.2,
 ) -> tuple[Tensor, Tensor]:
-    """The torch twin of :func:`uv_scatter`: every texel against every quad, any device; slow."""
+    """The torch twin of :func:`uv_scatter`: every quad against the texels of its box, any device."""
     images = [
         _scatter_image(f, x, c, size, max_extent) for f, x, c in zip(features, uv, coverage, strict=True)
     ]
@@ -55,43 +56,48 @@ def uv_scatter_reference(
 def _scatter_image(
     features: Tensor, uv: Tensor, coverage: Tensor, q: int, max_extent: float
 ) -> tuple[Tensor, Tensor]:
-    """One image of the twin. Q quads, T texels, H hits (pairs of a texel and a quad that owns it)."""
+    """One image of the twin. Q quads, N pairs of a quad and a texel of its box, H hits: pairs that own."""
     h, w, d = features.shape
     first = torch.arange(h * w, device=uv.device).view(h, w)[:-1, :-1].reshape(-1)
     pixel = torch.stack([first, first + 1, first + w, first + w + 1], -1)  # [Q, 4]
     pixel = pixel[coverage.reshape(-1)[pixel].all(-1)]
     corner = uv.double().reshape(-1, 2)[pixel]  # [Q, 4, 2]
     U = _short_way(corner - corner[:, :1])
-    # The turn at each corner, walking 0 1 3 2.
-    turn = torch.stack(
-        [
-            _cross(U[:, b] - U[:, a], U[:, c] - U[:, a])
-            for a, b, c in ((0, 1, 2), (1, 3, 0), (3, 2, 1), (2, 0, 3))
-        ],
-        -1,
-    )
-    keep = ((U.amax(1) - U.amin(1)) <= max_extent).all(-1) & ((turn > 0).all(-1) | (turn < 0).all(-1))
-    pixel, corner, U, positive = pixel[keep], corner[keep], U[keep], turn[keep, :1] > 0
+    with torch.no_grad():
+        # The turn at each corner, walking 0 1 3 2.
+        turn = torch.stack(
+            [
+                _cross(U[:, b] - U[:, a], U[:, c] - U[:, a])
+                for a, b, c in ((0, 1, 2), (1, 3, 0), (3, 2, 1), (2, 0, 3))
+            ],
+            -1,
+        )
+        keep = ((U.amax(1) - U.amin(1)) <= max_extent).all(-1) & ((turn > 0).all(-1) | (turn < 0).all(-1))
+    pixel, corner, U, positive = pixel[keep], corner[keep], U[keep], turn[keep, 0] > 0
 
-    ticks = (torch.arange(q, dtype=torch.float64, device=uv.device) + 0.5) / q
-    centre = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1).view(-1, 2)  # [T, 2]
-    inside = (
-        (_left_of(corner[:, 0], corner[:, 1], centre) == positive)
-        & (_left_of(corner[:, 1], corner[:, 3], centre) == positive)
-        & (_left_of(corner[:, 2], corner[:, 3], centre) != positive)
-        & (_left_of(corner[:, 0], corner[:, 2], centre) != positive)
-    )
-    # The short way round from each corner is one lap only near the quad: ask for its bounding box too.
-    from_first = _short_way(centre - corner[:, :1])
-    hair = 1e-6
-    inside &= (
-        (from_first >= U.amin(1, keepdim=True) - hair) & (from_first <= U.amax(1, keepdim=True) + hair)
-    ).all(-1)
-    quad, texel = inside.nonzero(as_tuple=True)  # [H], raster order of quads
-    st = _inverse_bilinear(U[quad], _short_way(centre[texel] - corner[quad, 0]))
-    value = (_bilinear_weights(st).to(features.dtype)[..., None] * features.reshape(-1, d)[pixel[quad]]).sum(
-        1
-    )
+    with torch.no_grad():
+        # Texels of each quad's box, widened by a hair; columns may run on beyond the seam, rows may not.
+        low, high = ((corner[:, 0] + side) * q - 0.5 for side in (U.amin(1), U.amax(1)))
+        low, high = (low - 1e-6).ceil().long(), (high + 1e-6).floor().long()
+        low[:, 1].clamp_(min=0)
+        high[:, 1].clamp_(max=q - 1)
+        span = (high - low + 1).clamp(min=0)
+        count = span.prod(-1)
+        quad = torch.arange(len(count), device=uv.device).repeat_interleave(count)  # [N]
+        nth = torch.arange(len(quad), device=uv.device) - (count.cumsum(0) - count)[quad]
+        row, column = low[quad, 1] + nth // span[quad, 0], (low[quad, 0] + nth % span[quad, 0]) % q
+        centre = (torch.stack([column, row], -1).double() + 0.5) / q  # [N, 2]
+        c, way = corner[quad], positive[quad]
+        inside = (
+            (_left_of(c[:, 0], c[:, 1], centre) == way)
+            & (_left_of(c[:, 1], c[:, 3], centre) == way)
+            & (_left_of(c[:, 2], c[:, 3], centre) != way)
+            & (_left_of(c[:, 0], c[:, 2], centre) != way)
+        )
+        quad, centre, texel = quad[inside], centre[inside], (row * q + column)[inside]  # [H]
+    st = _inverse_bilinear(U[quad], _short_way(centre - corner[quad, 0]))
+    weights = _bilinear_weights(st).to(features.dtype)
+    value = torch.einsum("hk,hkd->hd", weights, features.reshape(-1, d)[pixel[quad]])
 
     weight = features.new_zeros(q * q).index_add(0, texel, features.new_ones(len(texel)))
     total = features.new_zeros(q * q, d).index_add(0, texel, value)
@@ -109,11 +115,11 @@ def _cross(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _left_of(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
-    """Whether points x [T, 2] lie to the left of the lines a -> b [Q, 2], or on them: [Q, T].
+    """Whether points x [N, 2] lie to the left of the lines a -> b [N, 2], or on them: [N].
 
     Neighbours ask with the same a and b (right or down in the image) and take opposite sides.
     """
-    edge, to = _short_way(b - a)[:, None], _short_way(x - a[:, None])
+    edge, to = _short_way(b - a), _short_way(x - a)
     at_corner = (to == 0).all(-1) | (to == edge).all(-1)
     return at_corner | (_cross(edge, to) >= 0)
 
@@ -130,18 +136,23 @@ def _inverse_bilinear(U: Tensor, x: Tensor) -> Tensor:
     exact derivative of the implicit function.
     """
     st = torch.full_like(x, 0.5)
-    for last in (*[False] * 30, True):
-        with torch.no_grad():
-            s, t = st[:, :1], st[:, 1:]
-            along_s = (1 - t) * (U[:, 1] - U[:, 0]) + t * (U[:, 3] - U[:, 2])
-            along_t = (1 - s) * (U[:, 2] - U[:, 0]) + s * (U[:, 3] - U[:, 1])
-            inverse = torch.linalg.inv(torch.stack([along_s, along_t], -1))
-        with torch.set_grad_enabled(last and torch.is_grad_enabled()):
-            rest = x - (_bilinear_weights(st)[..., None] * U).sum(1)
-            st = st + (inverse @ rest[..., None])[..., 0]
-        if not last:
-            st = st.clamp(0, 1)
-    return st
+    with torch.no_grad():
+        for _ in range(30):
+            step = _newton_step(U, x, st)
+            st = (st + step).clamp(0, 1)
+            if not (step.abs() > 1e-12).any():  # its square is lost in rounding
+                break
+    return st + _newton_step(U, x, st)
+
+
+def _newton_step(U: Tensor, x: Tensor, st: Tensor) -> Tensor:
+    with torch.no_grad():
+        s, t = st[:, :1], st[:, 1:]
+        along_s = (1 - t) * (U[:, 1] - U[:, 0]) + t * (U[:, 3] - U[:, 2])
+        along_t = (1 - s) * (U[:, 2] - U[:, 0]) + s * (U[:, 3] - U[:, 1])
+        determinant = _cross(along_s, along_t)
+    rest = x - (_bilinear_weights(st)[..., None] * U).sum(1)
+    return torch.stack([_cross(rest, along_t), _cross(along_s, rest)], -1) / determinant[:, None]
 
 
 def uv_scatter(
@@ -174,16 +185,18 @@ def uv_scatter(
     Differentiable once.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit, or a covered uv that is not finite.
+        ValueError: shapes, dtypes or devices that do not fit, more than 2^31 elements in features or mean, or
+            a covered uv that is not finite.
 
     Example, a photo [3, H, W] in [0, 1] lifted onto the mesh that `fragments` shows (ntdm.rasterize), with
-    `sphere` the template's points [V, 3], and written as a textured OBJ::
+    `sphere` the template's points [V, 3], and written as a textured OBJ (docs/lift_photo.py is the whole
+    program)::
 
         points = interpolate(sphere[None], faces, fragments)  # [1, H, W, 3]
         texture, weight = uv_scatter(
             photo[None], sphere_uv(points), fragments.face_index >= 0, size=256, channel_first=True
         )
-        write_obj(path, vertices, faces, sphere, (texture[0] * 255).round().to(torch.uint8))
+        write_obj(path, vertices, faces, sphere, (texture[0] * 255).round().to(torch.uint8).numpy())
     """
     if channel_first:
         _require(features.ndim == 4, f"features has shape {tuple(features.shape)}: want [B, d, h, w]")
@@ -210,6 +223,11 @@ def uv_scatter(
         f"coverage is {coverage.dtype} on {coverage.device}: want bool on {features.device}",
     )
     _require(size >= 1, f"size is {size}: want 1 texel a side or more")
+    for name, elements in (("features", features.numel()), ("the mean", shape[0] * size * size * shape[3])):
+        _require(
+            elements <= _MOST_ELEMENTS,
+            f"{name} has {elements} elements: want {_MOST_ELEMENTS} at most, in parts of the batch",
+        )
     _require(
         0 < max_extent < 0.5, f"max_extent is {max_extent}: want more than 0, less than half a turn (0.5)"
     )
@@ -230,8 +248,8 @@ _ops.define(
 )
 # A gradient that is not wanted comes back empty.
 _ops.define(
-    "uv_scatter_backward(Tensor mean_grad, Tensor features, Tensor uv, Tensor coverage, float max_extent,"
-    " bool for_features, bool for_uv) -> (Tensor features_grad, Tensor uv_grad)"
+    "uv_scatter_backward(Tensor mean_grad, Tensor features, Tensor uv, Tensor coverage, Tensor weight,"
+    " float max_extent, bool for_features, bool for_uv) -> (Tensor features_grad, Tensor uv_grad)"
 )
 
 
@@ -242,6 +260,7 @@ def _forward_cpu(
         mean, weight = _forward_cpu(features.float(), uv, coverage, size, max_extent)
         return mean.to(features.dtype), weight
     mean, weight = _forward_fake(features, uv, coverage, size, max_extent)
+    native.advise(mean, weight)
     features, uv, coverage = features.contiguous(), uv.contiguous(), coverage.contiguous()
     kernel = getattr(native.library(), _KERNELS[features.dtype])
     kernel.restype = ctypes.c_int64
@@ -271,17 +290,19 @@ def _backward_cpu(
     features: Tensor,
     uv: Tensor,
     coverage: Tensor,
+    weight: Tensor,
     max_extent: float,
     for_features: bool,
     for_uv: bool,
 ) -> tuple[Tensor, Tensor]:
     if features.dtype in _STORAGE_ONLY:
         features_grad, uv_grad = _backward_cpu(
-            mean_grad.float(), features.float(), uv, coverage, max_extent, for_features, for_uv
+            mean_grad.float(), features.float(), uv, coverage, weight, max_extent, for_features, for_uv
         )
         return features_grad.to(features.dtype), uv_grad
-    grads = _backward_fake(mean_grad, features, uv, coverage, max_extent, for_features, for_uv)
-    inputs = [tensor.contiguous() for tensor in (mean_grad, features, uv, coverage)]
+    grads = _backward_fake(mean_grad, features, uv, coverage, weight, max_extent, for_features, for_uv)
+    native.advise(*grads)
+    inputs = [tensor.contiguous() for tensor in (mean_grad, features, uv, coverage, weight)]
     getattr(native.library(), _KERNELS[features.dtype] + "_backward")(
         *map(native.pointer, inputs),
         *map(ctypes.c_int64, (*features.shape, mean_grad.shape[1])),
@@ -300,6 +321,7 @@ def _backward_fake(
     features: Tensor,
     uv: Tensor,
     coverage: Tensor,
+    weight: Tensor,
     max_extent: float,
     for_features: bool,
     for_uv: bool,
@@ -313,7 +335,7 @@ def _backward_fake(
 def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     features, uv, coverage, _, ctx.max_extent = inputs
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(features, uv, coverage)
+    ctx.save_for_backward(features, uv, coverage, output[1])
 
 
 @once_differentiable

@@ -49,6 +49,7 @@ def backward(
     features: Tensor,
     uv: Tensor,
     coverage: Tensor,
+    _weight: Tensor,  # counted again: the hits of each texel are needed, and come with it
     max_extent: float,
     for_features: bool,
     for_uv: bool,

@@ -59,7 +59,8 @@ def test_uv_scatter(both):
     coverage = torch.ones(1, 5, 5, dtype=torch.bool)
     features, grad = randn(1, 5, 5, 37), randn(1, 24, 24, 37)
     both(lambda: uv_scatter_cuda.forward(features, uv, coverage, 24, 0.2))
-    both(lambda: uv_scatter_cuda.backward(grad, features, uv, coverage, 0.2, True, True))
+    weight = uv_scatter_cuda.forward(features, uv, coverage, 24, 0.2)[1]
+    both(lambda: uv_scatter_cuda.backward(grad, features, uv, coverage, weight, 0.2, True, True))
 
 
 def test_rasterize_and_soft_silhouette(both):

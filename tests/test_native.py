@@ -131,6 +131,13 @@ def test_pointer_refuses_what_a_kernel_cannot_walk() -> None:
         native.pointer(tensor.T)
 
 
+def test_advice_about_pages_changes_nothing_else() -> None:
+    large = torch.arange(3 * native.HUGE_PAGE // 4, dtype=torch.int32)
+    shifted, small = large[5:], torch.arange(4)
+    native.advise(large, shifted, small, torch.empty(0))
+    assert torch.equal(large, torch.arange(len(large), dtype=torch.int32)) and small.tolist() == [0, 1, 2, 3]
+
+
 def test_the_checkout_builds_and_uses_more_than_one_thread(checkout: Path, tmp_path: Path) -> None:
     library = ctypes.CDLL(str(native.build(tmp_path)))
     symbols = subprocess.run(

@@ -365,3 +365,20 @@ def test_bad_input_is_a_sentence():
         interpolate(v.float(), faces, fragments)
     with pytest.raises(ValueError, match="interpolate: faces name vertex"):
         interpolate(v, faces + 1, fragments)
+    with pytest.raises(ValueError, match=r"interpolate: fragments name face \d+, but there are 3 faces"):
+        interpolate(v, faces[:3], fragments)
+    with pytest.raises(ValueError, match=r"interpolate: barycentric must be \[2, 13, 18, 3\] as face_index"):
+        interpolate(v, faces, fragments._replace(barycentric=fragments.barycentric[:, :5]))
+    short = fragments._replace(face_index=fragments.face_index.int())
+    for function in (
+        lambda: interpolate(v, faces, short),
+        lambda: soft_silhouette(v, faces, f, c, short),
+    ):
+        with pytest.raises(ValueError, match=r"face_index must be \[B, H, W\] int64"):
+            function()
+    with pytest.raises(ValueError, match=r"vertices_cam, .* has 6442450944 elements: want 2147483648"):
+        rasterize(v[:1, :1].expand(2, 2**30, 3), faces, f, c, size)
+    with pytest.raises(ValueError, match=r"barycentric, .* has 2147520000 elements: want 2147483648 at most"):
+        rasterize(v, faces, f, c, (20000, 17896))
+    with pytest.raises(ValueError, match=r"the result, .* has 2147483988 elements"):
+        interpolate(v[:, :, :1].expand(-1, -1, 4588641), faces, fragments)

@@ -248,12 +248,16 @@ def overlapping() -> Tensor:
 
 
 @pytest.mark.usefixtures("device")
-@pytest.mark.parametrize("case", ["random", "seam", "pole", "overlapping"])
+@pytest.mark.parametrize("case", ["random", "seam", "pole", "grazing", "overlapping"])
 def test_gradcheck(case):
     coverage = None
     if case == "random":
         uv = random_sheet(2, 4, 5, seed=6)
         uv[..., 0] = (uv[..., 0] + 0.4) % 1
+    elif case == "grazing":  # slivers: a twentieth of the area that their sides would span
+        uv = random_sheet(2, 4, 5, seed=6)
+        uv[..., 0] = (uv[..., 0] + 0.4) % 1
+        uv = uv @ torch.tensor([[0.75, 0.7], [0.7, 0.75]], dtype=F64)
     elif case == "overlapping":
         uv = overlapping()
     else:
@@ -276,7 +280,8 @@ def test_opcheck_and_compile():
     coverage = torch.ones(1, 4, 5, dtype=torch.bool)
     torch.library.opcheck(torch.ops.ntdm.uv_scatter.default, (features, uv, coverage, 9, 0.2))
     grad = random_features(torch.empty(1, 9, 9, 1, dtype=F64), 3)
-    arguments = (grad, features.detach(), uv.detach(), coverage, 0.2)
+    weight = uv_scatter(features, uv, coverage, 9)[1]
+    arguments = (grad, features.detach(), uv.detach(), coverage, weight, 0.2)
     for wanted in ((True, True), (True, False)):
         torch.library.opcheck(torch.ops.ntdm.uv_scatter_backward.default, (*arguments, *wanted))
 
@@ -315,6 +320,7 @@ def test_second_derivative_is_refused():
         ({"coverage": torch.ones(1, 3, 3, dtype=torch.bool)}, r"coverage has shape \(1, 3, 3\)"),
         ({"coverage": torch.ones(1, 3, 4)}, "coverage is torch.float32 on cpu: want bool"),
         ({"size": 0}, "size is 0: want 1 texel"),
+        ({"size": 2**15 + 1}, "the mean has 2147614722 elements: want 2147483648 at most"),
         ({"max_extent": 0.5}, "max_extent is 0.5: want more than 0"),
         ({"max_extent": 0.0}, "max_extent is 0.0: want more than 0"),
         ({"uv": torch.full((1, 3, 4, 2), math.inf)}, r"uv\[0\] is not finite at a covered pixel"),
@@ -329,3 +335,11 @@ def test_bad_input(change, match):
     }
     with pytest.raises(ValueError, match=match):
         uv_scatter(**good | change)
+
+
+def test_more_elements_than_are_counted_in_32_bits():
+    # One number, repeated by strides of 0: no such memory is there, and none is asked for.
+    pixels = (2**11, 2**10, 2**10)
+    features, uv = torch.zeros(1).expand(*pixels, 2), torch.zeros(1).expand(*pixels, 2)
+    with pytest.raises(ValueError, match="features has 4294967296 elements: want 2147483648 at most"):
+        uv_scatter(features, uv, torch.zeros(1, dtype=torch.bool).expand(pixels), 1)
