@@ -35,8 +35,9 @@ for method in $methods; do
 done
 "$ntdm" ablate --full "$out/runs/ntdm" --cache "$cache" --shapes "$shapes" --out "$out/ablations" --seed "$seed"
 
-cd "$out"
+set --
+for method in $methods; do set -- "$@" "$out/runs/$method"; done
 for table in 1 2; do
-    "$ntdm" report --table $table --cache cache --out report --no-published $(printf 'runs/%s ' $methods)
+    "$ntdm" report --table $table --cache "$cache" --out "$out/report" --no-published "$@"
 done
-"$ntdm" report --table 3 --cache cache --out report --no-published ablations/*
+"$ntdm" report --table 3 --cache "$cache" --out "$out/report" --no-published "$out"/ablations/*
