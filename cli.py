@@ -490,6 +490,9 @@ def ablate(
         list[str] | None,
         typer.Option("--set", metavar="STAGE.KEY=VALUE", help="Override a key of train or infer."),
     ] = None,
+    full: Annotated[
+        Path | None, typer.Option(help="A finished run of ntdm with this config. Default: it is trained.")
+    ] = None,
     seed: SeedOption = None,
     device: DeviceOption = Device.auto,
     overwrite: OverwriteOption = False,
@@ -517,6 +520,7 @@ def ablate(
         splits=wanted,
         train_on=learned,
         categories=_split(categories) or None,
+        full=full,
         overwrite=overwrite,
         device=_resolved(device),
     ):

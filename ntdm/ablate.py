@@ -20,7 +20,7 @@ from typing import Any
 
 from ntdm import cache as caches
 from ntdm import evaluate, train
-from ntdm.config import InferConfig, TrainConfig
+from ntdm.config import InferConfig, TrainConfig, difference, to_dict
 from ntdm.outputs import atomic_path, finished
 from ntdm.progress import say
 
@@ -55,6 +55,7 @@ def run(
     splits: Sequence[str] = ("pascal3d/val",),
     train_on: Sequence[str] = ("pascal3d/train",),
     categories: Sequence[str] | None = None,
+    full: Path | None = None,
     overwrite: bool = False,
     device: str = "cpu",
 ) -> list[Path]:
@@ -63,21 +64,29 @@ def run(
     Args:
         training, inference: the configurations of `full`; the ablations change keys of them.
         cache, shapes, train_on, categories, device: as for train.run. splits: as for evaluate.run.
+        full: a finished run of this very configuration and data, whose weights are taken; None: train it.
 
     Returns:
         the run folders, `out`/<ablation>, in the order of Table 3; each has its ablation's name in tables.
 
     Raises:
-        ValueError: a method other than "ntdm", and what train.run and evaluate.run refuse.
+        ValueError: a method other than "ntdm", a `full` of another configuration or other data, and what
+            train.run and evaluate.run refuse.
     """
     if training.method != "ntdm":
         raise ValueError(f"ablations are of the method ntdm, not of {training.method!r}")
     for split in splits:  # before hours of training, not after
         caches.find(cache, split)
-    folders = []
-    for name, ablation in ABLATIONS.items():
+    if full is not None:
+        _check_full(
+            full, training, train_on, [p for key in train_on for p in caches.find(cache, key, categories)]
+        )
+    # What has weights already comes before what is trained for itself.
+    for name, ablation in sorted(ABLATIONS.items(), key=lambda item: bool(item[1].train)):
         folder = out / name
-        if ablation.train or name == "full":
+        if name == "full" and full is not None:
+            _share(full, folder, name, overwrite)
+        elif ablation.train or name == "full":
             say(f"ablation {name}: train")
             own_training = replace(training, **ablation.train)
             train.run(
@@ -89,12 +98,25 @@ def run(
         say(f"ablation {name}: evaluate")
         own_inference = replace(inference, **ablation.infer)
         evaluate.run(folder, cache, splits, own_inference, overwrite=overwrite, device=device)
-        folders.append(folder)
-    return folders
+    return [out / name for name in ABLATIONS]
+
+
+def _check_full(full: Path, training: TrainConfig, train_on: Sequence[str], paths: Sequence[Path]) -> None:
+    _, described = train.load(full)
+    wanted = {
+        "train": to_dict(training),
+        "train_on": list(train_on),
+        "data_fingerprint": caches.fingerprint(paths),
+    }
+    differing = difference({key: described.get(key) for key in wanted}, wanted)
+    if differing:
+        raise ValueError(
+            f"{full} was made with another config or on other data ({differing}): it is not full"
+        )
 
 
 def _share(full: Path, folder: Path, name: str, overwrite: bool) -> None:
-    """Make `folder` a run of another name with the weights of the run `full`."""
+    """Make `folder` a run of the name `name` with the weights of the run `full`."""
     described = train.read_description(full / "config.json") | {"method": name}
     target = folder / "config.json"
     if target.exists() and (folder / WEIGHTS).exists():

@@ -3,11 +3,11 @@
 It stands beside the command line, above the stages, and may import every room.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from ntdm import config as configs
 from ntdm import evaluate, infer, shape_fit, sheets, train
 from ntdm.config import (
     NUISANCES,
@@ -50,8 +50,11 @@ def run(out: Path, device: str, *, quick: bool, seed: int, overwrite: bool) -> I
     that all runs and not how well. Raises ValueError as the stages.
     """
 
+    def shorter(cls: type[Config]) -> tuple[str, ...]:
+        return QUICK[cls] if quick else ()
+
     def settled(cls: type[Config]) -> Config:
-        return adjusted(cls(), QUICK[cls] if quick else (), seed)
+        return adjusted(cls(), shorter(cls), seed)
 
     data, cache, shapes = out / "data", out / "cache", out / "shapes"
     say("demo 1/5: synthetic datasets")
@@ -71,7 +74,7 @@ def run(out: Path, device: str, *, quick: bool, seed: int, overwrite: bool) -> I
     runs = [out / "runs" / method for method in ("ntdm", "pose-classifier")]
     for folder in runs:
         say(f"demo 4/5: {folder.name}: train, predict, score")
-        config = dataclasses.replace(settled(TrainConfig), method=folder.name)
+        config = configs.settled(TrainConfig, "tiny", shorter(TrainConfig), seed, folder.name)
         train.run(config, cache, shapes, folder, overwrite=overwrite, device=device)
         evaluate.run(folder, cache, SPLITS, settled(InferConfig), overwrite=overwrite, device=device)
     meshes = _infer_examples(pascal3d, runs[0], out / "inferred", settled(InferConfig), device)

@@ -34,6 +34,7 @@ def report() -> str:
         _cuda(),
         *_cuda_operators(),
         _kaolin(),
+        _torchvision(),
     ]
     return "\n".join(lines)
 
@@ -114,3 +115,15 @@ def _kaolin() -> str:
             "  get it: the README's section CUDA says which torch and Kaolin go together, and how"
         )
     return f"Kaolin {kaolin.__version__} (its rasterizer runs on CUDA only)"
+
+
+def _torchvision() -> str:
+    try:
+        importlib.import_module("torchvision.models.detection")
+    # RuntimeError: a torchvision whose operators were built for another torch.
+    except (ImportError, OSError, RuntimeError) as error:
+        return (
+            f"torchvision: not usable ({str(error).splitlines()[0]}); only the method mask-rcnn needs it\n"
+            "  get it: pip install -e '.[mask-rcnn]', in the release for your torch"
+        )
+    return f"torchvision {_version('torchvision', 'torchvision')}"

@@ -234,6 +234,7 @@ def challenge_sample(image: str, category: str, where: str) -> Sample:
 
 
 def number(cell: str, where: str, column: str) -> float:
+    """The number in a cell; ValueError names `where` and the column when it is none."""
     try:
         return float(cell)
     except ValueError:

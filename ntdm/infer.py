@@ -3,7 +3,7 @@
     <out>/<photo>/result.json   class, pose, camera of the photo, shape latent, losses of all classes
                   amodal.png    the object's whole silhouette, photo resolution, 0/255
                   visible.png   its visible part
-                  mesh.obj (.mtl, .png)  the fitted mesh: visible green, occluded red, unseen grey
+                  mesh.obj (.mtl, .png)  the fitted mesh: visible blue, occluded orange, unseen grey
                   overlay.png   the mesh over the photo
 
 The photo is cropped about the box, scaled so that the box is as large as the training objects' were; the
@@ -38,7 +38,6 @@ from ntdm.uv_scatter import uv_scatter
 
 FILES = ("result.json", "amodal.png", "visible.png", "overlay.png", "mesh.obj", "mesh.mtl", "mesh.png")
 TEXTURE_SIZE = 256
-UNSEEN, OCCLUDED, VISIBLE = (150, 150, 150), (214, 69, 65), (63, 163, 77)
 FARTHEST, SMALLEST_BOX = 1e6, 1.0  # pixels, of a box's edges and sides
 
 
@@ -149,7 +148,7 @@ def read_photo(path: Path) -> np.ndarray:
 
 
 def surface_labels(model: NTDM, solver: Solver, solution: Solution, visible: torch.Tensor) -> np.ndarray:
-    """The mesh's colours on its UV square: u8 [T, T, 3] of VISIBLE, OCCLUDED and UNSEEN.
+    """The mesh's colours on its UV square: u8 [T, T, 3] of picture.py's three.
 
     The visible mask [1, H, W] is carried onto the surface by the UV scatter.
     """
@@ -160,10 +159,10 @@ def surface_labels(model: NTDM, solver: Solver, solution: Solution, visible: tor
     covered = surface.fragments.face_index >= 0
     uv = mesh.sphere_uv(torch.where(covered[..., None], surface.sphere, model.sphere[0]))
     mean, weight = uv_scatter(visible[..., None].float(), uv, covered, TEXTURE_SIZE)
-    colours = np.full((TEXTURE_SIZE, TEXTURE_SIZE, 3), UNSEEN, np.uint8)
+    colours = np.full((TEXTURE_SIZE, TEXTURE_SIZE, 3), picture.UNSEEN_COLOUR, np.uint8)
     reached, shown = weight[0].cpu().numpy() > 0, mean[0, ..., 0].cpu().numpy() > 0.5
-    colours[reached & shown] = VISIBLE
-    colours[reached & ~shown] = OCCLUDED
+    colours[reached & shown] = picture.VISIBLE_COLOUR
+    colours[reached & ~shown] = picture.OCCLUDED_COLOUR
     return colours
 
 

@@ -23,7 +23,7 @@ class Model(nn.Module):
     Attributes:
         config: what it is trained with.
         categories: names; every category number in a batch or a guess is an index here.
-        backbone: has `multiple`, the number of pixels of which image sides must be multiples.
+        backbone: has `multiple`, the number of pixels of which its maps' sides must be multiples.
     """
 
     config: TrainConfig
@@ -34,6 +34,11 @@ class Model(nn.Module):
     def num_latents(self) -> Sequence[int]:
         """K of each category; empty for a method that uses no shape latents."""
         return ()
+
+    @property
+    def multiple(self) -> int:
+        """Image sides must be multiples of so many pixels."""
+        return int(self.backbone.multiple)
 
     def training_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """A scalar to be minimised, and figures for the log, `loss` among them.

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-# Three colours that differ in lightness too, so that they survive colour blindness and grey printers.
+# Of masks and meshes. They differ in lightness too, so that they survive colour blindness and grey printers.
 VISIBLE_COLOUR = (0, 114, 220)
 OCCLUDED_COLOUR = (240, 140, 0)
+UNSEEN_COLOUR = (165, 165, 165)
 EMPTY_COLOUR = (28, 28, 32)
 
 _PAPER, _INK = (255, 255, 255), (20, 20, 20)

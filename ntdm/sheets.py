@@ -24,7 +24,6 @@ from ntdm.rasterize import interpolate, rasterize
 from ntdm.sample_table import Table, read_errors
 
 OVERVIEW_ROWS, GALLERY_ROWS = 12, 4
-UNSEEN_COLOUR = (165, 165, 165)
 _FINER = 4  # times the crop's resolution, at which the seen faces are told from the unseen
 _TURNED = (65.0, 20.0)  # degrees: further azimuth, and the elevation, that the mesh is shown from
 _MESH_PIXELS = 320
@@ -92,17 +91,17 @@ def run(runs: Sequence[Path], cache: Path, splits: Mapping[str, str], out: Path)
         if not isinstance(model, NTDM):
             say(f"{folder}: {description['method']} fits no mesh, so no pictures")
             continue
-        focal, name = description["nominal_focal"], folder.resolve().name
+        focal, method, name = description["nominal_focal"], description["method"], folder.resolve().name
         stem = name if [path.resolve().name for path in runs].count(name) == 1 else f"{name}_{number}"
         path = _examples(model, focal, folder, cache, have, out / f"{stem}_examples.png")
         caption = (
-            f"{name}: of every split the photo with the median pose error; its mesh from another side, "
+            f"{method}: of every split the photo with the median pose error; its mesh from another side, "
             "visible blue, occluded orange, unseen grey; the mesh over the photo."
         )
         written.append((path, caption))
         for column, split in have.items():
             path = _gallery(model, focal, folder, cache, split, out / f"{stem}_{column}.png")
-            written.append((path, f"{name}, {column}: best, median and worst poses."))
+            written.append((path, f"{method}, {column}: best, median and worst poses."))
     return written
 
 
@@ -174,7 +173,7 @@ def coloured_mesh(model: NTDM, focal: float, fit: Fit) -> np.ndarray:
     count = len(model.faces)
     covered = np.bincount(index[index >= 0], minlength=count)
     visible = np.bincount(index[(index >= 0) & shown], minlength=count)
-    colours = np.array([UNSEEN_COLOUR, picture.OCCLUDED_COLOUR, picture.VISIBLE_COLOUR])
+    colours = np.array([picture.UNSEEN_COLOUR, picture.OCCLUDED_COLOUR, picture.VISIBLE_COLOUR])
     of_face = colours[np.where(covered == 0, 0, np.where(2 * visible > covered, 2, 1))]
 
     azimuth, elevation = np.radians(_TURNED)

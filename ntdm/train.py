@@ -350,7 +350,7 @@ def _restore(
 
 
 def _check_image_size(image_size: tuple[int, int], model: Model) -> None:
-    multiple = model.backbone.multiple
+    multiple = model.multiple
     if any(side % multiple for side in image_size):
         raise ValueError(
             f"the caches have images of {image_size}: backbone {model.config.backbone} wants multiples of "

@@ -161,6 +161,8 @@ def draw_confusion(
     panel.set_xticks(lefts, names * len(across), rotation=90, fontsize=size)
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
+    panel.set_ylabel("true category", fontsize=size + 1)
+    panel.set_xlabel("predicted category", fontsize=size + 1)
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=150, format="png", metadata={"Software": None})
 
@@ -189,7 +191,8 @@ def draw_seconds(title: str, stages: Mapping[str, Mapping[str, float]], path: Pa
     ):
         values = list(times.values())
         bars = panel.barh(range(len(times)), values, color=[colours[method] for method in times])
-        panel.bar_label(bars, [f"{value:.3g}" for value in values], padding=3, fontsize=8)
+        said = [f"{value:.0f}" if value >= 100 else f"{value:.2g}" for value in values]
+        panel.bar_label(bars, said, padding=3, fontsize=8)
         panel.set_yticks(range(len(times)), list(times), fontsize=8)
         panel.invert_yaxis()
         positive = [value for value in values if value > 0]

@@ -202,9 +202,10 @@ def median(errors: NDArray[np.float64]) -> Estimate:
     """Median of errors [n] (radians) in degrees, between the order statistics that bound it in 95 %."""
     n = len(errors)
     ordered = np.degrees(np.sort(errors))
-    # As many errors lie below the true median as heads fall in n throws.
+    # As many errors lie below the true median as heads fall in n throws. The k-th smallest is below it where
+    # k or more do; ordered[k - 1] is the k-th, and as far from the least as ordered[n - k] from the greatest.
     reach = 1.96 * n**0.5 / 2
-    low, high = int(np.floor(n / 2 - reach)), int(np.ceil(n / 2 + reach))
+    low, high = int(np.floor(n / 2 - reach)) - 1, int(np.ceil(n / 2 + reach))
     return Estimate(
         metrics.median_error_deg(errors), float(ordered[max(low, 0)]), float(ordered[min(high, n - 1)]), n
     )

@@ -17,7 +17,7 @@ from ntdm.config import NUISANCES, OCCLUSION_LEVELS
 from ntdm.predictions import made_with, read_predictions
 from ntdm.sample_table import Table, read_errors
 
-# The rows of Table 3, in its order; the runs of `ntdm ablate` have these folder names.
+# The rows of Table 3, in its order: the names that `ntdm ablate` gives its runs.
 ABLATIONS = ("full", "no-background", "single-alpha", "fixed-shape", "latent-random", "latent-average")
 
 _MIXED_LEVELS = tuple(f"FGL{i}_BGL{j}" for i in (1, 2, 3) for j in (1, 2, 3) if i != j)
@@ -53,11 +53,8 @@ class Run:
         return None if found is None else str(found)
 
 
-def read_run(path: Path, splits: Sequence[str], ablations: bool = False) -> Run:
+def read_run(path: Path, splits: Sequence[str]) -> Run:
     """A run's name and what it has of `splits` (``dataset/split``).
-
-    Args:
-        ablations: a folder with the name of an ablation is called by it; all have one method.
 
     Raises:
         ValueError: config.json missing, damaged or without a method; an error or prediction file that breaks
@@ -69,8 +66,6 @@ def read_run(path: Path, splits: Sequence[str], ablations: bool = False) -> Run:
         raise ValueError(
             f"{path / 'config.json'} has no text under the key 'method', the name of the table's row"
         )
-    if ablations and path.resolve().name in ABLATIONS:
-        method = path.resolve().name
     about = read_json(path / "run.json") if (path / "run.json").exists() else {}
     if not isinstance(about.get("seconds", 0), int | float):
         raise ValueError(f"{path / 'run.json'}: seconds is {about['seconds']!r}, want a number")

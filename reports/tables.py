@@ -123,7 +123,7 @@ def report(
         raise ValueError(f"table {table} is unknown: want 1, 2 or 3")
     sweep(out)
     layout = LAYOUTS[table]
-    found = [read_run(Path(run), list(layout.splits.values()), ablations=table == 3) for run in runs]
+    found = [read_run(Path(run), list(layout.splits.values())) for run in runs]
     if table == 3:
         found.sort(key=lambda run: ABLATIONS.index(run.method) if run.method in ABLATIONS else len(ABLATIONS))
     check_comparable(found)

@@ -109,6 +109,25 @@ def test_another_config_is_refused_and_overwritten_on_demand(ablated, tiny, tiny
     assert train.weights_digest(out / "full") != train.weights_digest(ablated / "full")
 
 
+def test_full_may_be_a_run_there_is(tiny, tiny_folder, tmp_path, monkeypatch):
+    trained = replace(tiny.TRAIN, epochs=1)
+    places = (tiny_folder / "cache", tiny_folder / "shapes", tmp_path / "ntdm")
+    given = train.run(trained, *places)
+    out = tmp_path / "ablations"
+    with pytest.raises(
+        ValueError, match=r"ntdm was made with another config .*train\.epochs: 1 -> 2.* not full"
+    ):
+        start(tiny, tiny_folder, out, training=replace(trained, epochs=2), full=given)
+    assert not out.exists()
+    single_alpha = []
+    fit = train._fit
+    monkeypatch.setattr(train, "_fit", lambda *a: single_alpha.append(a[2].view_bins) or fit(*a))
+    start(tiny, tiny_folder, out, full=given)
+    assert single_alpha == [1], "nothing else is trained"
+    assert train.weights_digest(out / "full") == train.weights_digest(given)
+    assert json.loads((out / "full/config.json").read_text())["method"] == "full"
+
+
 def test_other_methods_have_no_such_ablations(tiny, tiny_folder, tmp_path):
     with pytest.raises(ValueError, match="ablations are of the method ntdm, not of 'nemo'"):
         start(tiny, tiny_folder, tmp_path, training=replace(tiny.TRAIN, method="nemo"))

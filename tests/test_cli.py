@@ -253,10 +253,10 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_doctor_names_every_part_and_what_is_missing() -> None:
     text = doctor.report()
-    for part in ("Python", "torch", "open3d", "operators on the CPU", "CUDA", "Kaolin"):
+    for part in ("Python", "torch", "open3d", "operators on the CPU", "CUDA", "Kaolin", "torchvision"):
         assert part in text
     for line, following in zip(text.splitlines(), [*text.splitlines()[1:], ""], strict=True):
-        if "missing" in line or "does not import" in line:
+        if "missing" in line or "not usable" in line or "does not import" in line:
             assert following.startswith("  get it: "), line
 
 

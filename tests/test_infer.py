@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ntdm import infer
+from ntdm import infer, picture
 from ntdm.camera import cam_from_obj, project, rotation
 
 FILES = {"result.json", "amodal.png", "visible.png", "overlay.png", "mesh.obj", "mesh.mtl", "mesh.png"}
@@ -91,9 +91,9 @@ def test_mesh_is_closed_and_coloured_flat(result):
     assert "mtllib mesh.mtl" in text
     assert "map_Kd mesh.png" in (result / "mesh.mtl").read_text()
     colours = {tuple(c) for c in np.asarray(Image.open(result / "mesh.png")).reshape(-1, 3).tolist()}
-    assert colours <= {infer.VISIBLE, infer.OCCLUDED, infer.UNSEEN}
-    assert infer.UNSEEN in colours  # the far side
-    assert colours & {infer.VISIBLE, infer.OCCLUDED}
+    assert colours <= {picture.VISIBLE_COLOUR, picture.OCCLUDED_COLOUR, picture.UNSEEN_COLOUR}
+    assert picture.UNSEEN_COLOUR in colours  # the far side
+    assert colours & {picture.VISIBLE_COLOUR, picture.OCCLUDED_COLOUR}
 
 
 def test_mesh_under_the_written_camera_covers_the_written_mask(result):

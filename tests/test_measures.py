@@ -91,3 +91,14 @@ def test_median_interval_covers_as_often_as_it_says() -> None:
         inside += found.low <= math.degrees(math.log(2)) <= found.high
     assert 0.92 <= inside / 400 <= 0.99
     assert median(np.array([0.5])).low == pytest.approx(math.degrees(0.5))
+
+
+@pytest.mark.parametrize("n", [8, 9, 40, 101, 150])
+def test_median_interval_lies_between_two_ranks_as_far_from_either_end(n: int) -> None:
+    found = median(np.radians(np.arange(1.0, n + 1)))  # the k-th smallest error is k degrees
+    low, high = round(found.low), round(found.high)
+    assert low + high == n + 1
+    # The median is between the two unless fewer than `low` or at least `high` of n coins show heads.
+    cover = sum(math.comb(n, k) for k in range(low, high)) / 2**n
+    narrower = sum(math.comb(n, k) for k in range(low + 2, high - 2)) / 2**n
+    assert cover > 0.95 > narrower, "within two ranks of the narrowest that covers"

@@ -1,6 +1,7 @@
 """Pictures of predictions: which samples they show, the three colours of a mesh, and who has none."""
 
 import csv
+import json
 import math
 import shutil
 from pathlib import Path
@@ -26,13 +27,15 @@ def runs(tiny, tiny_folder, tmp_path_factory) -> dict[str, Path]:
 
 
 def test_pictures_of_the_runs_that_fit_meshes(runs, tiny_folder, tmp_path, capsys):
+    described = runs["ntdm"] / "config.json"
+    described.write_text(json.dumps(json.loads(described.read_text()) | {"method": "NTDM of today"}))
     written = sheets.run(
         list(runs.values()), tiny_folder / "cache", SPLITS | {"L2": "occluded_pascal3d/L2"}, tmp_path
     )
     assert [path.name for path, _ in written] == ["ntdm_examples.png", "ntdm_L0.png", "ntdm_L1.png"]
     assert "fits no mesh" in capsys.readouterr().err
     for path, caption in written:
-        assert caption.startswith("ntdm")
+        assert caption.startswith("NTDM of today"), "the name of the table's row"
         with Image.open(path) as image:
             assert min(image.size) > 150
 

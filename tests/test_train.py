@@ -170,6 +170,10 @@ def test_image_size_that_is_no_multiple(tiny, tiny_folder, tmp_path, monkeypatch
     tiny.write_cache(tmp_path / "cache", "pascal3d/train")
     with pytest.raises(ValueError, match=r"\(64, 72\).*multiples of 16.*--image-size"):
         train.run(tiny.TRAIN, tmp_path / "cache", tiny_folder / "shapes", tmp_path / "run")
+    pooled = replace(tiny.CLASSIFIER, epochs=1)
+    run = train.run(pooled, tmp_path / "cache", tiny_folder / "shapes", tmp_path / "classifier")
+    model, _ = train.load(run)
+    assert model.predict(torch.zeros(2, 3, 64, 72, dtype=torch.uint8)).viewpoint.shape == (2, 3)
 
 
 def test_loss_that_is_not_a_number(tiny, tiny_folder, tmp_path):

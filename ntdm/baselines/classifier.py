@@ -38,6 +38,11 @@ class Classifier(Model):
         self.pose = nn.Linear(self.backbone.dim, 3 * config.pose_bins) if "pose" in heads else None
         self.category = nn.Linear(self.backbone.dim, len(self.categories)) if "category" in heads else None
 
+    @property
+    def multiple(self) -> int:
+        """Any size will do: the map is pooled, whatever remains of a last row or column."""
+        return 1
+
     def forward(self, photo: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """uint8 photos [B, 3, H, W] -> pose logits [B, 3, bins] and class logits [B, M], or None."""
         x = backbone.normalise_photo(photo)
