@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 LARGEST = 100_000_000  # bytes, packed or unpacked: two masks of the largest photo, and some to spare
+_MOST = 1000  # members: an annotation has some twenty
+_LONGEST_NONE = 1000  # bytes of a pickled None: NumPy writes some 130
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what NumPy writes; the others unpack without a limit
 
 # What NumPy's pickle of an array of one None is made of, by any NumPy since 1.7 and any protocol since 2.
@@ -36,6 +38,9 @@ def unpack(data: bytes, path: Path) -> dict[str, np.ndarray]:
     than any annotation, or a field that holds a pickled object.
     """
     try:
+        # Counted before zipfile makes an object of each. Packed bytes hardly ever look like an entry.
+        if data.count(b"PK\1\2") > _MOST:
+            raise ValueError(f"it has more than {_MOST} members")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(member.file_size for member in archive.infolist()) > LARGEST:
                 raise ValueError(f"it unpacks to more than {LARGEST} bytes")
@@ -86,6 +91,8 @@ def _array(content: bytes) -> np.ndarray | None:
 
 def _is_none(pickled: bytes) -> bool:
     """Whether the bytes are a pickled array whose one element is None; nothing in them is run."""
+    if len(pickled) > _LONGEST_NONE:
+        return False
     try:
         steps = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(pickled)]
     except (ValueError, IndexError):
