@@ -235,9 +235,9 @@ def _in_order(
     if pool is None:
         yield from (make_samples(listing, item, config) for item in listing.items)
         return
-    chunk = photos_per_task(config)
-    ahead = workers * (4 if chunk > 1 else 2)
-    chunks = (listing.items[i : i + chunk] for i in range(0, len(listing.items), chunk))
+    size = photos_per_task(config)
+    ahead = workers * (4 if size > 1 else 2)
+    chunks = (listing.items[i : i + size] for i in range(0, len(listing.items), size))
     waiting: collections.deque[Future[list[list[Sample | SampleError]]]] = collections.deque()
     for chunk in chunks:
         waiting.append(pool.submit(_work, number, chunk))

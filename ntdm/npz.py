@@ -14,6 +14,7 @@ import numpy as np
 
 LARGEST = 100_000_000  # bytes, packed or unpacked: two masks of the largest photo, and some to spare
 _MOST = 1000  # members: an annotation has some twenty
+_LONGEST_HEADER = 1000  # bytes of an array's header: NumPy writes 118 of a plain one
 _LONGEST_NONE = 1000  # bytes of a pickled None: NumPy writes some 130
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what NumPy writes; the others unpack without a limit
 
@@ -73,6 +74,9 @@ def _array(content: bytes) -> np.ndarray | None:
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version} of the .npy format")
+    # The header is a Python literal: a long one could be nested deeper than the parser's stack.
+    if int.from_bytes(content[8 : 10 if version == (1, 0) else 12], "little") > _LONGEST_HEADER:
+        raise ValueError(f"its header has more than {_LONGEST_HEADER} bytes")
     read_header = (
         np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     )
