@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import resource
 import runpy
 import shutil
@@ -90,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", help="files whose writer is called like this")
+    parser.add_argument("--only", help="files whose writer's name this regular expression finds")
     parser.add_argument("--image-size", type=int, nargs=2, default=(512, 512))
     args = parser.parse_args()
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
@@ -112,7 +113,7 @@ def main() -> None:
             if kind == "photo":
                 places = [place for place in places if place[0] in ("pascal3d", "occluded")]
             for writer in writers:
-                if args.only and args.only not in writer.__name__:
+                if args.only and not re.search(args.only, writer.__name__):
                     continue
                 for tree, path in places:
                     before = path.read_bytes()

@@ -12,6 +12,7 @@ import numpy as np
 
 from ntdm.data_prep.layout import LARGEST_TEXT, read_bytes
 from ntdm.data_prep.mat import read_mat
+from ntdm.fault import reason
 from ntdm.progress import say
 
 _LARGEST = 10.0  # CAD units from the origin, where a model's diagonal is 1
@@ -57,7 +58,7 @@ def read_off(path: Path) -> Cad:
         vertices = _vertices(lines[1 : 1 + number])
         triangles = _triangles(lines[1 + number : 1 + number + faces])
     except (ValueError, OverflowError) as error:  # the latter of numbers that no int64 holds
-        raise ValueError(f"{path} is not a usable OFF file: {error}") from None
+        raise ValueError(f"{path} is not a usable OFF file: {reason(error)}") from None
     if triangles.min() < 0 or triangles.max() >= number:
         raise ValueError(f"{path}: a face names vertex {triangles.max()}, there are {number}, counted from 0")
     return vertices, triangles.astype(np.int32)
@@ -89,7 +90,8 @@ def read_cads(root: Path, category: str) -> tuple[dict[int, Cad], dict[int, str]
     else:
         raise ValueError(f"no CAD model of {category}: expected {folder}/01.off, 02.off, ... or {matlab}")
     if not cads:
-        raise ValueError(f"no usable CAD model of {category}: {next(iter(broken.values()))}")
+        text = next(iter(broken.values()), f"{matlab} holds an empty struct array")
+        raise ValueError(f"no usable CAD model of {category}: {text}")
     return cads, broken
 
 
@@ -105,8 +107,8 @@ def find_cads(root: Path) -> dict[str, Callable[[], dict[int, Cad]]]:
 
     def read(category: str) -> dict[int, Cad]:
         cads, broken = read_cads(root, category)
-        for reason in broken.values():
-            say(f"left out: {reason}")
+        for text in broken.values():
+            say(f"left out: {text}")
         if broken:
             say(f"{category}: {len(broken)} of {len(cads) + len(broken)} CADs left out")
         return cads

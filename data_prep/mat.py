@@ -17,6 +17,7 @@ from typing import Any
 import scipy.io
 
 from ntdm.data_prep.layout import read_bytes
+from ntdm.fault import reason
 
 _LARGEST = 64 * 2**20  # bytes, unpacked: the largest category of CADs, with its visibility tables, has 20 MB
 _DEEPEST = 20  # a record's anchor locations are at depth 5
@@ -61,7 +62,7 @@ def read_mat(path: Path, name: str) -> Any:
         # Damaged bytes make scipy raise nearly anything: OSError, TypeError, KeyError ...
         return scipy.io.loadmat(io.BytesIO(data[:_HEADER] + tag + variable))[name]
     except Exception as error:
-        raise ValueError(f"{path} is not a readable .mat file: {error}") from None
+        raise ValueError(f"{path} is not a readable .mat file: {reason(error)}") from None
 
 
 def _variable(data: bytes, name: str, order: str) -> bytes | None:

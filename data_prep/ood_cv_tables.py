@@ -42,6 +42,7 @@ from ntdm.data_prep.layout import (
 )
 from ntdm.data_prep.ood_cv_layout import CATEGORIES, WEB, Contents, parse_name, record_of, split_folder
 from ntdm.data_prep.samples import Item
+from ntdm.fault import reason
 
 MARGIN = 10  # pixels that a photo of A' shows around the box
 
@@ -151,7 +152,7 @@ def read_rows(folder: Path, pattern: str, columns: Sequence[str]) -> list[tuple[
                 row = {name: cells[at] if at < len(cells) else "" for name, at in places.items()}
                 rows.append((f"{path}, line {reader.line_num}", row))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a readable table: {error}") from None
+        raise ValueError(f"{path} is not a readable table: {reason(error)}") from None
     return rows
 
 

@@ -25,6 +25,7 @@ from ntdm.data_prep.annotation import (
 )
 from ntdm.data_prep.cad import Cad
 from ntdm.data_prep.layout import read_bytes, read_npz
+from ntdm.fault import reason
 from ntdm.photo import FORMATS, check_effort, to_rgb
 
 MOST_OBJECTS = 100  # of one category in a photo: more than anyone annotates
@@ -190,7 +191,7 @@ def _read_photo(listing: Listing, item: Item) -> _Photo:
             pixels = to_rgb(image)
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged bytes.
     except Exception as error:
-        raise SampleError("image_unreadable", f"{path} is not a readable image: {error}") from None
+        raise SampleError("image_unreadable", f"{path} is not a readable image: {reason(error)}") from None
     occluder, amodal = read_masks(item.masks, pixels.shape[:2]) if item.masks else (None, None)
     return _Photo(f"{item.folder}/{path.name}", pixels, occluder, amodal)
 

