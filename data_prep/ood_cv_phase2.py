@@ -29,7 +29,7 @@ _SPLITS = {name: name for name in (*NUISANCES, "occlusion", "iid")} | {"iid_test
 
 def read_phase2(root: Path, pascal3d: Path, categories: Sequence[str], splits: Sequence[str]) -> Contents:
     """What the table names. Raises ValueError for a table that cannot be read or lacks a column."""
-    base = "" if (root / "gt.csv").is_file() else "phase-2"
+    base = "" if (root / "gt.csv").exists() else "phase-2"
     rows = read_rows(root / base, "gt.csv", _COLUMNS)
     contents = Contents(root)
     angles = [number(row[name]) for _, row in rows for name in _ANGLES]

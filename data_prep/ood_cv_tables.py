@@ -42,7 +42,7 @@ from ntdm.data_prep.layout import (
 )
 from ntdm.data_prep.ood_cv_layout import CATEGORIES, WEB, Contents, parse_name, record_of, split_folder
 from ntdm.data_prep.samples import Item
-from ntdm.fault import reason
+from ntdm.fault import one_line, reason
 
 MARGIN = 10  # pixels that a photo of A' shows around the box
 
@@ -140,7 +140,7 @@ def read_rows(folder: Path, pattern: str, columns: Sequence[str]) -> list[tuple[
         header = next(reader, [])
         missing = [name for name in columns if name not in header]
         if missing:
-            text = ", ".join(header[:30]) + (", ..." if len(header) > 30 else "")
+            text = one_line(", ".join(header)) or "none"
             raise ValueError(f"{path} has no column {missing[0]}; its columns are {text}")
         # Only the columns wanted: a header may name a million of them.
         places = {name: header.index(name) for name in columns}

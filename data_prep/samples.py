@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ntdm.amodal_mask import RULE, amodal_mask
 from ntdm.cache import Sample
@@ -189,6 +189,9 @@ def _read_photo(listing: Listing, item: Item) -> _Photo:
             warnings.simplefilter("ignore")  # of oddities in the file; what matters raises an error
             # EXIF rotation is ignored: MATLAB did so when the poses were annotated.
             pixels = to_rgb(image)
+    except UnidentifiedImageError:
+        forms = ", ".join(FORMATS)
+        raise SampleError("image_unreadable", f"{path} is not a readable image: none of {forms}") from None
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged bytes.
     except Exception as error:
         raise SampleError("image_unreadable", f"{path} is not a readable image: {reason(error)}") from None
