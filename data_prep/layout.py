@@ -12,7 +12,7 @@ from ntdm import npz
 from ntdm.config import CATEGORIES
 
 LARGEST_TEXT = 16 * 2**20  # bytes of a list, a table or an OFF file: the largest of PASCAL3D+ has 4 MB
-LONGEST_LIST = 50_000  # lines of a list, rows of a table: the longest have some ten thousand
+LONGEST_LIST = 40_000  # lines of a list, rows of a table: the longest have some ten thousand
 LONGEST_NAME = 200  # characters; file systems take 255 bytes, and suffixes are added
 
 PASCAL3D = "PASCAL3D+"

@@ -144,7 +144,7 @@ def read_rows(folder: Path, pattern: str, columns: Sequence[str]) -> list[tuple[
             raise ValueError(f"{path} has no column {missing[0]}; its columns are {text}")
         # Only the columns wanted: a header may name a million of them.
         places = {name: header.index(name) for name in columns}
-        rows = []
+        rows: list[tuple[str, Row]] = []
         for cells in reader:
             if len(rows) == LONGEST_LIST:
                 raise ValueError(f"{path} has more than {LONGEST_LIST} rows, which no table has")

@@ -14,7 +14,7 @@ import scipy.io
 from PIL import Image
 
 PIXELS = (5000, 8000)  # h, w: 40 million, the most that is decoded
-ACCEPTED = 49_990  # lines of a list, rows of a table
+ACCEPTED = 39_990  # lines of a list, rows of a table
 _MATRIX, _COMPRESSED = 14, 15
 
 Writer = Callable[[Path], object]
