@@ -6,16 +6,17 @@ Release 1.0 of PASCAL3D+ ships them as MATLAB files, one a category.
 import re
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from ntdm.data_prep.layout import LARGEST_TEXT, read_bytes
 from ntdm.data_prep.mat import read_mat
+from ntdm.fault import reason
 from ntdm.progress import say
 
 _LARGEST = 10.0  # CAD units from the origin, where a model's diagonal is 1
+_MOST_CORNERS = 1000  # of a face
 
 # "01.off" is a model, "01_left_wing.off" one of its anchor points.
 _MODEL = re.compile(r"\d\d\.off")
@@ -31,11 +32,13 @@ def read_off(path: Path) -> Cad:
 
     Raises:
         ValueError: names the file and what is wrong in it: no OFF header, too short, a number that is none
-            or not finite, no vertices, no faces, a face of fewer than 3 corners or of an unknown vertex.
+            or not finite, no vertices, no faces, a face of fewer than 3 or more than 1000 corners, or of an
+            unknown vertex.
     """
     text = read_bytes(path, LARGEST_TEXT).decode("ascii", errors="replace")
-    lines = [line.split("#", 1)[0] for line in text.splitlines()]
-    lines = [line for line in lines if line.strip()]
+    # A line without a comment stays the string that it is: there can be millions.
+    lines = [line.split("#", 1)[0] if "#" in line else line for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.isspace()]
     if not lines or not re.match(r"\s*OFF(\s|\d|$)", lines[0]):
         raise ValueError(f"{path} is not an OFF file: its first line is {''.join(lines[:1])[:40]!r}")
     lines[0] = lines[0].strip()[len("OFF") :]
@@ -55,7 +58,7 @@ def read_off(path: Path) -> Cad:
         vertices = _vertices(lines[1 : 1 + number])
         triangles = _triangles(lines[1 + number : 1 + number + faces])
     except (ValueError, OverflowError) as error:  # the latter of numbers that no int64 holds
-        raise ValueError(f"{path} is not a usable OFF file: {error}") from None
+        raise ValueError(f"{path} is not a usable OFF file: {reason(error)}") from None
     if triangles.min() < 0 or triangles.max() >= number:
         raise ValueError(f"{path}: a face names vertex {triangles.max()}, there are {number}, counted from 0")
     return vertices, triangles.astype(np.int32)
@@ -87,7 +90,8 @@ def read_cads(root: Path, category: str) -> tuple[dict[int, Cad], dict[int, str]
     else:
         raise ValueError(f"no CAD model of {category}: expected {folder}/01.off, 02.off, ... or {matlab}")
     if not cads:
-        raise ValueError(f"no usable CAD model of {category}: {next(iter(broken.values()))}")
+        text = next(iter(broken.values()), f"{matlab} holds an empty struct array")
+        raise ValueError(f"no usable CAD model of {category}: {text}")
     return cads, broken
 
 
@@ -103,8 +107,8 @@ def find_cads(root: Path) -> dict[str, Callable[[], dict[int, Cad]]]:
 
     def read(category: str) -> dict[int, Cad]:
         cads, broken = read_cads(root, category)
-        for reason in broken.values():
-            say(f"left out: {reason}")
+        for text in broken.values():
+            say(f"left out: {text}")
         if broken:
             say(f"{category}: {len(broken)} of {len(cads) + len(broken)} CADs left out")
         return cads
@@ -161,10 +165,12 @@ def _fault(vertices: np.ndarray, faces: np.ndarray) -> str | None:
 
 
 def _vertices(lines: list[str]) -> np.ndarray:
-    rows = [line.split() for line in lines]
-    if any(len(row) < 3 for row in rows):
-        raise ValueError("a vertex has fewer than 3 coordinates")
-    vertices = np.array([row[:3] for row in rows], np.float64)
+    try:
+        vertices = np.loadtxt(lines, np.float64, comments=None, usecols=(0, 1, 2), ndmin=2)
+    except ValueError as error:
+        if "column index" in str(error):
+            raise ValueError("a vertex has fewer than 3 coordinates") from None
+        raise
     fault = _vertex_fault(vertices)
     if fault:
         raise ValueError(fault)
@@ -182,13 +188,28 @@ def _vertex_fault(vertices: np.ndarray) -> str | None:
 
 
 def _triangles(lines: list[str]) -> np.ndarray:
-    rows = [line.split() for line in lines]
-    if all(row[0] == "3" and len(row) > 3 for row in rows):
-        return np.array([row[1:4] for row in rows], np.int64)
-    triangles = []
-    for row in rows:
-        corners = [int(word) for word in row[1 : 1 + int(row[0])]]
-        if len(corners) < 3 or len(corners) != int(row[0]):
-            raise ValueError(f"face {' '.join(row)[:40]!r} has not the corners it says, or fewer than 3")
-        triangles += [(corners[0], b, c) for b, c in pairwise(corners[1:])]
-    return np.array(triangles, np.int64)
+    """i64 [F, 3]: the fan of each face, in the faces' order. Faces of as many corners are read together."""
+    corners = np.array([_corners(line) for line in lines])
+    of_face, fans = [], []
+    for count in np.unique(corners):
+        places = np.flatnonzero(corners == count)
+        try:
+            named = np.loadtxt(
+                [lines[i] for i in places], np.int64, comments=None, usecols=range(1, count + 1), ndmin=2
+            )
+        except ValueError as error:
+            if "column index" in str(error):
+                raise ValueError(f"a face of {count} corners has not the corners it says") from None
+            raise
+        fan = [named[:, [0, i, i + 1]] for i in range(1, count - 1)]
+        fans.append(np.stack(fan, 1).reshape(-1, 3))
+        of_face.append(places.repeat(count - 2))
+    return np.concatenate(fans)[np.argsort(np.concatenate(of_face), kind="stable")]
+
+
+def _corners(line: str) -> int:
+    """How many corners the line of a face says it has."""
+    count = int(line.split(None, 1)[0])
+    if not 3 <= count <= _MOST_CORNERS:
+        raise ValueError(f"face {line.strip()[:40]!r} has fewer than 3 corners, or more than {_MOST_CORNERS}")
+    return count

@@ -12,6 +12,7 @@ from ntdm import npz
 from ntdm.config import CATEGORIES
 
 LARGEST_TEXT = 16 * 2**20  # bytes of a list, a table or an OFF file: the largest of PASCAL3D+ has 4 MB
+LONGEST_LIST = 40_000  # lines of a list, rows of a table: the longest have some ten thousand
 LONGEST_NAME = 200  # characters; file systems take 255 bytes, and suffixes are added
 
 PASCAL3D = "PASCAL3D+"
@@ -139,12 +140,18 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_list(path: Path) -> list[str]:
-    """The non-empty lines of a list file, stripped. ValueError when it cannot be read, or leads elsewhere."""
+    """The non-empty lines of a list file, stripped.
+
+    Raises ValueError when it cannot be read, leads elsewhere, or has more than LONGEST_LIST lines.
+    """
     try:
         text = read_bytes(path, LARGEST_TEXT).decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"list {path} cannot be read: {error}") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    lines = text.splitlines()
+    if len(lines) > LONGEST_LIST:
+        raise ValueError(f"list {path} has more than {LONGEST_LIST} lines, which none has")
+    return [line.strip() for line in lines if line.strip()]
 
 
 def base_name(name: str) -> str:

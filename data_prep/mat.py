@@ -2,8 +2,9 @@
 
 scipy allocates what a header claims, unpacks as much as a compressed variable holds and follows nested cells
 as deep as they go. So the variable is unpacked here, up to a limit, and its elements are walked: every array
-must be as large as the bytes that hold it, nothing is nested deeper than annotations are, and classes other
-than numbers, text, cells and structs (function handles, objects) are refused. Only then scipy reads it.
+must be as large as the bytes that hold it, there are no more arrays, and none nested deeper, than the
+datasets have, and classes other than numbers, text, cells and structs (function handles, objects) are
+refused. Only then scipy reads it.
 """
 
 import io
@@ -16,9 +17,12 @@ from typing import Any
 import scipy.io
 
 from ntdm.data_prep.layout import read_bytes
+from ntdm.fault import reason
 
 _LARGEST = 64 * 2**20  # bytes, unpacked: the largest category of CADs, with its visibility tables, has 20 MB
 _DEEPEST = 20  # a record's anchor locations are at depth 5
+# Arrays: release 1.0's chairs have 158,000. scipy makes an object of each empty cell, stored in 8 bytes.
+_MOST = 500_000
 _HEADER = 128
 _COMPRESSED, _MATRIX = 15, 14
 _CELL, _STRUCT, _CHAR = 1, 2, 4
@@ -58,26 +62,29 @@ def read_mat(path: Path, name: str) -> Any:
         # Damaged bytes make scipy raise nearly anything: OSError, TypeError, KeyError ...
         return scipy.io.loadmat(io.BytesIO(data[:_HEADER] + tag + variable))[name]
     except Exception as error:
-        raise ValueError(f"{path} is not a readable .mat file: {error}") from None
+        raise ValueError(f"{path} is not a readable .mat file: {reason(error)}") from None
 
 
 def _variable(data: bytes, name: str, order: str) -> bytes | None:
     """The checked bytes of the variable `name`, without their tag."""
-    at = _HEADER
-    while at < len(data):
+    at, left = _HEADER, _LARGEST
+    for _ in range(_MOST):
+        if at >= len(data):
+            return None
         kind, start, stop, _ = _element(data, at, len(data), order)
         at = stop
         body = data[start:stop]
         if kind == _COMPRESSED:
             unpacker = zlib.decompressobj()
-            body = unpacker.decompress(body, _LARGEST)
+            body = unpacker.decompress(body, left)
             if unpacker.unconsumed_tail:
                 raise ValueError(f"it unpacks to more than {_LARGEST} bytes")
+            left -= len(body) - 1  # never 0, which would mean no limit
             kind, start, stop, _ = _element(body, 0, len(body), order)
             body = body[start:stop]
         if kind == _MATRIX and _Matrix(body, order).check(name):
             return body
-    return None
+    raise ValueError(f"it holds more than {_MOST} variables")
 
 
 def _element(data: bytes, at: int, end: int, order: str) -> tuple[int, int, int, int]:
@@ -101,7 +108,7 @@ class _Matrix:
     """Walks the elements of one variable."""
 
     def __init__(self, data: bytes, order: str) -> None:
-        self.data, self.order = data, order
+        self.data, self.order, self.count = data, order, 0
 
     def check(self, name: str) -> bool:
         """Whether this is the variable `name`; ValueError where it is, and is not sound."""
@@ -147,6 +154,9 @@ class _Matrix:
                 count *= fields
             if count * 8 > end - at:
                 raise ValueError(f"an array of shape {dims} is larger than what is stored of it")
+            self.count += count
+            if self.count > _MOST:
+                raise ValueError(f"it holds more than {_MOST} arrays")
             for _ in range(count):
                 inner, start, stop, at = _element(data, at, end, order)
                 if inner != _MATRIX:

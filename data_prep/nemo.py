@@ -20,6 +20,7 @@ from ntdm.config import PrepConfig
 from ntdm.data_prep.annotation import ObjectPose, SampleError, pixels_from_matlab, viewpoint_of
 from ntdm.data_prep.layout import (
     NEMO,
+    OCCLUDED,
     PASCAL3D,
     base_name,
     check_root,
@@ -60,6 +61,10 @@ def prepare(
     split, one that has no annotations.
     """
     check_root(root, NEMO, *(f"{base}annotations/*/*.npz" for base in ("", "train/", "val/")))
+    if next(root.glob("lists/*FGL*_BGL*.txt"), None) is not None:
+        # Its folders are called the same; its lists are files, of which NeMo has a folder for each category.
+        text = f"expected {NEMO} at {root}, with lists, if any, at lists/<category>/meshNN.txt"
+        raise ValueError(f"{root} looks like {OCCLUDED}; {text}")
     check_root(pascal3d, PASCAL3D, "CAD")
     folders = {
         (split, category): _folder(root, split, category)

@@ -29,12 +29,13 @@ _SPLITS = {name: name for name in (*NUISANCES, "occlusion", "iid")} | {"iid_test
 
 def read_phase2(root: Path, pascal3d: Path, categories: Sequence[str], splits: Sequence[str]) -> Contents:
     """What the table names. Raises ValueError for a table that cannot be read or lacks a column."""
-    base = "" if (root / "gt.csv").is_file() else "phase-2"
+    base = "" if (root / "gt.csv").exists() else "phase-2"
     rows = read_rows(root / base, "gt.csv", _COLUMNS)
     contents = Contents(root)
     angles = [number(row[name]) for _, row in rows for name in _ANGLES]
     in_radians = all(abs(angle) <= 2 * math.pi for angle in angles if math.isfinite(angle))
     say(f"{root / base / 'gt.csv'}: its angles are taken for {'radians' if in_radians else 'degrees'}")
+    seen: set[tuple[str, str, str]] = set()
     for where, row in rows:
         category, split = row["labels"], _SPLITS.get(row["nuisance"])
         if category not in CATEGORIES or split is None:
@@ -44,9 +45,10 @@ def read_phase2(root: Path, pascal3d: Path, categories: Sequence[str], splits: S
             name = PurePosixPath(row["imgs"]).stem
             if not valid_name(row["imgs"]):
                 dropped["name_invalid"] += 1
-            elif any(item.name == name for item in items):
+            elif (split, category, name) in seen:
                 dropped["listed_twice"] += 1
             else:
+                seen.add((split, category, name))
                 items.append(_item(base, root, name, _label(row, where, in_radians)))
     return contents
 

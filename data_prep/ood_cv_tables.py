@@ -31,9 +31,18 @@ from ntdm.data_prep.annotation import (
     read_objects,
     viewpoint_of,
 )
-from ntdm.data_prep.layout import LARGEST_TEXT, PASCAL3D, check_root, read_bytes, valid_name, valid_path
+from ntdm.data_prep.layout import (
+    LARGEST_TEXT,
+    LONGEST_LIST,
+    PASCAL3D,
+    check_root,
+    read_bytes,
+    valid_name,
+    valid_path,
+)
 from ntdm.data_prep.ood_cv_layout import CATEGORIES, WEB, Contents, parse_name, record_of, split_folder
 from ntdm.data_prep.samples import Item
+from ntdm.fault import one_line, reason
 
 MARGIN = 10  # pixels that a photo of A' shows around the box
 
@@ -115,7 +124,8 @@ def _contents(
 def read_rows(folder: Path, pattern: str, columns: Sequence[str]) -> list[tuple[str, Row]]:
     """The rows of a folder's table, each with the words that say where it is; none without a table.
 
-    Raises ValueError: several tables, one that cannot be read, that leads elsewhere, or lacks a column.
+    Raises ValueError: several tables, one that cannot be read, that leads elsewhere, lacks a column, or has
+    more than LONGEST_LIST rows.
     """
     tables = sorted(folder.glob(pattern))
     if not tables:
@@ -126,15 +136,23 @@ def read_rows(folder: Path, pattern: str, columns: Sequence[str]) -> list[tuple[
     (path,) = tables
     data = read_bytes(path, LARGEST_TEXT)
     try:
-        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), restval="")
-        rows = [(f"{path}, line {reader.line_num}", row) for row in reader]
+        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        header = next(reader, [])
+        missing = [name for name in columns if name not in header]
+        if missing:
+            text = one_line(", ".join(header)) or "none"
+            raise ValueError(f"{path} has no column {missing[0]}; its columns are {text}")
+        # Only the columns wanted: a header may name a million of them.
+        places = {name: header.index(name) for name in columns}
+        rows: list[tuple[str, Row]] = []
+        for cells in reader:
+            if len(rows) == LONGEST_LIST:
+                raise ValueError(f"{path} has more than {LONGEST_LIST} rows, which no table has")
+            if cells:
+                row = {name: cells[at] if at < len(cells) else "" for name, at in places.items()}
+                rows.append((f"{path}, line {reader.line_num}", row))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a readable table: {error}") from None
-    missing = [name for name in columns if name not in (reader.fieldnames or ())]
-    if missing:
-        raise ValueError(
-            f"{path} has no column {missing[0]}; its columns are {', '.join(reader.fieldnames or ())}"
-        )
+        raise ValueError(f"{path} is not a readable table: {reason(error)}") from None
     return rows
 
 

@@ -16,7 +16,7 @@ import torch
 from ntdm.cache import CacheFile, CacheWriter, Sample
 from ntdm.config import PrepConfig, to_dict
 from ntdm.data_prep.annotation import SampleError
-from ntdm.data_prep.samples import Item, Listing, make_samples
+from ntdm.data_prep.samples import MOST_OBJECTS, Item, Listing, make_samples
 from ntdm.data_prep.workers import process_pool
 from ntdm.outputs import finished, sweep
 from ntdm.progress import say, track
@@ -32,6 +32,7 @@ FAULTS = frozenset(
 )  # fmt: skip
 _FAULTS_NAMED = 5  # of each file; the rest is in the count
 _CHUNK = 8  # photos a task: a task costs about a millisecond, a photo about ten
+_TASK_BYTES = 64 * 2**20  # of samples that a task of several photos may have
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _make(
             pool = stack.enter_context(process_pool(workers, _start_worker, (listings_alone, config)))
         for number, listing in enumerate(listings):
             _say_faults(listing, strict)
-            results = _in_order(pool, number, listing, config, 4 * workers)
+            results = _in_order(pool, number, listing, config, workers)
             files.append(_write(cache_dir / f"{listing.key}.h5", listing, config, results, strict))
     return files
 
@@ -216,18 +217,27 @@ def _work(number: int, items: list[Item]) -> list[list[Sample | SampleError]]:
     return [make_samples(_worker_listings[number], item, _worker_config) for item in items]
 
 
+def photos_per_task(config: PrepConfig) -> int:
+    """How many photos a task has: few enough for its samples to fit in memory, however many the objects."""
+    height, width = config.image_size
+    largest = height * width * 7 * (MOST_OBJECTS if config.objects == "all" else 1)  # RGB and four masks
+    return max(1, min(_CHUNK, _TASK_BYTES // largest))
+
+
 def _in_order(
     pool: ProcessPoolExecutor | None,
     number: int,
     listing: Listing,
     config: PrepConfig,
-    ahead: int,
+    workers: int,
 ) -> Iterator[list[Sample | SampleError]]:
-    """The samples of each photo of a listing, in the listing's order, at most `ahead` tasks in memory."""
+    """The samples of each photo of a listing, in the listing's order; of a few tasks a worker in memory."""
     if pool is None:
         yield from (make_samples(listing, item, config) for item in listing.items)
         return
-    chunks = (listing.items[i : i + _CHUNK] for i in range(0, len(listing.items), _CHUNK))
+    size = photos_per_task(config)
+    ahead = workers * (4 if size > 1 else 2)
+    chunks = (listing.items[i : i + size] for i in range(0, len(listing.items), size))
     waiting: collections.deque[Future[list[list[Sample | SampleError]]]] = collections.deque()
     for chunk in chunks:
         waiting.append(pool.submit(_work, number, chunk))

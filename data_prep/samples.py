@@ -2,13 +2,14 @@
 
 import collections
 import hashlib
+import io
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ntdm.amodal_mask import RULE, amodal_mask
 from ntdm.cache import Sample
@@ -23,9 +24,12 @@ from ntdm.data_prep.annotation import (
     refuse_absurd,
 )
 from ntdm.data_prep.cad import Cad
-from ntdm.data_prep.layout import read_npz, refuse_link
-from ntdm.photo import FORMATS, to_rgb
+from ntdm.data_prep.layout import read_bytes, read_npz
+from ntdm.fault import reason
+from ntdm.photo import FORMATS, check_effort, to_rgb
 
+MOST_OBJECTS = 100  # of one category in a photo: more than anyone annotates
+_LARGEST_PHOTO = 32 * 2**20  # bytes of the file: Pillow goes over what precedes the pixels byte by byte
 _IMAGE_SUFFIXES = (".JPEG", ".jpg", ".jpeg", ".JPG", ".png")
 
 
@@ -153,6 +157,9 @@ def _wanted_objects(objects: list[object], category: str, item: Item, config: Pr
         indices = [i for i, fields in enumerate(objects) if object_class(fields) == category]
     else:
         indices = [0] if object_class(objects[0]) == category else []
+    if len(indices) > MOST_OBJECTS:
+        text = f"{item.annotation} has {len(indices)} objects called {category}; no photo has {MOST_OBJECTS}"
+        raise SampleError("annotation_unreadable", text)
     if not indices:
         raise SampleError("other_class", f"{item.annotation}: the object is no {category}")
     return indices
@@ -176,14 +183,18 @@ def _read_photo(listing: Listing, item: Item) -> _Photo:
     else:
         raise SampleError("image_missing", f"{folder}/{name}.JPEG does not exist")
     try:
-        refuse_link(path)
-        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
+        data = read_bytes(path, _LARGEST_PHOTO)
+        check_effort(data)
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             warnings.simplefilter("ignore")  # of oddities in the file; what matters raises an error
             # EXIF rotation is ignored: MATLAB did so when the poses were annotated.
             pixels = to_rgb(image)
+    except UnidentifiedImageError:
+        forms = ", ".join(FORMATS)
+        raise SampleError("image_unreadable", f"{path} is not a readable image: none of {forms}") from None
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged bytes.
     except Exception as error:
-        raise SampleError("image_unreadable", f"{path} is not a readable image: {error}") from None
+        raise SampleError("image_unreadable", f"{path} is not a readable image: {reason(error)}") from None
     occluder, amodal = read_masks(item.masks, pixels.shape[:2]) if item.masks else (None, None)
     return _Photo(f"{item.folder}/{path.name}", pixels, occluder, amodal)
 

@@ -28,6 +28,7 @@ from ntdm import mesh, picture, train
 from ntdm.camera import cam_from_obj, rotation
 from ntdm.config import InferConfig, to_dict
 from ntdm.crop import CropMap
+from ntdm.fault import reason
 from ntdm.model import NTDM
 from ntdm.outputs import atomic_path, finished, sweep
 from ntdm.photo import FORMATS, check_size, to_rgb
@@ -144,7 +145,7 @@ def read_photo(path: Path) -> np.ndarray:
         raise ValueError(f"photo {path} does not exist") from None
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged bytes.
     except Exception as error:
-        raise ValueError(f"photo {path} cannot be read as an image: {error}") from None
+        raise ValueError(f"photo {path} cannot be read as an image: {reason(error)}") from None
 
 
 def surface_labels(model: NTDM, solver: Solver, solution: Solution, visible: torch.Tensor) -> np.ndarray:

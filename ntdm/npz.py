@@ -12,7 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ntdm.fault import reason
+
 LARGEST = 100_000_000  # bytes, packed or unpacked: two masks of the largest photo, and some to spare
+_MOST = 1000  # members: an annotation has some twenty
+_LONGEST_HEADER = 1000  # bytes of an array's header: NumPy writes 118 of a plain one
+_LONGEST_NONE = 1000  # bytes of a pickled None: NumPy writes some 130
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what NumPy writes; the others unpack without a limit
 
 # What NumPy's pickle of an array of one None is made of, by any NumPy since 1.7 and any protocol since 2.
@@ -36,6 +41,9 @@ def unpack(data: bytes, path: Path) -> dict[str, np.ndarray]:
     than any annotation, or a field that holds a pickled object.
     """
     try:
+        # Counted before zipfile makes an object of each. Packed bytes hardly ever look like an entry.
+        if data.count(b"PK\1\2") > _MOST:
+            raise ValueError(f"it has more than {_MOST} members")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(member.file_size for member in archive.infolist()) > LARGEST:
                 raise ValueError(f"it unpacks to more than {LARGEST} bytes")
@@ -43,7 +51,7 @@ def unpack(data: bytes, path: Path) -> dict[str, np.ndarray]:
             fields = {member.filename.removesuffix(".npy"): _read(archive, member) for member in members}
     # Damaged bytes make zipfile and NumPy raise nearly anything: KeyError, TokenError, zlib.error ...
     except Exception as error:
-        raise ValueError(f"{path} is not a readable .npz file: {error}") from None
+        raise ValueError(f"{path} is not a readable .npz file: {reason(error)}") from None
     return {name: array for name, array in fields.items() if array is not None}
 
 
@@ -59,7 +67,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray | Non
         return _array(content)
     except ValueError as error:
         name = member.filename.removesuffix(".npy")
-        raise ValueError(f"field {name} holds no plain array ({error})") from None
+        raise ValueError(f"field {name} holds no plain array ({reason(error)})") from None
 
 
 def _array(content: bytes) -> np.ndarray | None:
@@ -68,6 +76,9 @@ def _array(content: bytes) -> np.ndarray | None:
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version} of the .npy format")
+    # The header is a Python literal: a long one could be nested deeper than the parser's stack.
+    if int.from_bytes(content[8 : 10 if version == (1, 0) else 12], "little") > _LONGEST_HEADER:
+        raise ValueError(f"its header has more than {_LONGEST_HEADER} bytes")
     read_header = (
         np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     )
@@ -86,6 +97,8 @@ def _array(content: bytes) -> np.ndarray | None:
 
 def _is_none(pickled: bytes) -> bool:
     """Whether the bytes are a pickled array whose one element is None; nothing in them is run."""
+    if len(pickled) > _LONGEST_NONE:
+        return False
     try:
         steps = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(pickled)]
     except (ValueError, IndexError):

@@ -5,7 +5,9 @@ import io
 import math
 import os
 import re
+import runpy
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -30,6 +32,9 @@ KINDS = {
 }  # fmt: skip
 
 
+HOSTILE = runpy.run_path(str(Path(__file__).with_name("hostile_files.py")))["WRITERS"]
+
+
 class Opener:
     """What a pickle could do when it is loaded."""
 
@@ -42,10 +47,17 @@ def damage(rng: np.random.Generator, path: Path, kin: list[Path], outside: Path)
     if rng.random() < 0.01:
         return _replaced(rng, path, outside)
     data, kind = path.read_bytes(), KINDS[path.suffix]
-    special = {
-        "npz": _npz_fields, "mat": _mat_values, "photo": _photo_of_another_kind,
-        "off": _words, "csv": _words, "list": _words,
+    if rng.random() < 0.001 and kind in HOSTILE:
+        writer = HOSTILE[kind][rng.integers(len(HOSTILE[kind]))]
+        with contextlib.suppress(ValueError, IndexError, StopIteration):  # a table of other columns
+            writer(path)
+            return writer.__name__
+    specials = {
+        "npz": [_npz_fields, _npz_fields, _zip_entries], "mat": [_mat_values, _mat_tags],
+        "photo": [_photo_of_another_kind, _photo_segments],
+        "off": [_words, _lines], "csv": [_words, _lines], "list": [_words, _lines],
     }[kind]  # fmt: skip
+    special = specials[rng.integers(len(specials))]
     words = []
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
         # On sound data alone: the libraries that take a file apart may crash on a damaged one.
@@ -111,6 +123,129 @@ def _words(rng: np.random.Generator, data: bytes) -> tuple[bytes, str]:
     place, word = int(rng.integers(len(parts))), WORDS[rng.integers(len(WORDS))]
     parts[place] = word.encode()
     return b"".join(parts), f"word {word[:20]!r}"
+
+
+def _lines(rng: np.random.Generator, data: bytes) -> tuple[bytes, str]:
+    """Lines in another order, doubled, joined, or ended in another way."""
+    lines = data.splitlines(keepends=True)
+    at, to = (int(n) for n in rng.integers(len(lines), size=2))
+    what = str(rng.choice(["swapped", "doubled", "joined", "ends", "gone", "many"]))
+    if what == "swapped":
+        lines[at], lines[to] = lines[to], lines[at]
+    elif what == "doubled":
+        lines.insert(to, lines[at])
+    elif what == "joined":
+        lines[at] = lines[at].rstrip(b"\r\n")
+    elif what == "ends":
+        ends = [b"\r", b"\r\n", b"\n\n", b"\x0b", "\u2028".encode(), b"\0\n", b" \t\n"]
+        end = ends[rng.integers(len(ends))]
+        lines = [line.rstrip(b"\r\n") + end for line in lines]
+    elif what == "gone":
+        del lines[at]
+    else:
+        lines[at:at] = [lines[at]] * int(rng.choice([10, 1000, 5000]))
+    return b"".join(lines)[: 2**20], f"lines {what}"
+
+
+def _mat_tags(rng: np.random.Generator, data: bytes) -> tuple[bytes, str]:
+    """Another number in a tag or a header of an element, wherever it is nested; packed anew now and then."""
+    tags: list[int] = []
+
+    def walk(at: int, end: int) -> None:
+        while at + 8 <= end:
+            tags.append(at)
+            kind, count = struct.unpack_from("<2I", data, at)
+            if kind >> 16:
+                at += 8
+                continue
+            if kind == 14 and count:
+                walk(at + 8, min(end, at + 8 + count))
+            at += 8 + count + -count % 8
+
+    walk(128, len(data))
+    content, done = bytearray(data), []
+    for place in rng.choice(tags, int(rng.choice([1, 1, 2, 4]))):
+        # The tag itself, or what lies behind it: flags, dimensions, the length of field names.
+        at = int(place) + 4 * int(rng.integers(5))
+        number = int(
+            rng.choice([0, 1, 2, 3, 4, 5, 7, 8, 9, 12, 14, 15, 16, 17, 18, 255, 2**16, 2**31, 2**32 - 1])
+        )
+        if rng.random() < 0.3 and at + 4 <= len(data):
+            number = (struct.unpack_from("<I", content, at)[0] + int(rng.choice([-8, -1, 1, 8]))) % 2**32
+        content[at : at + 4] = struct.pack("<I", number)
+        done.append(f"tag at {at}: {number}")
+    if rng.random() < 0.3:
+        packed = zlib.compress(bytes(content[128:]))
+        content[128:] = struct.pack("<2I", 15, len(packed)) + packed
+    return bytes(content), ", ".join(done)
+
+
+def _zip_entries(rng: np.random.Generator, data: bytes) -> tuple[bytes, str]:
+    """An archive whose entries contradict each other: names, sizes, methods, flags, places."""
+    content = bytearray(data)
+    marks = (b"PK\3\4", b"PK\1\2", b"PK\5\6")
+    places = [match.start() for mark in marks for match in re.finditer(re.escape(mark), data)]
+    place = places[rng.integers(len(places))]
+    what = str(rng.choice(["field", "field", "field", "name", "again"]))
+    if what == "field":
+        form, value = str(rng.choice(["<H", "<I"])), NUMBERS[rng.integers(13)]
+        at = place + 4 + 2 * int(rng.integers(21))
+        content[at : at + struct.calcsize(form)] = struct.pack(
+            form, int(value) % 2 ** (8 * struct.calcsize(form))
+        )
+        return bytes(content), f"zip field at {at - place}: {value}"
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = [(name, archive.read(name)) for name in archive.namelist()]
+    at = int(rng.integers(len(members)))
+    name, body = members[at]
+    names = [
+        "../../outside.npy",
+        "/etc/passwd.npy",
+        ".npy",
+        "a" * 60000 + ".npy",
+        "x\0.npy",
+        name.upper(),
+        "é.npy",
+    ]
+    if what == "name":
+        members[at] = (names[rng.integers(len(names))], body)
+    else:
+        members += [(name, members[rng.integers(len(members))][1])] * int(rng.choice([1, 2, 1500]))
+    stream = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        warnings.simplefilter("ignore")  # of names that are there twice
+        for member, packed in members:
+            archive.writestr(member, packed)
+    return stream.getvalue(), f"zip {what}"
+
+
+def _photo_segments(rng: np.random.Generator, data: bytes) -> tuple[bytes, str]:
+    """JPEG: a segment doubled, gone, moved, cut, of another mark, or with other tables."""
+    segments, at = [], 2
+    while data[at : at + 2] != b"\xff\xda":
+        length = 2 + struct.unpack_from(">H", data, at + 2)[0]
+        segments.append(bytearray(data[at : at + length]))
+        at += length
+    rest = data[at:]
+    place = int(rng.integers(len(segments)))
+    segment = segments[place]
+    what = str(rng.choice(["doubled", "gone", "moved", "mark", "length", "bytes", "scan again"]))
+    if what == "doubled":
+        segments[place:place] = [segment] * int(rng.choice([1, 2, 500]))
+    elif what == "gone":
+        del segments[place]
+    elif what == "moved":
+        segments.insert(int(rng.integers(len(segments))), segments.pop(place))
+    elif what == "mark":
+        segment[1] = int(rng.integers(0xC0, 0xFF))
+    elif what == "length":
+        segment[2:4] = struct.pack(">H", int(rng.choice([0, 1, 2, 3, 8, 17, 255, 65535])))
+    elif what == "bytes":
+        for index in rng.integers(4, len(segment), 2):
+            segment[index] = int(rng.integers(256))
+    else:
+        rest = rest[:-2] * int(rng.choice([2, 10, 200])) + rest[-2:]
+    return data[:2] + b"".join(bytes(s) for s in segments) + rest, f"segment {place} {what}"
 
 
 def _npz_fields(rng: np.random.Generator, data: bytes) -> tuple[bytes, str]:

@@ -264,9 +264,9 @@ def main() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     # Parts of some thousands: a crash costs the counts of its own part alone.
-    starts = range(0, args.cases, 2000)
+    starts = range(0, args.cases, 5000)
     with ThreadPoolExecutor(args.processes) as pool:
-        parts = pool.map(lambda start: run_part(args, start, min(start + 2000, args.cases)), starts)
+        parts = pool.map(lambda start: run_part(args, start, min(start + 5000, args.cases)), starts)
         findings, outcomes, peak = [], collections.Counter(), 0
         for number, part in enumerate(parts):
             findings += part[0]
@@ -274,7 +274,7 @@ def main() -> None:
             peak = max(peak, part[2])
             for finding in part[0]:
                 print(json.dumps(finding), flush=True)
-            print(f"{min(2000 * (number + 1), args.cases)} cases", file=sys.stderr, flush=True)
+            print(f"{min(5000 * (number + 1), args.cases)} cases", file=sys.stderr, flush=True)
     for kind, count in sorted(outcomes.items()):
         print(f"{kind:20} {count:7d}")
     print(f"{args.cases} cases, {len(findings)} findings, at most {peak / 2**20:.0f} MB")

@@ -56,6 +56,7 @@ def test_polygons_become_fans(tmp_path):
         (f"OFF\n3 1 0\n{TRIANGLE}3 -1 1 2\n", "a face names vertex"),
         (f"OFF\n3 1 0\n{TRIANGLE}2 0 1\n", "fewer than 3"),
         (f"OFF\n3 1 0\n{TRIANGLE}4 0 1 2\n", "has not the corners it says"),
+        (f"OFF\n3 1 0\n{TRIANGLE}1001{' 0' * 1001}\n", "more than 1000"),
     ],
 )
 def test_broken_file_is_refused(tmp_path, text, said):
@@ -110,6 +111,20 @@ def test_models_of_a_matlab_file(tmp_path):
     (tmp_path / "CAD" / "car").mkdir()
     (tmp_path / "CAD" / "car" / "03.off").write_text(f"OFF\n3 1 0\n{TRIANGLE}3 0 1 2\n")
     assert list(read_cads(tmp_path, "car")[0]) == [2]  # OFF files come first
+
+
+def test_a_matlab_file_of_no_models(tmp_path):
+    raw["write_mat_cads"](tmp_path / "CAD" / "car.mat", [])
+    with pytest.raises(
+        ValueError, match=r"no usable CAD model of car: .*car\.mat holds an empty struct array"
+    ):
+        read_cads(tmp_path, "car")
+
+
+def test_polygons_of_several_sizes_keep_their_order(tmp_path):
+    path = tmp_path / "01.off"
+    path.write_text("OFF\n4 3 0\n" + "0 0 0\n" * 4 + "4 0 1 2 3\n3 3 2 1 9\n4 3 2 1 0\n")
+    assert read_off(path)[1].tolist() == [[0, 1, 2], [0, 2, 3], [3, 2, 1], [3, 2, 1], [3, 1, 0]]
 
 
 def test_broken_matlab_files(tmp_path):

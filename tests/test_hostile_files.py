@@ -1,0 +1,130 @@
+"""Files made to exhaust a reader: refused by what they would cost, before they cost it."""
+
+import io
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from ntdm import npz, photo
+from ntdm.config import PrepConfig
+from ntdm.data_prep import pascal3d
+from ntdm.data_prep.layout import read_list
+from ntdm.data_prep.mat import read_mat
+from ntdm.data_prep.ood_cv_tables import read_rows
+from ntdm.data_prep.prepare import photos_per_task
+
+HERE = Path(__file__).parent
+hostile, raw = (runpy.run_path(str(HERE / f"{name}.py")) for name in ("hostile_files", "raw_trees"))
+
+
+@pytest.mark.parametrize(
+    ("writer", "said"),
+    [
+        ("mat_of_cells", "more than 500000 arrays"),
+        ("mat_of_variables", "unpacks to more than"),
+        ("mat_of_elements", "more than 500000 variables"),
+    ],
+)
+def test_mat_files_of_far_too_many_parts(tmp_path, writer, said):
+    path = tmp_path / "record.mat"
+    hostile[writer](path)
+    with pytest.raises(ValueError, match=rf"record\.mat is not a readable \.mat file: it .*{said}"):
+        read_mat(path, "record")
+
+
+@pytest.mark.parametrize(
+    ("writer", "said"),
+    [
+        ("npz_of_members", "it has more than 1000 members"),
+        ("npz_of_steps", "pickled objects are not loaded"),
+        ("npz_of_brackets", "its header has more than 1000 bytes"),
+        ("npz_of_signs", "its header has more than 1000 bytes"),
+    ],
+)
+def test_npz_files_of_far_too_many_parts(tmp_path, writer, said):
+    path = tmp_path / "a.npz"
+    hostile[writer](path)
+    with pytest.raises(ValueError, match=rf"a\.npz is not a readable \.npz file: .*{said}"):
+        npz.unpack(path.read_bytes(), path)
+
+
+def test_a_file_that_a_library_quotes_in_its_error_is_still_one_short_sentence(tmp_path):
+    path = tmp_path / "a.mat"
+    scipy.io.savemat(path, {"record": {"a": np.zeros(1000), "text": "b\nc"}})
+    data = bytearray(path.read_bytes())
+    field = data.index(b"a\0") - 8
+    data[field - 4 : field] = (9).to_bytes(
+        4, "little"
+    )  # names of nine bytes: the fields are not where they were
+    for at in range(128, len(data), 4):
+        path.write_bytes(bytes(data[:at]) + b"\xff\xff\xff\x7f" + bytes(data[at + 4 :]))
+        try:
+            read_mat(path, "record")
+        except ValueError as error:
+            said = str(error)
+        assert said.isprintable() and len(said) < len(str(path)) + 300
+
+
+def test_lists_and_tables_longer_than_any(tmp_path):
+    hostile["list_of_lines"](tmp_path / "car.txt")
+    with pytest.raises(ValueError, match=r"car\.txt has more than 40000 lines, which none has"):
+        read_list(tmp_path / "car.txt")
+    for writer in ("csv_of_columns", "csv_of_short_rows"):
+        (tmp_path / "a.csv").write_text("name,pose\nx,1\n")
+        hostile[writer](tmp_path / "a.csv")
+        with pytest.raises(ValueError, match=r"a\.csv has more than 40000 rows, which no table has"):
+            read_rows(tmp_path, "a.csv", ("name", "pose"))
+    (tmp_path / "a.csv").write_text(",".join(f"c{i}" for i in range(100_000)))
+    with pytest.raises(ValueError, match=r"a\.csv has no column name; its columns are c0, c1, .*\.\.\.$"):
+        read_rows(tmp_path, "a.csv", ("name",))
+
+
+def test_a_photo_of_more_objects_than_anyone_annotates(tmp_path):
+    root = raw["write_pascal3d"](tmp_path / "p", train=2)
+    hostile["mat_of_objects"](root / "Annotations" / "car_imagenet" / "n0_0.mat")
+    every = PrepConfig(image_size=(32, 32), objects="all")
+    report = pascal3d.prepare(root, tmp_path / "c", every, splits=["train"])
+    assert (report.files[0].samples, report.files[0].dropped) == (1, {"annotation_unreadable": 1})
+    first = PrepConfig(image_size=(32, 32))
+    report = pascal3d.prepare(root, tmp_path / "first", first, splits=["train"])
+    assert report.files[0].samples == 2  # one sample a photo, however many are annotated
+
+
+def test_tasks_whose_samples_fit_in_memory():
+    assert photos_per_task(PrepConfig()) == 8
+    assert photos_per_task(PrepConfig(objects="all")) == 1
+    assert photos_per_task(PrepConfig(image_size=(4096, 4096))) == 1
+
+
+def jpeg() -> bytes:
+    stream = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(stream, "JPEG", progressive=True)
+    return stream.getvalue()
+
+
+def test_photos_that_would_keep_a_decoder_busy():
+    data = jpeg()
+    photo.check_effort(data)
+    last = data.rindex(b"\xff\xda")
+    with pytest.raises(ValueError, match=r"it has \d+ scans, where no more than 50 are decoded"):
+        photo.check_effort(data + 50 * data[last:])
+    with pytest.raises(ValueError, match="bytes of padding"):
+        photo.check_effort(data[:2] + b"\xff" * 2**21 + data[2:])
+    with pytest.raises(ValueError, match="a GIF of"):
+        photo.check_effort(b"GIF89a" + bytes(2**23))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads resident memory from /proc")
+def test_the_worst_files_stay_within_memory_and_time(checkout):
+    """Some of benchmarks/memory_prep.py, which has all: without limits they cost gigabytes or minutes."""
+    command = [sys.executable, checkout / "benchmarks" / "memory_prep.py", "--image-size", "64", "64"]
+    command += ["--only", "of_(steps|one_polygon|columns)|photo_transparent"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "0 beyond the bounds" in done.stdout, done.stdout + done.stderr
