@@ -337,8 +337,13 @@ def train(
         from ntdm.cache import find
         from ntdm.watch import Validation
 
-        (key,) = _keys([validate_on], "--validate-on")
-        validation = Validation(find(cache, key), configs.settled(InferConfig, config, None, seed))
+        keys = _keys([validate_on], "--validate-on")
+        if len(keys) != 1 or watch_every == 0:
+            raise typer.BadParameter(
+                "want one DATASET/SPLIT, and --watch-every above 0", param_hint="--validate-on"
+            )
+        photos = find(cache, keys[0], _split(categories) or None)
+        validation = Validation(photos, configs.settled(InferConfig, config, None, seed))
     print(
         train.run(
             settled,

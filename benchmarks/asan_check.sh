@@ -29,7 +29,7 @@ from ntdm import native
 
 native.FLAGS += ("-DNTDM_SANITIZED",)  # another name: the library that is there already is not taken
 native.library()
-operators = ("uv_scatter", "rasterize", "texture_lookup", "texture_update", "cuda_lanes")
+operators = ("uv_scatter", "rasterize", "texture_lookup", "texture_update", "amodal_mask", "cuda_lanes")
 tests = [f"tests/test_{name}.py" for name in operators]
 sys.exit(pytest.main(["-q", "--capture=sys", "-p", "no:cacheprovider", "-k", "not compile", *tests, *sys.argv[1:]]))
 EOF

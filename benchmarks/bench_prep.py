@@ -1,4 +1,4 @@
-"""Photos a second that `ntdm prep-data` prepares, beside NeMo's own preparation of the same photos.
+"""Photos a second that `ntdm prep-data` prepares, beside NeMo's own preparation of the first of them.
 
     python benchmarks/bench_prep.py
     python benchmarks/bench_prep.py --root ROOT --category aeroplane --nemo CHECKOUT --meshes CAD_single
@@ -7,8 +7,9 @@ NeMo's side is its own function, `prepare_pascal3d_sample` of a checkout of gith
 settings of its config: the photo resized and cropped, the cuboid's vertices projected and their visibility
 computed, a JPEG and an .npz written. It needs cv2 and BboxTools (at commit d998999 also line 65 of
 nemo/utils/calculate_occ.py indented, which does not compile). Ours is the whole command: lists, CADs, crops,
-masks of the annotated CAD, the cache file. Both make crops of the same size of the same photos, on the same
-number of processes. What is done once a category (NeMo's directions of the cuboid's vertices) is not counted.
+masks of the annotated CAD, the cache file. Both make crops of the same size on the
+same number of processes; NeMo's side of the first --photos photos, ours of all, over which the start of its
+processes is spread. What is done once a category (NeMo's directions of the cuboid's vertices) is not counted.
 
 The ratio is that of each side's least times. Wall time depends on what else runs; processor time (of all
 processes, starting them included) hardly does.

@@ -57,23 +57,30 @@ def run(args: argparse.Namespace, folder: Path) -> bool:
     kills, finished = 0, 0
     while kills < args.kills:
         process = _start(*train, "--out", out)
-        # Long enough, mostly, to load torch and get on by a few epochs.
+        # Long enough, mostly, to load torch and get on by a few epochs. What ends in between is compared.
         try:
-            process.wait(generator.uniform(0.1, 0.6) * whole)
+            process.wait(generator.uniform(0.1, 0.4) * whole)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
             kills += 1
-        else:
+        else:  # it was too quick: the remaining kills are for another training
             finished += 1
-            shutil.rmtree(out)  # it was too quick: the remaining kills are for another training
+            if process.returncode or _differs(folder / "undisturbed", out):
+                print(f"after {kills} kills: the command ended with {process.returncode}")
+                return True
+            shutil.rmtree(out)
     _ntdm(*train, "--out", out)
     print(f"{kills} kills of a training of {whole:.1f} s, which ended {finished} times in between")
     return _differs(folder / "undisturbed", out)
 
 
 def _differs(wanted: Path, found: Path) -> bool:
-    names = [sorted(str(p.relative_to(run)) for p in run.rglob("*")) for run in (wanted, found)]
+    # TensorBoard's files are named by time and process.
+    names = [
+        sorted(str(p.relative_to(run)) for p in run.rglob("*") if "tensorboard" not in p.parts)
+        for run in (wanted, found)
+    ]
     rows = [
         [
             {k: v for k, v in row.items() if k != "seconds"}
@@ -87,8 +94,7 @@ def _differs(wanted: Path, found: Path) -> bool:
         "rows of train.csv": rows[0] == rows[1],
         "names of the files": names[0] == names[1],
     }
-    for what, same in results.items():
-        print(f"{what}: {'the same' if same else 'DIFFERENT'}")
+    print(", ".join(f"{what} {'the same' if same else 'DIFFERENT'}" for what, same in results.items()))
     return not all(results.values())
 
 
@@ -97,9 +103,7 @@ def _settings(*pairs: str) -> list[str]:
 
 
 def _start(*arguments: str | Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [*NTDM, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    return subprocess.Popen([*NTDM, *map(str, arguments)], stdout=subprocess.DEVNULL)
 
 
 def _ntdm(*arguments: str | Path) -> None:

@@ -4,6 +4,7 @@ Release 1.0 of PASCAL3D+ ships them as MATLAB files, one a category.
 """
 
 import re
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -194,9 +195,14 @@ def _triangles(lines: list[str]) -> np.ndarray:
     for count in np.unique(corners):
         places = np.flatnonzero(corners == count)
         try:
-            named = np.loadtxt(
-                [lines[i] for i in places], np.int64, comments=None, usecols=range(1, count + 1), ndmin=2
-            )
+            with warnings.catch_warnings():
+                # What NumPy before 2.4 says of "1.5", which it takes for 1.
+                warnings.simplefilter("error", DeprecationWarning)
+                named = np.loadtxt(
+                    [lines[i] for i in places], np.int64, comments=None, usecols=range(1, count + 1), ndmin=2
+                )
+        except DeprecationWarning:
+            raise ValueError("a face names a vertex by a number with a fraction") from None
         except ValueError as error:
             if "column index" in str(error):
                 raise ValueError(f"a face of {count} corners has not the corners it says") from None

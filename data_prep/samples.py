@@ -26,10 +26,9 @@ from ntdm.data_prep.annotation import (
 from ntdm.data_prep.cad import Cad
 from ntdm.data_prep.layout import read_bytes, read_npz
 from ntdm.fault import reason
-from ntdm.photo import FORMATS, check_effort, to_rgb
+from ntdm.photo import FORMATS, LARGEST_FILE, check_effort, to_rgb
 
 MOST_OBJECTS = 100  # of one category in a photo: more than anyone annotates
-_LARGEST_PHOTO = 32 * 2**20  # bytes of the file: Pillow goes over what precedes the pixels byte by byte
 _IMAGE_SUFFIXES = (".JPEG", ".jpg", ".jpeg", ".JPG", ".png")
 
 
@@ -183,7 +182,7 @@ def _read_photo(listing: Listing, item: Item) -> _Photo:
     else:
         raise SampleError("image_missing", f"{folder}/{name}.JPEG does not exist")
     try:
-        data = read_bytes(path, _LARGEST_PHOTO)
+        data = read_bytes(path, LARGEST_FILE)
         check_effort(data)
         with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             warnings.simplefilter("ignore")  # of oddities in the file; what matters raises an error

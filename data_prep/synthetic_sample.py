@@ -1,7 +1,7 @@
 """One synthetic photo: what is staged before the camera, and the raw files that come of it.
 
 Every sample is drawn from its own generators, seeded by (seed, split, category, index, purpose): it is the
-same on any number of workers and in a larger set.
+same on any number of workers and with more photos; with lists of viewpoints, of the same categories.
 """
 
 import io

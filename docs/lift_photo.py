@@ -25,6 +25,8 @@ TEXELS = 256
 def lift(cache: Path, index: int, shape: Path, out: Path) -> Path:
     """Write OUT.obj, .mtl and .png; returns out."""
     with CacheFile(cache) as file:
+        if "latent" not in file:
+            raise ValueError(f"{cache} has no latents: run `ntdm fit-shapes` on it")
         names = "images", "visible_mask", "viewpoint", "focal", "principal_point", "latent"
         sample = {name: torch.as_tensor(file.read(name, index)) for name in names}
     model = load_shape(shape)
@@ -46,4 +48,6 @@ def lift(cache: Path, index: int, shape: Path, out: Path) -> Path:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 5:
+        raise SystemExit(__doc__)
     print(lift(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])))

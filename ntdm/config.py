@@ -190,7 +190,7 @@ class InferConfig:
     class_margin: float = 0.01  # a category whose best start is worse than the best one's by more is dropped
     refine_shape: bool = True
     shape_every: int = 4  # the latent moves on every so many steps,
-    shape_after: int = 20  # and not before this one: a shape found under a wrong pose keeps it wrong
+    shape_after: int = 20  # and not before this one or the second rate: lest it fit a wrong pose
     refine_distance: bool = True
     refine_scale: bool = True
     size_prior: float = 0.2  # weight of log(distance / nominal)^2 + log(s')^2: crops are distance-normalised

@@ -88,6 +88,8 @@ def run(
                 writer.finish(data.keys())
         if not first:
             continue
+        if kept:
+            predictions.remove_parts(table)  # a kill may have come between table and removal
         scored = score(table, paths, run_folder / "errors" / f"{split}.csv")
         say(f"{split}: {scored.samples} samples, {scored.failed} failed predictions")
         if isinstance(model, NTDM):

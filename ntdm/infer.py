@@ -12,6 +12,7 @@ object's distance, and a small shift of the principal point, are refined along w
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import warnings
@@ -31,7 +32,7 @@ from ntdm.crop import CropMap
 from ntdm.fault import reason
 from ntdm.model import NTDM
 from ntdm.outputs import atomic_path, finished, sweep
-from ntdm.photo import FORMATS, check_size, to_rgb
+from ntdm.photo import FORMATS, LARGEST_FILE, check_effort, check_size, to_rgb
 from ntdm.progress import track
 from ntdm.rasterize import interpolate, rasterize
 from ntdm.render_and_compare import Photos, Solution, Solver, encode, fit_categories
@@ -137,7 +138,11 @@ def _finished(folder: Path, made_with: dict[str, Any], overwrite: bool) -> bool:
 def read_photo(path: Path) -> np.ndarray:
     """RGB u8 [H, W, 3], EXIF rotation applied; ValueError when it is not a readable image of a sane size."""
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"it has more than {LARGEST_FILE} bytes")
+        data = path.read_bytes()
+        check_effort(data)
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             warnings.simplefilter("ignore")  # of oddities in the file; what matters raises an error
             check_size(image)  # turning it decodes it
             return to_rgb(ImageOps.exif_transpose(image))

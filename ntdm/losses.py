@@ -40,7 +40,7 @@ def texel_cross_entropy(
 
 
 class BackgroundBank(nn.Module):
-    """Ring buffer of unit background features [size, d]; the first `filled` are valid."""
+    """Ring buffer of unit background features [size, d]; `valid` gives those that are held."""
 
     features: Tensor
     cursor: Tensor

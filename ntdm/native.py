@@ -150,8 +150,8 @@ def advise(*tensors: "torch.Tensor") -> None:
     """Ask for huge pages behind large new CPU tensors that a kernel is about to write.
 
     The system maps new memory at its first touch, page after page: at 4 kB a page that takes several times as
-    long as the writing itself. Advice only, where the system has such pages (Linux): contents stay, and the
-    advice goes with the memory.
+    long as the writing itself. Advice only, where the system has such pages (Linux): contents stay. It holds
+    for the pages, also when the allocator hands them on; those of 32 MB and more it returns to the system.
     """
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return

@@ -29,6 +29,8 @@ def join(device: str) -> None:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
+    if "LOCAL_RANK" not in os.environ:
+        raise ValueError("WORLD_SIZE is set and LOCAL_RANK is not: start several processes by torchrun")
     if device == "cuda":
         local = int(os.environ["LOCAL_RANK"])
         if local >= torch.cuda.device_count():
@@ -128,14 +130,15 @@ class JointBatchNorm(nn.BatchNorm2d):
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
         wide = x.float()
-        own = torch.stack([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3))])
-        count = total(x.shape[0] * x.shape[2] * x.shape[3])
-        mean, square = _Sum.apply(own) / count
+        cells = wide.new_full((wide.shape[1],), x.shape[0] * x.shape[2] * x.shape[3])
+        summed = _Sum.apply(torch.stack([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), cells]))
+        count = summed[2]
+        mean, square = summed[:2] / count
         variance = (square - mean.square()).clamp_min(0)
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / max(count - 1, 1), self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1).clamp_min(1), self.momentum)
         gain = self.weight * (variance + self.eps).rsqrt()
         shift = self.bias - mean * gain
         return (wide * gain[:, None, None] + shift[:, None, None]).to(x.dtype)

@@ -6,6 +6,7 @@ from PIL import Image
 
 # Some of ImageNet's .JPEG are PNGs. Not every format that Pillow knows: some start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+LARGEST_FILE = 32 * 2**20  # bytes: Pillow goes over what precedes the pixels byte by byte
 LARGEST = 40_000_000  # pixels: half a gigabyte as float32 RGB
 # Of a progressive JPEG, whose decoder goes over the whole photo for each: what cameras and programs write has
 # ten, and its thumbnail as many.

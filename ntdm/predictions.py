@@ -112,12 +112,13 @@ class PredictionWriter:
         self.path = path
         self.made_with = dict(made_with)
         self.folder = path.with_name(f".{path.stem}.parts")
-        if overwrite and self.folder.exists():
-            shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        note = self.folder / "config.json"
         if not helps:
             self._unlock = weakref.finalize(self, os.close, self._locked())
-        note = self.folder / "config.json"
+            if overwrite or not note.exists():  # batches without a note are what a removal left
+                for part in (*self._parts(), note):
+                    part.unlink(missing_ok=True)
         if note.exists() and self._parts():
             if _read_note(note) != json.loads(json.dumps(self.made_with)):
                 raise ValueError(
@@ -175,7 +176,7 @@ class PredictionWriter:
             self._join_geometry(file, rows)
         with atomic_path(self.path) as temporary:
             write_csv(temporary, PREDICTION_COLUMNS, (row for row, _, _ in rows))
-        shutil.rmtree(self.folder)
+        remove_parts(self.path)
         self._unlock()
         return self.path
 
@@ -195,7 +196,8 @@ class PredictionWriter:
         lock = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.stat(self.folder)  # whoever held it may have finished and removed it
+            if os.stat(self.folder).st_ino != os.fstat(lock).st_ino:  # another's, made since
+                raise FileNotFoundError
         except (BlockingIOError, FileNotFoundError):
             os.close(lock)
             raise ValueError(
@@ -245,6 +247,13 @@ class PredictionWriter:
                         )
                     shapes[key] = tuple(map(max, old, array.shape[1:])), array.dtype
         return dict(sorted(shapes.items()))
+
+
+def remove_parts(path: Path) -> None:
+    """Remove the batches of a finished split whose table is `path`, where there are any left."""
+    folder = path.with_name(f".{path.stem}.parts")
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def _read_note(path: Path) -> object:

@@ -135,6 +135,7 @@ def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tens
     Raises:
         ValueError: wrong rank, batch or dtype; a vertex or face index out of range; more than 2^31 elements.
     """
+    _check_face_index("interpolate", fragments.face_index)
     batch = fragments.face_index.shape[0]
     if attributes.dim() != 3 or attributes.shape[0] not in (1, batch):
         raise ValueError(
@@ -145,7 +146,6 @@ def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tens
             f"interpolate: attributes are {attributes.dtype}, the fragments {fragments.barycentric.dtype}"
         )
     _check_faces("interpolate", faces)
-    _check_face_index("interpolate", fragments.face_index)
     if fragments.barycentric.shape != (*fragments.face_index.shape, 3):
         raise ValueError(
             f"interpolate: barycentric must be {[*fragments.face_index.shape, 3]} as face_index, "

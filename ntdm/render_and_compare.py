@@ -60,6 +60,7 @@ class Solution(NamedTuple):
     vertices: Tensor  # [N, V, 3] object frame
 
 
+@torch.no_grad()
 def encode(model: FeatureModel, photo: Tensor, config: InferConfig) -> Photos:
     """Features of uint8 photos [N, 3, H, W], and how much each looks like background.
 

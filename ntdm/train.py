@@ -123,11 +123,19 @@ def run(
     model = method.build(config, names, built_on).to(device)
     parallel.with_joint_norm(model)
     _check_image_size(data.image_size, model)
+    batch_size = min(config.batch_size, len(data))
+    if batch_size < parallel.size():
+        raise ValueError(
+            f"a batch of {batch_size} samples cannot be shared by {parallel.size()} processes: start fewer"
+        )
+    if validate is not None:
+        _check_validation(validate, description, sample_names(paths))
     parallel.wait()  # every process has looked at what is there
     if overwrite and first:  # not before all that may be refused has been looked at
-        for stale in (described, weights, checkpoint, out / "run.json", out / "train.csv"):
+        # The checkpoint first: without its config.json nobody would know what it is of.
+        for stale in (checkpoint, weights, out / "run.json", out / "train.csv", described):
             stale.unlink(missing_ok=True)
-        for folder in ("predictions", "errors", "sheets"):  # of the model that goes
+        for folder in ("predictions", "errors", "sheets", "tensorboard"):  # of the model that goes
             shutil.rmtree(out / folder, ignore_errors=True)
     if first:
         with atomic_path(described) as part:
@@ -137,10 +145,27 @@ def run(
     parallel.wait()
     watch = Watch(data, out, watch_every, focal, validate) if first else None
     seconds = _fit(model, data, config, out, device, watch)
-    if first:
+    if watch is not None:
+        watch.close()
         _write_result(model, data, config, out, description, seconds, device)
     parallel.wait()
     return out
+
+
+def _check_validation(validate: Validation, description: dict[str, Any], trained_on: set[str]) -> None:
+    """ValueError where the photos to be tried in between cannot be, or are trained on."""
+    for path in validate.paths:
+        with caches.CacheFile(path) as file:
+            if file.category not in description["categories"]:
+                raise ValueError(f"--validate-on: {path} is of a category that is not trained")
+            if list(file.image_size) != description["image_size"]:
+                raise ValueError(
+                    f"--validate-on: {path} has images of {file.image_size}, the training's caches of "
+                    f"{tuple(description['image_size'])} (H, W); prepare both at one size"
+                )
+    seen = sorted(sample_names(validate.paths) & trained_on)
+    if seen:
+        raise ValueError(f"--validate-on: {len(seen)} samples are trained on, such as {seen[0]}")
 
 
 def _write_result(
@@ -214,10 +239,6 @@ def _fit(
 ) -> float:
     """Trains to the end, from the checkpoint where there is one; returns the seconds it took in all."""
     batch_size = min(config.batch_size, len(data))
-    if batch_size < parallel.size():
-        raise ValueError(
-            f"a batch of {batch_size} samples cannot be shared by {parallel.size()} processes: start fewer"
-        )
     per_epoch = len(data) // batch_size
     total = per_epoch * config.epochs
     trained = [p for p in model.parameters() if p.requires_grad]

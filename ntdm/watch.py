@@ -36,7 +36,7 @@ HEADINGS = ("as trained on", "object, learned part", "its features", "the textur
 
 @dataclass(frozen=True)
 class Validation:
-    """What a few photos of are tried in between, and how: cache files, and the inference config."""
+    """Cache files of which a few photos are tried in between, and the inference config for them."""
 
     paths: Sequence[Path]
     inference: InferConfig
@@ -57,11 +57,8 @@ class Watch:
     ) -> None:
         self.data, self.out, self.every, self.focal, self.validation = data, out, every, focal, validation
         self.seen: Counter[str] = Counter()
+        self._epochs = 0  # since this process began
         self._board: Any = None
-        if importlib.util.find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(out / "tensorboard"))
 
     def after(self, row: dict[str, Any], epochs: int, model: Model) -> None:
         """After the epoch of train.csv's `row`, to which the validation's accuracy is added."""
@@ -69,12 +66,15 @@ class Watch:
         close = self.every > 0 and (epoch % self.every == 0 or epoch == epochs)
         if self.validation is not None:
             row["val_pose_acc_pi_6"] = None
+        self._epochs += 1
         if close:
             model.eval()
             sheet = self._look(epoch, model)
             if self.validation is not None:
                 row["val_pose_acc_pi_6"] = self._validate(epoch, model, self.validation)
             model.train()
+        if self.every > 0 and self._board is None:
+            self._board = _board(self.out / "tensorboard", row["step"])
         if self._board is not None:
             for name, value in row.items():
                 if name not in ("epoch", "step") and value is not None:
@@ -84,10 +84,15 @@ class Watch:
                     self._board.add_image("sheet", np.asarray(image), row["step"], dataformats="HWC")
             self._board.flush()
 
+    def close(self) -> None:
+        """After the last epoch."""
+        if self._board is not None:
+            self._board.close()
+
     def _look(self, epoch: int, model: Model) -> Path | None:
         for name in model.categories:
             if not self.seen[name]:
-                say(f"warning: {epoch} epochs saw no photo of {name}")
+                say(f"warning: {self._epochs} epochs saw no photo of {name}")
         if not isinstance(model, FeatureModel):
             return None
         count = min(PHOTOS, len(self.data))
@@ -97,6 +102,8 @@ class Watch:
         batch = batch.to(str(next(model.parameters()).device))
         with torch.no_grad():
             length = float(model.features(batch.photo).flatten(0, 2).mean(0).norm())
+        if not math.isfinite(length):
+            raise ValueError(f"after epoch {epoch} features are not finite: lower learning_rate")
         if length > ONE_DIRECTION:
             say(
                 f"warning: after epoch {epoch} all features point one way (length of their mean "
@@ -106,7 +113,7 @@ class Watch:
             return None
         return draw_sheet(model, batch, self.out / "sheets" / "train" / f"epoch_{epoch:04d}.png")
 
-    def _validate(self, epoch: int, model: Model, validation: Validation) -> float:
+    def _validate(self, epoch: int, model: Model, validation: Validation) -> float | None:
         """Pose accuracy at pi/6 of a few photos, percent."""
         data = SampleDataset(validation.paths)
         count = min(VALIDATED, len(data))
@@ -114,15 +121,31 @@ class Watch:
         predictor = METHODS[model.config.method].predictor(
             model, validation.inference, data.image_size, self.focal
         )
-        photo = torch.stack([item["image"] for item in items]).to(next(model.parameters()).device)
-        found = predictor(photo, [model.categories.index(item["category"]) for item in items]).viewpoint
-        if found is None:
-            raise ValueError(f"{model.config.method} predicts no pose: leave --validate-on out")
+        device, found = next(model.parameters()).device, []
+        for start in range(0, count, validation.inference.batch_size):
+            part = items[start : start + validation.inference.batch_size]
+            photo = torch.stack([item["image"] for item in part]).to(device)
+            guess = predictor(photo, [model.categories.index(item["category"]) for item in part])
+            if guess.viewpoint is None:
+                say(f"{model.config.method} predicts no pose: --validate-on measures nothing")
+                return None
+            found.append(guess.viewpoint)
         truth = torch.stack([item["viewpoint"] for item in items])
-        error = metrics.rotation_error(*(rotation(v.cpu().double()).numpy() for v in (found, truth)))
-        accuracy = metrics.accuracy(error, math.pi / 6)
+        error = metrics.rotation_error(
+            *(rotation(v.cpu().double()).numpy() for v in (torch.cat(found), truth))
+        )
+        accuracy = metrics.accuracy(error, metrics.PI_6)
         say(f"epoch {epoch}: pose within pi/6 on {count} photos: {accuracy:.1f} %")
         return accuracy
+
+
+def _board(folder: Path, step: int) -> Any:
+    """TensorBoard's writer, whose curves go on at `step`; None where it is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=step)
 
 
 @torch.no_grad()
@@ -140,7 +163,7 @@ def draw_sheet(model: NTDM, batch: Batch, path: Path) -> Path:
     height, width = batch.photo.shape[2:]
     hidden = torch.zeros_like(batch.background) if batch.hidden is None else batch.hidden
     assert batch.amodal_mask is not None
-    object_ = np.where(batch.amodal_mask.cpu(), np.where(hidden.cpu(), 110, 255), 0).astype(np.uint8)
+    learned = np.where(batch.amodal_mask.cpu(), np.where(hidden.cpu(), 110, 255), 0).astype(np.uint8)
     likeness = _likeness((features * rendered).sum(-1), known)
     rows = []
     for i, photo in enumerate(batch.photo.permute(0, 2, 3, 1).cpu().numpy()):
@@ -152,7 +175,7 @@ def draw_sheet(model: NTDM, batch: Batch, path: Path) -> Path:
         large = [
             np.asarray(Image.fromarray(c).resize((width, height), Image.Resampling.NEAREST)) for c in cells
         ]
-        rows.append([photo, np.repeat(object_[i, ..., None], 3, -1), *large])
+        rows.append([photo, np.repeat(learned[i, ..., None], 3, -1), *large])
     sheet = picture.contact_sheet(rows, [model.categories[c] for c in batch.category], HEADINGS, tile=160)
     with atomic_path(path) as part:
         Image.fromarray(sheet).save(part)

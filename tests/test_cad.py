@@ -53,6 +53,7 @@ def test_polygons_become_fans(tmp_path):
         ("OFF\n3 1 0\n0 0 0\n1 0 nan\n0 1 0\n3 0 1 2\n", "not finite"),
         ("OFF\n3 1 0\n0 0 0\n1 0\n0 1 0\n3 0 1 2\n", "fewer than 3 coordinates"),
         (f"OFF\n3 1 0\n{TRIANGLE}3 0 1 3\n", "names vertex 3, there are 3"),
+        (f"OFF\n3 1 0\n{TRIANGLE}3 0 1.5 2\n", ""),
         (f"OFF\n3 1 0\n{TRIANGLE}3 -1 1 2\n", "a face names vertex"),
         (f"OFF\n3 1 0\n{TRIANGLE}2 0 1\n", "fewer than 3"),
         (f"OFF\n3 1 0\n{TRIANGLE}4 0 1 2\n", "has not the corners it says"),

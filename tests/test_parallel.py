@@ -8,14 +8,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from ntdm import evaluate, parallel, predictions, train
-from ntdm.config import TrainConfig, to_dict
+from ntdm.config import InferConfig, TrainConfig, to_dict
 
-TOLERANCE = 2e-4  # sums are made in another order
+# Sums are made in another order: measured after these steps, 2e-6 at most.
+TOLERANCE = 1e-4
 WORKER = """
 import json, sys
 from pathlib import Path
@@ -35,23 +37,15 @@ def kept(model, *rest):
     return seconds
 
 train._fit = kept
-run = folder / "together" / f"{config.method}_{config.batch_size}"
+run = folder / "together" / config.method
 train.run(config, folder / "cache", folder / "shapes", run)
 evaluate.run(run, folder / "cache", ["pascal3d/val"], inference)
 """
 
 
-def together(
-    folder: Path, config: TrainConfig, inference: object, processes: int = 2
-) -> subprocess.CompletedProcess:
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(processes),
-    ]
+def together(folder: Path, config: TrainConfig, inference: InferConfig) -> subprocess.CompletedProcess:
+    """Trains and evaluates in two processes."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     (folder / "worker.py").write_text(WORKER)
     given = [json.dumps(to_dict(config)), json.dumps(to_dict(inference))]
     return subprocess.run(
@@ -75,18 +69,21 @@ def config(tiny):
     # Five photos: the two have parts of unequal size. SGD: where a gradient is next to nothing, Adam makes a
     # whole step of its sign.
     return replace(
-        tiny.TRAIN, optimiser="sgd", learning_rate=0.01, batch_size=5, epochs=2, patches=0.8, augment=0.4
+        tiny.TRAIN, optimiser="sgd", learning_rate=1e-3, batch_size=5, epochs=3, patches=0.8, augment=0.4
     )
 
 
 @pytest.mark.parametrize("method", ["ntdm", "pose-classifier"])
-def test_two_processes_do_what_one_does(tiny, folder, config, method):
+def test_two_processes_do_what_one_does(tiny, folder, config, method, monkeypatch):
     config = replace(config, method=method)
-    alone = folder / "alone" / method
+    alone, shared = folder / "alone" / method, folder / "together" / method
     train.run(config, folder / "cache", folder / "shapes", alone)
-    evaluate.run(alone, folder / "cache", ["pascal3d/val"], tiny.INFER)
+    if method == "ntdm":  # one process begins, two go on
+        with monkeypatch.context() as patch:
+            patch.setattr(train, "_save_checkpoint", interrupted(train._save_checkpoint))
+            with pytest.raises(KeyboardInterrupt):
+                train.run(config, folder / "cache", folder / "shapes", shared)
     done = together(folder, config, tiny.INFER)
-    shared = folder / "together" / f"{method}_{config.batch_size}"
     assert done.returncode == 0, done.stderr[-3000:]
     # Both hold the same: backbone, textures, background bank.
     first, second = (safetensors.torch.load_file(folder / f"{method}_{rank}.safetensors") for rank in (0, 1))
@@ -100,13 +97,38 @@ def test_two_processes_do_what_one_does(tiny, folder, config, method):
     rows = [list(csv.DictReader((run / "train.csv").open())) for run in (alone, shared)]
     for one, other in zip(*rows, strict=True):
         for name in set(one) - {"seconds"}:
-            assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-3), name
-    tables = [run / "predictions/pascal3d/val.csv" for run in (alone, shared)]
-    keys = [[row[:4] for row in csv.reader(table.open())] for table in tables]
-    assert keys[0] == keys[1] and len(keys[0]) == 1 + 6
-    assert predictions.made_with(tables[1])["infer"] == to_dict(tiny.INFER)
-    assert (shared / "errors/pascal3d/val.csv").exists()
+            assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-2), name
     assert not list((folder / "together").rglob(".*"))
+
+
+def interrupted(save):
+    """Ctrl-C once the first checkpoint is written."""
+
+    def saving(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    return saving
+
+
+@pytest.mark.parametrize("method", ["ntdm", "pose-classifier"])
+def test_two_processes_predict_what_one_does(tiny, folder, method):
+    """The run of the test above, evaluated once more by one process."""
+    shared, again = folder / "together" / method, folder / "again" / method
+    for name in ("config.json", "model.safetensors", "train_names.txt"):
+        (again / name).parent.mkdir(parents=True, exist_ok=True)
+        (again / name).write_bytes((shared / name).read_bytes())
+    evaluate.run(again, folder / "cache", ["pascal3d/val"], tiny.INFER)
+    tables = [run / "predictions/pascal3d/val.csv" for run in (shared, again)]
+    assert predictions.made_with(tables[0]) == predictions.made_with(tables[1])
+    found, expected = (predictions.read_predictions(table) for table in tables)
+    assert found.keys() == expected.keys() and len(found.keys()) == 6
+    for column in ("azimuth", "elevation", "theta"):
+        np.testing.assert_allclose(found[column].astype(float), expected[column].astype(float), atol=1e-2)
+    if method == "ntdm":
+        masks = [predictions.read_geometry(table, found.keys()).amodal for table in tables]
+        assert (masks[0] != masks[1]).mean() < 2e-3
+    assert (shared / "errors/pascal3d/val.csv").exists()
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,24 @@ def test_interrupted_writing_goes_on(tmp_path: Path) -> None:
     assert predictions.made_with(path) == {"seed": 0}
 
 
+def test_batches_that_a_removal_left_are_not_taken_over(tmp_path: Path) -> None:
+    caches = [make_cache(tmp_path, name) for name in ("bus", "aeroplane")]
+    path = tmp_path / "val.csv"
+    begun = PredictionWriter(path, {"seed": 0})
+    begun.add(*truth(caches[0]))
+    (begun.folder / "config.json").unlink()  # a removal was killed when it had come so far
+    del begun
+    writer = PredictionWriter(path, {"seed": 1})
+    assert writer.done == set()
+    with pytest.raises(ValueError, match="another process predicts this split"):
+        PredictionWriter(path, {"seed": 1}, overwrite=True)
+    writer.add(*truth(caches[1]))
+    assert writer.finish() == path
+    (path.with_name(".val.parts")).mkdir()
+    predictions.remove_parts(path)
+    assert not path.with_name(".val.parts").exists()
+
+
 def test_angles_are_wrapped(tmp_path: Path) -> None:
     row = Prediction("d", "s", "bus", "a", "bus", -0.5, 0.25, 4.0, 5.0, 0.0, 0.1)
     table = read_predictions(write_predictions(tmp_path / "p.csv", [row]))

@@ -227,19 +227,21 @@ def test_layouts():
 
 @pytest.mark.usefixtures("device")
 def test_same_bits_on_any_number_of_threads():
-    uv = random_sheet(5, 12, 12, seed=3, dtype=torch.float32).requires_grad_()
-    features = random_features(uv, 8).requires_grad_()
-    coverage = torch.ones(5, 12, 12, dtype=torch.bool)
-    threads, results = torch.get_num_threads(), []
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            mean, weight = uv_scatter(features, uv, coverage, 20)
-            results.append((mean, weight, *torch.autograd.grad(mean.square().sum(), (features, uv))))
-    finally:
-        torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    # More threads than images cut an image into bands of rows; than rows, leave bands empty.
+    for batch in (5, 1):
+        uv = random_sheet(batch, 12, 12, seed=3, dtype=torch.float32).requires_grad_()
+        features = random_features(uv, 8).requires_grad_()
+        coverage = torch.ones(batch, 12, 12, dtype=torch.bool)
+        threads, results = torch.get_num_threads(), []
+        try:
+            for count in (1, 2, 3, 16, 64):
+                torch.set_num_threads(count)
+                mean, weight = uv_scatter(features, uv, coverage, 20)
+                results.append((mean, weight, *torch.autograd.grad(mean.square().sum(), (features, uv))))
+        finally:
+            torch.set_num_threads(threads)
+        for other in results[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 def overlapping() -> Tensor:
