@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <new>
 #include <vector>
 
 #include "quad.h"
@@ -176,7 +177,11 @@ void scatter_backward(const T* mean_grad, const T* features, const T* uv, const 
     }
 }
 
-// Returns -1, or the first image with a covered uv that is not finite.
+// What `forward` and `backward` return where the hits of a task do not fit into memory. An exception must not
+// leave a parallel region.
+constexpr int64_t kNoMemory = -2;
+
+// Returns -1, or the first image with a covered uv that is not finite, or kNoMemory.
 template <typename T>
 int64_t forward(const T* features, const T* uv, const uint8_t* coverage, const Shape& shape, T* mean,
                 T* weight, int threads) {
@@ -197,10 +202,15 @@ int64_t forward(const T* features, const T* uv, const uint8_t* coverage, const S
             }
             const Rows rows = band(task % cuts, cuts, shape.q);
             const int64_t first = rows.first * shape.q, count = (rows.last - rows.first) * shape.q;
-            hits.hit.clear();
-            each_hit(image_uv, covered, shape, {0, shape.h - 1}, rows,
-                     [&](const Hit& hit) { hits.hit.push_back(hit); });
-            hits.sort(first, count);
+            try {
+                hits.hit.clear();
+                each_hit(image_uv, covered, shape, {0, shape.h - 1}, rows,
+                         [&](const Hit& hit) { hits.hit.push_back(hit); });
+                hits.sort(first, count);
+            } catch (const std::bad_alloc&) {
+                bad = std::min(bad, kNoMemory);
+                continue;
+            }
             average(features + n * pixels * shape.d, hits, shape, first, count, mean + n * texels * shape.d,
                     weight + n * texels);
         }
@@ -208,40 +218,47 @@ int64_t forward(const T* features, const T* uv, const uint8_t* coverage, const S
     return bad == shape.batch ? -1 : bad;
 }
 
+// Returns -1 or kNoMemory.
 template <typename T>
-void backward(const T* mean_grad, const T* features, const T* uv, const uint8_t* coverage, const T* weight,
-              const Shape& shape, T* feature_grad, T* uv_grad, int threads) {
+int64_t backward(const T* mean_grad, const T* features, const T* uv, const uint8_t* coverage, const T* weight,
+                 const Shape& shape, T* feature_grad, T* uv_grad, int threads) {
     const int64_t pixels = shape.h * shape.w, texels = shape.q * shape.q, d = shape.d;
     const int64_t cuts = bands(shape.batch, threads), tasks = shape.batch * cuts;
+    int64_t status = -1;
 #pragma omp parallel num_threads(threads) if (tasks > 1)
     {
         std::vector<Hit> hits;
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic) reduction(min : status)
         for (int64_t task = 0; task < tasks; ++task) {
             const int64_t n = task / cuts;
-            scatter_backward(mean_grad + n * texels * d, features + n * pixels * d, uv + n * pixels * 2,
-                             coverage + n * pixels, weight + n * texels, shape,
-                             band(task % cuts, cuts, shape.h),
-                             feature_grad ? feature_grad + n * pixels * d : nullptr,
-                             uv_grad ? uv_grad + n * pixels * 2 : nullptr, &hits);
+            try {
+                scatter_backward(mean_grad + n * texels * d, features + n * pixels * d, uv + n * pixels * 2,
+                                 coverage + n * pixels, weight + n * texels, shape,
+                                 band(task % cuts, cuts, shape.h),
+                                 feature_grad ? feature_grad + n * pixels * d : nullptr,
+                                 uv_grad ? uv_grad + n * pixels * 2 : nullptr, &hits);
+            } catch (const std::bad_alloc&) {
+                status = std::min(status, kNoMemory);
+            }
         }
     }
+    return status;
 }
 
 }  // namespace
 
-#define NTDM_UV_SCATTER(NAME, T)                                                                           \
-    extern "C" int64_t NAME(const T* features, const T* uv, const uint8_t* coverage, int64_t batch,        \
-                            int64_t h, int64_t w, int64_t d, int64_t q, double max_extent, T* mean,        \
-                            T* weight, int threads) {                                                      \
-        return forward<T>(features, uv, coverage, {batch, h, w, d, q, max_extent}, mean, weight, threads); \
-    }                                                                                                      \
-    extern "C" void NAME##_backward(const T* mean_grad, const T* features, const T* uv,                    \
-                                    const uint8_t* coverage, const T* weight, int64_t batch, int64_t h,    \
-                                    int64_t w, int64_t d, int64_t q, double max_extent, T* feature_grad,   \
-                                    T* uv_grad, int threads) {                                             \
-        backward<T>(mean_grad, features, uv, coverage, weight, {batch, h, w, d, q, max_extent},            \
-                    feature_grad, uv_grad, threads);                                                       \
+#define NTDM_UV_SCATTER(NAME, T)                                                                            \
+    extern "C" int64_t NAME(const T* features, const T* uv, const uint8_t* coverage, int64_t batch,         \
+                            int64_t h, int64_t w, int64_t d, int64_t q, double max_extent, T* mean,         \
+                            T* weight, int threads) {                                                       \
+        return forward<T>(features, uv, coverage, {batch, h, w, d, q, max_extent}, mean, weight, threads);  \
+    }                                                                                                       \
+    extern "C" int64_t NAME##_backward(const T* mean_grad, const T* features, const T* uv,                  \
+                                       const uint8_t* coverage, const T* weight, int64_t batch, int64_t h,  \
+                                       int64_t w, int64_t d, int64_t q, double max_extent, T* feature_grad, \
+                                       T* uv_grad, int threads) {                                           \
+        return backward<T>(mean_grad, features, uv, coverage, weight, {batch, h, w, d, q, max_extent},      \
+                           feature_grad, uv_grad, threads);                                                 \
     }
 
 NTDM_UV_SCATTER(ntdm_uv_scatter_f32, float)

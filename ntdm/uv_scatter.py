@@ -33,6 +33,7 @@ from torch.autograd.function import once_differentiable
 
 from ntdm import native, uv_scatter_cuda
 
+_NO_MEMORY = -2  # kNoMemory of cuda/uv_scatter.cpp
 _KERNELS = {torch.float32: "ntdm_uv_scatter_f32", torch.float64: "ntdm_uv_scatter_f64"}
 _STORAGE_ONLY = (torch.bfloat16, torch.float16)
 _MOST_ELEMENTS = 2**31
@@ -271,11 +272,20 @@ def _forward_cpu(
         *map(native.pointer, (mean, weight)),
         ctypes.c_int(torch.get_num_threads()),
     )
+    _check_memory(image)
     if image >= 0:
         raise ValueError(
             f"uv_scatter: uv[{image}] is not finite at a covered pixel: check the mesh and coverage"
         )
     return mean, weight
+
+
+def _check_memory(status: int) -> None:
+    if status == _NO_MEMORY:
+        raise ValueError(
+            "uv_scatter: so many quads lie over one another that their texels do not fit into memory: "
+            "lower size or max_extent"
+        )
 
 
 def _forward_fake(
@@ -303,7 +313,9 @@ def _backward_cpu(
     grads = _backward_fake(mean_grad, features, uv, coverage, weight, max_extent, for_features, for_uv)
     native.advise(*grads)
     inputs = [tensor.contiguous() for tensor in (mean_grad, features, uv, coverage, weight)]
-    getattr(native.library(), _KERNELS[features.dtype] + "_backward")(
+    kernel = getattr(native.library(), _KERNELS[features.dtype] + "_backward")
+    kernel.restype = ctypes.c_int64
+    status = kernel(
         *map(native.pointer, inputs),
         *map(ctypes.c_int64, (*features.shape, mean_grad.shape[1])),
         ctypes.c_double(max_extent),
@@ -313,6 +325,7 @@ def _backward_cpu(
         ),
         ctypes.c_int(torch.get_num_threads()),
     )
+    _check_memory(status)
     return grads
 
 

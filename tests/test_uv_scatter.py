@@ -1,6 +1,8 @@
 """UV scatter: the kernel against hand-computed values, its torch twin, and finite differences."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -242,6 +244,32 @@ def test_same_bits_on_any_number_of_threads():
             torch.set_num_threads(threads)
         for other in results[1:]:
             assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit on a process's memory is Linux's")
+@pytest.mark.parametrize("step", ["forward", "backward"])
+def test_more_hits_than_memory_is_an_error(step):
+    """Eight thousand quads over the same forty thousand texels: ten gigabytes of hits."""
+    code = """if True:
+        import resource, sys, torch
+        from ntdm.uv_scatter import uv_scatter
+        i, j = torch.meshgrid(torch.arange(80), torch.arange(100), indexing="ij")
+        uv = 0.3 + 0.19 * torch.stack([j % 2, i % 2], -1)[None].float()
+        features, coverage = torch.ones(1, 80, 100, 1), torch.ones(1, 80, 100, dtype=torch.bool)
+        uv_scatter(features, uv, coverage, 16)  # everything is loaded
+        size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + 2**30,) * 2)
+        try:
+            if sys.argv[1] == "forward":
+                uv_scatter(features, uv, coverage, 1024)
+            else:
+                mean, weight = torch.ones(1, 1024, 1024, 1), torch.ones(1, 1024, 1024)
+                torch.ops.ntdm.uv_scatter_backward(mean, features, uv, coverage, weight, 0.2, True, True)
+        except ValueError as error:
+            print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", code, step], capture_output=True, text=True, check=False)
+    assert "do not fit into memory: lower size or max_extent" in done.stdout, done.stderr[-2000:]
 
 
 def overlapping() -> Tensor:
