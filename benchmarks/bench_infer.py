@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import normalize
 
-from ntdm import cache, metrics, train
+from ntdm import cache, metrics, trained
 from ntdm.camera import rotation
 from ntdm.config import InferConfig, ShapeConfig, TrainConfig, settled
 from ntdm.deform import DeformableMesh
@@ -43,12 +43,12 @@ def main() -> None:
     args = parser.parse_args()
     print(f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     if args.run is None:
-        untrained(args)
+        bench_untrained(args)
     else:
-        trained(args)
+        bench_trained(args)
 
 
-def untrained(args: argparse.Namespace) -> None:
+def bench_untrained(args: argparse.Namespace) -> None:
     (height, width), count = SIZES[args.config]
     shape, training, inference = (
         settled(cls, args.config, None, None) for cls in (ShapeConfig, TrainConfig, InferConfig)
@@ -82,8 +82,8 @@ def untrained(args: argparse.Namespace) -> None:
     print(f"  starts rendered once: {made:.2f} s")
 
 
-def trained(args: argparse.Namespace) -> None:
-    model, description = train.load(args.run, args.device)
+def bench_trained(args: argparse.Namespace) -> None:
+    model, description = trained.load(args.run, args.device)
     data = SampleDataset(cache.find(args.cache, args.split))
     count = min(args.photos, len(data))
     items = [data[i * len(data) // count] for i in range(count)]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ntdm import cache as caches
-from ntdm import evaluate, train
+from ntdm import evaluate, train, trained
 from ntdm.config import InferConfig, TrainConfig, difference, to_dict
 from ntdm.outputs import atomic_path, finished
 from ntdm.progress import say
@@ -102,7 +102,7 @@ def run(
 
 
 def _check_full(full: Path, training: TrainConfig, train_on: Sequence[str], paths: Sequence[Path]) -> None:
-    _, described = train.load(full)
+    _, described = trained.load(full)
     wanted = {
         "train": to_dict(training),
         "train_on": list(train_on),
@@ -117,11 +117,11 @@ def _check_full(full: Path, training: TrainConfig, train_on: Sequence[str], path
 
 def _share(full: Path, folder: Path, name: str, overwrite: bool) -> None:
     """Make `folder` a run of the name `name` with the weights of the run `full`."""
-    described = train.read_description(full / "config.json") | {"method": name}
+    described = trained.read_description(full / "config.json") | {"method": name}
     target = folder / "config.json"
     if target.exists() and (folder / WEIGHTS).exists():
-        before = train.read_description(target)
-        same_weights = train.weights_digest(folder) == train.weights_digest(full)
+        before = trained.read_description(target)
+        same_weights = trained.weights_digest(folder) == trained.weights_digest(full)
         if same_weights and finished(folder, before, described, overwrite):
             return
         if not overwrite:

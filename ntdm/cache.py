@@ -309,3 +309,12 @@ def require_latents(paths: Sequence[Path]) -> None:
         with CacheFile(path) as file:
             if "latent" not in file:
                 raise ValueError(f"{path} holds no latents; run `ntdm fit-shapes` on the cache first")
+
+
+def sample_names(paths: Sequence[Path]) -> set[str]:
+    """ "category/name" of every sample of the cache files."""
+    names = set()
+    for path in paths:
+        with CacheFile(path) as file:
+            names |= {f"{file.category}/{name}" for name in file["name"]}
+    return names

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ntdm import cache as caches
-from ntdm import parallel, predictions, sheets, train
+from ntdm import parallel, predictions, sheets, trained
 from ntdm.config import InferConfig, to_dict
 from ntdm.method import Guess, Model, Predict
 from ntdm.methods import METHODS
@@ -52,8 +52,8 @@ def run(
     first = parallel.rank() == 0  # the process that joins and scores
     if first:
         sweep(run_folder)
-    model, description = train.load(run_folder, device)
-    weights = train.weights_digest(run_folder)
+    model, description = trained.load(run_folder, device)
+    weights = trained.weights_digest(run_folder)
     trained_on = set((run_folder / "train_names.txt").read_text().split("\n"))
     predictor: Predict | None = None
     written = []
@@ -116,7 +116,7 @@ def _check(
                 )
     if not trained_on - {""}:
         raise ValueError(f"{run_folder / 'train_names.txt'} is empty: restore it, or train again")
-    seen = sorted(train.sample_names(paths) & trained_on)
+    seen = sorted(caches.sample_names(paths) & trained_on)
     if seen:
         raise ValueError(
             f"{run_folder} was trained on {len(seen)} samples of {paths[0].parent}, such as {seen[0]}"

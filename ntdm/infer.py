@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 
-from ntdm import mesh, picture, train
+from ntdm import mesh, picture, trained
 from ntdm.camera import cam_from_obj, rotation
 from ntdm.config import InferConfig, to_dict
 from ntdm.crop import CropMap
@@ -66,7 +66,7 @@ def run(
             result made otherwise without `overwrite`, a folder of that name that holds other files.
     """
     sweep(out)
-    model, description = train.load(run_folder, device)
+    model, description = trained.load(run_folder, device)
     if not isinstance(model, NTDM):
         raise ValueError(
             f"{run_folder} holds method {description['method']!r}, which fits no mesh; give an ntdm run"
@@ -81,7 +81,7 @@ def run(
         )
     size = (description["image_size"][0], description["image_size"][1])
     config = dataclasses.replace(config, refine_principal_point=True)  # a box's centre is not the object's
-    weights = train.weights_digest(run_folder)
+    weights = trained.weights_digest(run_folder)
     todo = []
     for path in images:
         photo = read_photo(path)

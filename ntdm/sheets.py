@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from ntdm import cache as caches
-from ntdm import picture, predictions, train
+from ntdm import picture, predictions, trained
 from ntdm.camera import cam_from_obj
 from ntdm.mesh import vertex_normals
 from ntdm.model import NTDM
@@ -79,7 +79,7 @@ def run(runs: Sequence[Path], cache: Path, splits: Mapping[str, str], out: Path)
         path and caption of each.
 
     Raises:
-        ValueError: as train.load and predictions.read_geometry; a predicted sample that the cache lacks.
+        ValueError: as trained.load and predictions.read_geometry; a predicted sample that the cache lacks.
     """
     written = []
     for number, folder in enumerate(track(runs, "pictures")):
@@ -87,7 +87,7 @@ def run(runs: Sequence[Path], cache: Path, splits: Mapping[str, str], out: Path)
         if not (folder / "model.safetensors").exists() or not have:
             say(f"{folder}: no model or no errors, so no pictures")
             continue
-        model, description = train.load(folder)
+        model, description = trained.load(folder)
         if not isinstance(model, NTDM):
             say(f"{folder}: {description['method']} fits no mesh, so no pictures")
             continue

@@ -5,9 +5,6 @@ after each epoch; so a run that was interrupted goes on from its last epoch and 
 the weights of a run that was not.
 """
 
-import csv
-import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -25,7 +22,7 @@ import torch
 
 import ntdm
 from ntdm import cache as caches
-from ntdm import parallel
+from ntdm import checkpoints, parallel, trained
 from ntdm.baselines import cuboid
 from ntdm.batch import Batch, draw_augmentation, make_batch
 from ntdm.camera import PASCAL3D_FOCAL_PX
@@ -38,13 +35,8 @@ from ntdm.progress import say, track
 from ntdm.sample_dataset import SampleDataset
 from ntdm.watch import Validation, Watch
 
-DESCRIPTION: dict[str, type | tuple[type, ...]] = {  # what a run's config.json holds that is read again
-    "method": str, "train": dict, "categories": list, "image_size": list, "nominal_focal": (float, int),
-    "typical_box": (float, int), "shapes": dict,
-}  # fmt: skip
 KEPT_BYTES = 2**30  # of decoded samples, that stay in memory from one epoch to the next
 SGD_MOMENTUM = 0.9
-CHECKPOINT = Path("checkpoints", "last.safetensors")
 
 
 def run(
@@ -106,11 +98,11 @@ def run(
         "shapes": {c: method.describe(shape) for c, shape in built_on.items()},
         "data_fingerprint": caches.fingerprint(paths),
     }
-    described, weights, checkpoint = out / "config.json", out / "model.safetensors", out / CHECKPOINT
+    described, weights, checkpoint = out / "config.json", out / "model.safetensors", out / checkpoints.LAST
     same = (
         not overwrite
         and described.exists()
-        and finished(out, read_description(described), description, False)
+        and finished(out, trained.read_description(described), description, False)
     )
     if same and weights.exists():
         say(f"{out}: finished already, with the same config")
@@ -129,7 +121,7 @@ def run(
             f"a batch of {batch_size} samples cannot be shared by {parallel.size()} processes: start fewer"
         )
     if validate is not None:
-        _check_validation(validate, description, sample_names(paths))
+        _check_validation(validate, description, caches.sample_names(paths))
     parallel.wait()  # every process has looked at what is there
     if overwrite and first:  # not before all that may be refused has been looked at
         # The checkpoint first: without its config.json nobody would know what it is of.
@@ -141,7 +133,7 @@ def run(
         with atomic_path(described) as part:
             part.write_text(json.dumps(description, indent=1) + "\n")
         with atomic_path(out / "train_names.txt") as part:
-            part.write_text("".join(f"{name}\n" for name in sorted(sample_names(paths))))
+            part.write_text("".join(f"{name}\n" for name in sorted(caches.sample_names(paths))))
     parallel.wait()
     watch = Watch(data, out, watch_every, focal, validate) if first else None
     seconds = _fit(model, data, config, out, device, watch)
@@ -163,7 +155,7 @@ def _check_validation(validate: Validation, description: dict[str, Any], trained
                     f"--validate-on: {path} has images of {file.image_size}, the training's caches of "
                     f"{tuple(description['image_size'])} (H, W); prepare both at one size"
                 )
-    seen = sorted(sample_names(validate.paths) & trained_on)
+    seen = sorted(caches.sample_names(validate.paths) & trained_on)
     if seen:
         raise ValueError(f"--validate-on: {len(seen)} samples are trained on, such as {seen[0]}")
 
@@ -177,61 +169,7 @@ def _write_result(
     with atomic_path(out / "model.safetensors") as part:  # last: a run with weights is finished
         state = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
         part.write_bytes(safetensors.torch.save(state))
-    shutil.rmtree((out / CHECKPOINT).parent, ignore_errors=True)
-
-
-def load(run_folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]]:
-    """A trained model in eval mode and the description in its config.json; ValueError says what is wrong."""
-    described, weights = run_folder / "config.json", run_folder / "model.safetensors"
-    if not described.exists():
-        raise ValueError(
-            f"{run_folder} is not a run folder: {described.name} is missing; `ntdm train` writes it"
-        )
-    description = read_description(described)
-    if description.get("schema") == "ntdm-external":
-        raise ValueError(f"{run_folder} holds imported predictions and no model; `ntdm report` reads those")
-    if not weights.exists():
-        raise ValueError(
-            f"{weights} is missing: the training did not finish; run the same `ntdm train` again"
-        )
-    for key, kind in DESCRIPTION.items():
-        if not isinstance(description.get(key), kind):
-            raise ValueError(f"{described}: {key} is {description.get(key)!r}; train again with --overwrite")
-    size = description["image_size"]
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise ValueError(f"{described}: image_size is {size!r}, want [H, W]; train again with --overwrite")
-    if not (description["nominal_focal"] > 0 and description["typical_box"] > 0):
-        raise ValueError(f"{described}: nominal_focal or typical_box is not positive; train again")
-    try:
-        config = from_dict(TrainConfig, description["train"], str(described))
-        method = METHODS[config.method]
-        shapes = {c: method.restore(s, str(described)) for c, s in description["shapes"].items()}
-        config = dataclasses.replace(config, backbone_weights="")
-        model = method.build(config, description["categories"], shapes)
-        model.load_state_dict(safetensors.torch.load_file(weights))
-    except RuntimeError:  # torch's own names every tensor of the model
-        raise ValueError(f"{weights} holds another model than {described} describes; train again") from None
-    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
-        said = str(error).partition("\n")[0]
-        raise ValueError(f"{weights} does not fit {described}: {said}; train again") from None
-    broken = [k for k, v in model.state_dict().items() if v.is_floating_point() and not v.isfinite().all()]
-    if broken:
-        raise ValueError(f"{weights}: tensor {broken[0]} holds values that are not finite; train again")
-    return model.requires_grad_(False).eval().to(device), description
-
-
-def weights_digest(run_folder: Path) -> str:
-    """Hexadecimal digest of a run's weights: predictions remember which they were made with."""
-    return hashlib.sha256((run_folder / "model.safetensors").read_bytes()).hexdigest()[:16]
-
-
-def sample_names(paths: Sequence[Path]) -> set[str]:
-    """ "category/name" of every sample of the cache files."""
-    names = set()
-    for path in paths:
-        with caches.CacheFile(path) as file:
-            names |= {f"{file.category}/{name}" for name in file["name"]}
-    return names
+    shutil.rmtree((out / checkpoints.LAST).parent, ignore_errors=True)
 
 
 def _fit(
@@ -244,7 +182,7 @@ def _fit(
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = _optimiser(config, trained)
     keys = data.keys()
-    history, first = _restore(out / CHECKPOINT, model, optimiser)
+    history, first = checkpoints.restore(out / checkpoints.LAST, model, optimiser)
     model.train()
     start = time.monotonic() - (history[-1]["seconds"] if history else 0.0)
     sums: dict[str, float] = {}
@@ -279,7 +217,7 @@ def _fit(
             sums, count = {}, 0
             if watch is not None:
                 watch.after(history[-1], config.epochs, model)
-                _save_checkpoint(out, model, optimiser, history)
+                checkpoints.save(out, model, optimiser, history)
     return history[-1]["seconds"]
 
 
@@ -326,48 +264,6 @@ def learning_rate(config: TrainConfig, step: int, total: int) -> float:
 def _order(count: int, seed: int, epoch: int) -> list[int]:
     generator = torch.Generator().manual_seed(seed * 1_000_003 + 500_009 + epoch)
     return torch.randperm(count, generator=generator).tolist()
-
-
-def _save_checkpoint(
-    out: Path, model: Model, optimiser: torch.optim.Optimizer, history: list[dict[str, Any]]
-) -> None:
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    for number, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"adam.{number}.{name}": value for name, value in state.items()}
-    tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
-    # Bytes first: on a full disk a plain write fails with the disk's own error, and nothing else.
-    with atomic_path(out / CHECKPOINT) as part:
-        part.write_bytes(safetensors.torch.save(tensors, {"history": json.dumps(history)}))
-    with atomic_path(out / "train.csv") as part, open(part, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in history for name in row)))
-        writer.writeheader()
-        writer.writerows(history)
-
-
-def _restore(
-    checkpoint: Path, model: Model, optimiser: torch.optim.Optimizer
-) -> tuple[list[dict[str, Any]], int]:
-    if not checkpoint.exists():
-        return [], 0
-    try:
-        with safetensors.safe_open(checkpoint, "pt") as file:
-            history = json.loads(file.metadata()["history"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-        model.load_state_dict(
-            {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-        )
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("adam."):
-                _, number, field = name.split(".")
-                state.setdefault(int(number), {})[field] = value
-        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        raise ValueError(
-            f"checkpoint {checkpoint} cannot be read ({error}); pass --overwrite to start anew"
-        ) from None
-    say(f"resuming {checkpoint.parents[1]} after epoch {history[-1]['epoch']}")
-    return history, history[-1]["step"]
 
 
 def _check_image_size(image_size: tuple[int, int], model: Model) -> None:
@@ -448,18 +344,3 @@ def _provenance(
         "seconds": round(seconds, 1),
         "data_fingerprint": description["data_fingerprint"],
     }
-
-
-def read_description(path: Path) -> dict[str, Any]:
-    """The object in a run's config.json; ValueError where it holds none."""
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not JSON ({error}): restore it, or train again with --overwrite"
-        ) from None
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} holds {type(content).__name__}, want an object: restore it, or train with --overwrite"
-        )
-    return content

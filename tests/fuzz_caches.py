@@ -87,7 +87,7 @@ def read(path: Path, out: Path) -> None:
     inspect.run(path, out / "inspected", lambda *given: given[-1].touch())
     train._nominal_focal([path])
     train._typical_box([path])
-    train.sample_names([path])
+    cache.sample_names([path])
     shape_fit._collect_cads([path])
     shape_fit._write_latents([path], [0, 1], np.eye(2, dtype=np.float32))
     cache.require_latents([path])

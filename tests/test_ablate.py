@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ntdm import ablate, evaluate, train
+from ntdm import ablate, evaluate, train, trained
 from ntdm.predictions import made_with
 from ntdm.reports import tables
 
@@ -29,11 +29,11 @@ def ablated(tiny, tiny_folder, tmp_path_factory) -> Path:
 
 def test_each_is_a_run_of_its_own_name(ablated):
     for name in NAMES:
-        model, description = train.load(ablated / name)
+        model, description = trained.load(ablated / name)
         assert description["method"] == name
         assert model.config.method == "ntdm"
         assert model.config.view_bins == (1 if name == "single-alpha" else 7)
-    digests = {name: train.weights_digest(ablated / name) for name in NAMES}
+    digests = {name: trained.weights_digest(ablated / name) for name in NAMES}
     assert digests.pop("single-alpha") != digests["full"]
     assert set(digests.values()) == {digests["full"]}
 
@@ -104,27 +104,27 @@ def test_another_config_is_refused_and_overwritten_on_demand(ablated, tiny, tiny
     with pytest.raises(ValueError, match=r"no-background has other weights than .*full; pass --overwrite"):
         start(tiny, tiny_folder, out, training=changed)
     start(tiny, tiny_folder, out, training=changed, overwrite=True)
-    assert train.weights_digest(out / "fixed-shape") == train.weights_digest(out / "full")
+    assert trained.weights_digest(out / "fixed-shape") == trained.weights_digest(out / "full")
     assert json.loads((out / "fixed-shape/config.json").read_text())["train"]["learning_rate"] == 2e-3
-    assert train.weights_digest(out / "full") != train.weights_digest(ablated / "full")
+    assert trained.weights_digest(out / "full") != trained.weights_digest(ablated / "full")
 
 
 def test_full_may_be_a_run_there_is(tiny, tiny_folder, tmp_path, monkeypatch):
-    trained = replace(tiny.TRAIN, epochs=1)
+    config = replace(tiny.TRAIN, epochs=1)
     places = (tiny_folder / "cache", tiny_folder / "shapes", tmp_path / "ntdm")
-    given = train.run(trained, *places)
+    given = train.run(config, *places)
     out = tmp_path / "ablations"
     with pytest.raises(
         ValueError, match=r"ntdm was made with another config .*train\.epochs: 1 -> 2.* not full"
     ):
-        start(tiny, tiny_folder, out, training=replace(trained, epochs=2), full=given)
+        start(tiny, tiny_folder, out, training=replace(config, epochs=2), full=given)
     assert not out.exists()
     single_alpha = []
     fit = train._fit
     monkeypatch.setattr(train, "_fit", lambda *a: single_alpha.append(a[2].view_bins) or fit(*a))
     start(tiny, tiny_folder, out, full=given)
     assert single_alpha == [1], "nothing else is trained"
-    assert train.weights_digest(out / "full") == train.weights_digest(given)
+    assert trained.weights_digest(out / "full") == trained.weights_digest(given)
     assert json.loads((out / "full/config.json").read_text())["method"] == "full"
 
 

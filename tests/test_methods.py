@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ntdm import config, evaluate, train
+from ntdm import checkpoints, config, evaluate, train, trained
 from ntdm.methods import METHODS
 from ntdm.predictions import read_predictions
 from ntdm.sample_table import ERROR_COLUMNS, KEY_COLUMNS, OPTIONAL_ERROR_COLUMNS, read_errors
@@ -32,7 +32,7 @@ def test_trained_loaded_and_scored(tiny, tiny_folder, tmp_path, method):
     with open(run / "train.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2
-    model, description = train.load(run)
+    model, description = trained.load(run)
     assert description["method"] == method
     assert set(description["shapes"]) == ({"car", "sofa"} if method == "nemo" else set())
     assert not any(p.requires_grad for p in model.parameters())
@@ -47,7 +47,7 @@ def test_trained_loaded_and_scored(tiny, tiny_folder, tmp_path, method):
 def test_interrupted_nemo_ends_as_if_it_had_not_been(tiny, tiny_folder, tmp_path, monkeypatch):
     settings = replace(tiny.TRAIN, method="nemo", epochs=2, vertices=200, augment=0.5)
     whole = train.run(settings, tiny_folder / "cache", tmp_path, tmp_path / "whole")
-    save, saved = train._save_checkpoint, []
+    save, saved = checkpoints.save, []
 
     def interrupt(*args):
         save(*args)
@@ -55,7 +55,7 @@ def test_interrupted_nemo_ends_as_if_it_had_not_been(tiny, tiny_folder, tmp_path
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_save_checkpoint", interrupt)
+        patch.setattr(checkpoints, "save", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train.run(settings, tiny_folder / "cache", tmp_path, tmp_path / "cut")
     cut = train.run(settings, tiny_folder / "cache", tmp_path, tmp_path / "cut", resume=True)
@@ -71,14 +71,14 @@ def test_a_run_of_sgd_in_steps_goes_on_where_it_stopped(tiny, tiny_folder, tmp_p
         [0.01, 0.01, 0.001, 0.001]
     )
     whole = train.run(settings, tiny_folder / "cache", tmp_path, tmp_path / "whole")
-    save = train._save_checkpoint
+    save = checkpoints.save
 
     def interrupt(*args):
         save(*args)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_save_checkpoint", interrupt)
+        patch.setattr(checkpoints, "save", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train.run(settings, tiny_folder / "cache", tmp_path, tmp_path / "cut")
     cut = train.run(settings, tiny_folder / "cache", tmp_path, tmp_path / "cut", resume=True)
@@ -92,14 +92,14 @@ def test_a_run_before_there_were_other_methods_is_loaded(tiny_folder, tmp_path):
     for key in ("optimiser", "decay_every", "resize", "vertices", "near_distance"):
         del description["train"][key]
     (run / "config.json").write_text(json.dumps(description))
-    assert train.load(run)[0].config.method == "pose-classifier"
+    assert trained.load(run)[0].config.method == "pose-classifier"
 
 
 def test_a_run_has_the_name_it_is_given(tiny, tiny_folder, tmp_path):
     settings = replace(tiny.CLASSIFIER, method="res50-class", epochs=1)
     run = train.run(settings, tiny_folder / "cache", tmp_path, tmp_path / "run", name="Res50, long")
     assert json.loads((run / "config.json").read_text())["method"] == "Res50, long"
-    assert train.load(run)[0].config.method == "res50-class"
+    assert trained.load(run)[0].config.method == "res50-class"
 
 
 def test_nemo_without_cads_is_refused(tiny, tiny_folder, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from ntdm import evaluate, parallel, predictions, train
+from ntdm import checkpoints, evaluate, parallel, predictions, train
 from ntdm.config import InferConfig, TrainConfig, to_dict
 
 # Sums are made in another order: measured after these steps, 2e-6 at most.
@@ -55,12 +55,11 @@ def together(folder: Path, config: TrainConfig, inference: InferConfig) -> subpr
 
 
 @pytest.fixture(scope="module")
-def folder(tiny, tmp_path_factory):
-    """Caches and shapes of the tiny world."""
+def folder(tiny_folder, tmp_path_factory):
+    """The tiny world's caches and shapes, in a folder for runs."""
     folder = tmp_path_factory.mktemp("parallel")
-    tiny.write_cache(folder / "cache", "pascal3d/train", count=6, prefix="train")
-    tiny.write_cache(folder / "cache", "pascal3d/val", count=3, seed=1)
-    tiny.write_shapes(folder / "shapes")
+    for name in ("cache", "shapes"):
+        (folder / name).symlink_to(tiny_folder / name)
     return folder
 
 
@@ -80,7 +79,7 @@ def test_two_processes_do_what_one_does(tiny, folder, config, method, monkeypatc
     train.run(config, folder / "cache", folder / "shapes", alone)
     if method == "ntdm":  # one process begins, two go on
         with monkeypatch.context() as patch:
-            patch.setattr(train, "_save_checkpoint", interrupted(train._save_checkpoint))
+            patch.setattr(checkpoints, "save", interrupted(checkpoints.save))
             with pytest.raises(KeyboardInterrupt):
                 train.run(config, folder / "cache", folder / "shapes", shared)
     done = together(folder, config, tiny.INFER)

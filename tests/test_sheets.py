@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ntdm import evaluate, picture, sheets, train
+from ntdm import evaluate, picture, sheets, trained
 from ntdm.cache import find
 
 SPLITS = {"L0": "pascal3d/val", "L1": "occluded_pascal3d/L1"}
@@ -47,7 +47,7 @@ def test_an_imported_run_has_no_pictures(tmp_path, capsys):
 
 
 def test_fits_are_those_of_the_rows_asked_for(runs, tiny_folder):
-    model, _ = train.load(runs["ntdm"])
+    model, _ = trained.load(runs["ntdm"])
     split = SPLITS["L0"]
     with (runs["ntdm"] / "errors" / f"{split}.csv").open(newline="") as file:
         errors = list(csv.DictReader(file))
@@ -64,7 +64,7 @@ def test_fits_are_those_of_the_rows_asked_for(runs, tiny_folder):
 @pytest.mark.parametrize("shown", ["nothing", "left", "all"])
 def test_the_three_colours_of_a_mesh(runs, tiny_folder, shown):
     """Half of a mesh is never seen; of the other half, what the visible mask holds is blue."""
-    model, description = train.load(runs["ntdm"])
+    model, description = trained.load(runs["ntdm"])
     paths = find(tiny_folder / "cache", SPLITS["L0"])
     (fit,) = sheets.read_fits(model, runs["ntdm"], SPLITS["L0"], paths, [0])
     visible = np.zeros_like(fit.visible)

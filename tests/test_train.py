@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from ntdm import cache, train
+from ntdm import cache, checkpoints, train, trained
 from ntdm.baselines.classifier import Classifier
 from ntdm.model import NTDM
 
@@ -46,7 +46,7 @@ def test_run_folder(tiny, tiny_folder):
 
 
 def test_trained_model_is_loaded(tiny, tiny_folder):
-    model, description = train.load(tiny_folder / "ntdm")
+    model, description = trained.load(tiny_folder / "ntdm")
     assert isinstance(model, NTDM)
     assert not model.training
     assert not any(p.requires_grad for p in model.parameters())
@@ -59,7 +59,7 @@ def test_trained_model_is_loaded(tiny, tiny_folder):
 
 
 def test_pose_classifier_is_trained_without_shapes(tiny_folder):
-    model, description = train.load(tiny_folder / "classifier")
+    model, description = trained.load(tiny_folder / "classifier")
     assert isinstance(model, Classifier)
     assert description["shapes"] == {}
     guess = model.predict(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
@@ -69,7 +69,7 @@ def test_pose_classifier_is_trained_without_shapes(tiny_folder):
 
 def interrupt_after(monkeypatch, epochs: int) -> None:
     """Ctrl-C just after that epoch's checkpoint."""
-    whole, count = train._save_checkpoint, 0
+    whole, count = checkpoints.save, 0
 
     def save(*args):
         nonlocal count
@@ -78,7 +78,7 @@ def interrupt_after(monkeypatch, epochs: int) -> None:
         if count == epochs:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "_save_checkpoint", save)
+    monkeypatch.setattr(checkpoints, "save", save)
 
 
 @pytest.mark.parametrize("method", ["ntdm", "classifier"])
@@ -91,7 +91,7 @@ def test_interrupted_run_ends_as_if_it_had_not_been(tiny, tiny_folder, tmp_path,
             start(tiny_folder, tmp_path / "cut", config)
     assert not (tmp_path / "cut" / "model.safetensors").exists()
     with pytest.raises(ValueError, match="the training did not finish"):
-        train.load(tmp_path / "cut")
+        trained.load(tmp_path / "cut")
     torch.rand(7)  # whatever else draws in between
     cut = start(tiny_folder, tmp_path / "cut", config, resume=True)
     assert not (cut / "checkpoints/last.safetensors").exists()
@@ -172,7 +172,7 @@ def test_image_size_that_is_no_multiple(tiny, tiny_folder, tmp_path, monkeypatch
         train.run(tiny.TRAIN, tmp_path / "cache", tiny_folder / "shapes", tmp_path / "run")
     pooled = replace(tiny.CLASSIFIER, epochs=1)
     run = train.run(pooled, tmp_path / "cache", tiny_folder / "shapes", tmp_path / "classifier")
-    model, _ = train.load(run)
+    model, _ = trained.load(run)
     assert model.predict(torch.zeros(2, 3, 64, 72, dtype=torch.uint8)).viewpoint.shape == (2, 3)
 
 
@@ -189,23 +189,23 @@ def test_unknown_method(tiny, tiny_folder, tmp_path):
 
 def test_what_is_no_run_or_a_broken_one_is_not_loaded(tiny_folder, tmp_path):
     with pytest.raises(ValueError, match="is not a run folder"):
-        train.load(tmp_path)
+        trained.load(tmp_path)
     run = shutil.copytree(tiny_folder / "ntdm", tmp_path / "run")
     state = weights(run)
     state["texture.theta"][0, 0, 0, 0, 0] = float("nan")
     safetensors.torch.save_file(state, run / "model.safetensors")
     with pytest.raises(ValueError, match=r"texture\.theta holds values that are not finite"):
-        train.load(run)
+        trained.load(run)
     del state["texture.theta"]
     safetensors.torch.save_file(state, run / "model.safetensors")
     with pytest.raises(ValueError, match=r"holds another model than .*config\.json describes"):
-        train.load(run)
+        trained.load(run)
     (run / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(ValueError, match="train again"):
-        train.load(run)
+        trained.load(run)
     (run / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json is not JSON"):
-        train.load(run)
+        trained.load(run)
 
 
 def test_latents_of_other_shapes_are_refused(tiny, tiny_folder, tmp_path):
