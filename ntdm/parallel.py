@@ -1,6 +1,6 @@
 """Several processes as one: those that torchrun starts share a batch, and its sums are those of one process.
 
-    torchrun --nproc-per-node 8 -m ntdm.cli train ...
+    torchrun --standalone --nproc-per-node 8 --no-python -- ntdm train ...
 
 Every process works on its own part of a batch, in order: the parts of all ranks, one after another, are the
 batch. Random draws are not shared but repeated: every rank draws for the whole batch from the same generator.

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ntdm import cache_check, export, infer, predictions, sample_table
+from ntdm.checkpoints import LAST
 from ntdm.data_prep import nemo, occluded_pascal3d, ood_cv_layout, pascal3d, prepare
-from ntdm.train import CHECKPOINT
 
 NAMES = {
     "cache": [
@@ -28,7 +28,7 @@ NAMES = {
     "errors": [*sample_table.ERROR_COLUMNS, *sample_table.OPTIONAL_ERROR_COLUMNS],
     "infer": [*infer.FILES],
     "faults": sorted(prepare.FAULTS),
-    "run": [str(CHECKPOINT)],
+    "run": [str(LAST)],
     "exports": [*export.BOP_COLUMNS, *export.BOP_IMAGE_COLUMNS, *export.OOD_CV_COLUMNS],
 }
 
