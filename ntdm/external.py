@@ -67,8 +67,10 @@ def run(
     sweep(out)
     if (cache is None) == (labels is None):
         raise ValueError("name the truth: either the cache that holds the split, or a label table")
-    if not method.strip():
-        raise ValueError("the method's name is empty: it is the name of the table's row")
+    if not method.strip() or not method.isprintable():
+        raise ValueError(
+            f"the method's name is {method!r}: it is the name of the table's row, a line of text"
+        )
     dataset, _, name = split.partition("/")
     if dataset == "ood_cv" and name not in _OOD_CV_SPLITS:
         raise ValueError(f"{split}: OOD-CV has no nuisance {name!r}; want {', '.join(_OOD_CV_SPLITS)}")

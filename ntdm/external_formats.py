@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ntdm import npz
+from ntdm import npz, sample_table
 from ntdm.config import CATEGORIES
 from ntdm.export import OOD_CV_COLUMNS, challenge_name
 from ntdm.predictions import FREE_POSE_COLUMNS, POSE_COLUMNS, PREDICTION_COLUMNS
@@ -234,10 +234,11 @@ def challenge_sample(image: str, category: str, where: str) -> Sample:
 
 
 def number(cell: str, where: str, column: str) -> float:
-    """The number in a cell; ValueError names `where` and the column when it is none."""
+    """The number in a cell, or nan; ValueError names `where` and the column when it is neither."""
     try:
-        return float(cell)
+        value = sample_table.number(cell)
     except ValueError:
-        raise ValueError(
-            f"{where}: {column} is {cell!r}, want a number, or nan for a failed prediction"
-        ) from None
+        value = math.inf
+    if math.isinf(value):
+        raise ValueError(f"{where}: {column} is {cell!r}, want a number, or nan for a failed prediction")
+    return value

@@ -9,6 +9,7 @@ tables by writing this file. Pure Python and numpy: the reports work without tor
 
 import csv
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ TEXT_COLUMNS = (*KEY_COLUMNS, "predicted_category")
 ERROR_COLUMNS = (*KEY_COLUMNS, "rotation_error", "amodal_iou", "visible_iou", "class_correct", "seconds")
 OPTIONAL_ERROR_COLUMNS = ("rotation_error_free", "amodal_iou_free")
 
+MOST_ROWS = 500_000  # of a split: a file of more is none of ours, and would fill the memory
 ROUNDING = 1e-6  # radians by which a printed pi may exceed pi
 
 
@@ -100,30 +102,28 @@ def read_table(
     `failed_allowed` columns may hold ``nan``. ValueError names file, line and column: missing, duplicate or
     unknown columns, text where a number belongs, columns with holes, a sample that stands twice.
     """
+    rows: list[list[str]] = []
+    lines: list[int] = []
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        # A mark of the byte order is no part of the first column's name.
+        with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             header = next(reader, [])
-            rows, lines = [], []
-            for row in reader:
-                if row:
-                    rows.append(row)
-                    lines.append(reader.line_num)
-                if row and len(row) != len(header):
-                    raise ValueError(
-                        f"{path}, line {reader.line_num}: {len(row)} cells under {len(header)} columns"
-                    )
+            _check_header(path, header, required, optional)
+            for row in filter(None, reader):
+                where = f"{path}, line {reader.line_num}"
+                if len(row) != len(header):
+                    raise ValueError(f"{where}: {len(row)} cells under {len(header)} columns")
+                if "\0" in "".join(row):
+                    raise ValueError(f"{where}: a NUL byte; is it a text file?")
+                if len(rows) == MOST_ROWS:
+                    raise ValueError(f"{where}: more than {MOST_ROWS} samples in a split")
+                rows.append(row)
+                lines.append(reader.line_num)
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a CSV file: {error}") from None
-    for kind, names in (
-        ("duplicate", [c for c in header if header.count(c) > 1]),
-        ("missing", [c for c in required if c not in header]),
-        ("unknown", [c for c in header if c not in required and c not in optional]),
-    ):
-        if names:
-            raise ValueError(f"{path}, line 1: {kind} column {names[0]!r}; want {','.join(required)}")
     columns: dict[str, NDArray[Any]] = {}
     empty = set()
     for column, cells in zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True):
@@ -147,29 +147,40 @@ def read_table(
     return table
 
 
+def _check_header(
+    path: Path, header: Sequence[str], required: Sequence[str], optional: Sequence[str]
+) -> None:
+    for kind, names in (
+        ("duplicate", [c for c in header if header.count(c) > 1]),
+        ("missing", [c for c in required if c not in header]),
+        ("unknown", [c for c in header if c not in required and c not in optional]),
+    ):
+        if names:
+            found = textwrap.shorten(",".join(header), 300) or "nothing"
+            raise ValueError(
+                f"{path}, line 1: {kind} column {names[0]!r}; want {','.join(required)}; found {found}"
+            )
+
+
 def _numbers(
     path: Path, column: str, cells: Sequence[str], lines: Sequence[int], failed_allowed: bool
 ) -> NDArray[np.float64]:
-    try:
-        values = np.array([float(cell) if cell else math.nan for cell in cells], dtype=np.float64)
-    except ValueError:
-        row = next(i for i, cell in enumerate(cells) if cell and not _is_number(cell))
-        raise ValueError(f"{path}, line {lines[row]}: {column} is {cells[row]!r}, want a number") from None
-    if not failed_allowed:
-        odd = [i for i in np.flatnonzero(~np.isfinite(values)).tolist() if cells[i]]
-        if odd:
-            raise ValueError(
-                f"{path}, line {lines[odd[0]]}: {column} is {cells[odd[0]]!r}, want a finite number"
-            )
+    values = np.empty(len(cells))
+    for i, cell in enumerate(cells):
+        try:
+            values[i] = number(cell) if cell else math.nan
+        except ValueError:
+            raise ValueError(f"{path}, line {lines[i]}: {column} is {cell!r}, want a number") from None
+        if cell and not (math.isfinite(values[i]) or (failed_allowed and math.isnan(values[i]))):
+            raise ValueError(f"{path}, line {lines[i]}: {column} is {cell!r}, want a finite number")
     return values
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+def number(cell: str) -> float:
+    """A cell as a number; ValueError where it is none, as 1_0, which Python would take for ten."""
+    if "_" in cell:
+        raise ValueError(f"{cell!r} is no number")
+    return float(cell)
 
 
 def refuse(table: Table, column: str, wrong: NDArray[np.bool_], wanted: str) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, MultipleLocator
+from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter
 
-from ntdm.reports.typeset import Block, Line
+from ntdm.reports.typeset import PUBLISHED_SUFFIX, Block, Line
 
 _LINES_PANEL, _BARS_PANEL = (4.2, 3.2), (8.4, 2.3)  # inches
 _LEGEND_ENTRY = 2.4  # inches
@@ -27,11 +27,12 @@ Styles = dict[str, tuple[str, Any]]  # method -> marker, colour
 def draw(title: str, blocks: Sequence[Block], ordered: bool, path: Path) -> None:
     """One panel a block: lines over ordered columns (occlusion levels), bars over unordered ones.
 
-    Published rows are dashed or hatched and pale; a cell that was not measured is left out.
+    Published rows are dashed or hatched and pale, in the colour of the measured row of the same name; a cell
+    that was not measured is left out.
     """
-    lines = [line for block in blocks for line in block.lines]
-    methods = list(dict.fromkeys(line.method for line in sorted(lines, key=lambda line: line.published)))
-    colours = _colours(methods)
+    lines = sorted((line for block in blocks for line in block.lines), key=lambda line: line.published)
+    methods = list(dict.fromkeys(line.method for line in lines))
+    colours = _paired_colours(lines)
     styles = {m: (_MARKERS[i % len(_MARKERS)], colours[m]) for i, m in enumerate(methods)}
     columns = min(len(blocks), 2) if ordered else 1
     rows = -(-len(blocks) // columns)
@@ -127,6 +128,8 @@ def draw_confusion(
 ) -> None:
     """A matrix a method (row of panels) and column of the table; percent of a true category's samples.
 
+    The method's name has a line of its own above its row: it may be longer than a matrix is wide.
+
     Args:
         guesses: method -> column -> true and predicted categories, text [N].
     """
@@ -134,28 +137,31 @@ def draw_confusion(
     across = [column for column in columns if any(column in pairs for pairs in shown.values())]
     names = sorted({str(n) for pairs in shown.values() for pair in pairs.values() for n in np.unique(pair)})
     # One picture with a cell between the matrices: an axes for each would take seconds.
-    step = len(names) + 1
-    grid = np.full((step * len(shown) - 1, step * len(across) - 1), np.nan)
     numbers = len(names) <= _MOST_NUMBERS
     cell = max(_CONFUSION_CELL[0], 1.3 / len(names)) if numbers else _CONFUSION_CELL[1]
     size = 7 if numbers else 5
+    gap = max(1, round(0.36 / cell))  # between two rows, for the method's name and the columns'
+    step, down = len(names) + 1, len(names) + gap
+    grid = np.full((down * len(shown) - gap, step * len(across) - 1), np.nan)
     figure = Figure((cell * grid.shape[1] + 1.4, cell * grid.shape[0] + 1.7), layout="constrained")
     panel = figure.subplots()
     for i, (method, pairs) in enumerate(shown.items()):
         for j, column in enumerate(across):
             if column not in pairs:
                 continue
-            row, left = step * i, step * j
+            row, left = down * i, step * j
             grid[row : row + len(names), left : left + len(names)] = _confusion(*pairs[column], names)
-            heading = f"{method}, {column}" if len(shown) > 1 else column
-            panel.text(left - 0.5, row - 0.6, heading, fontsize=size + 1, va="bottom")
+            panel.text(left - 0.5, row - 0.6, column, fontsize=size + 1, va="bottom")
+        if len(shown) > 1:
+            above = down * i - 0.6 - 0.17 / cell
+            panel.text(-0.5, above, method, fontsize=size + 1, va="bottom", weight="bold")
     panel.imshow(grid, cmap="Blues", vmin=0, vmax=100)
     if numbers:
         for row, left in np.argwhere(np.isfinite(grid)):
             value = grid[row, left]
             colour = "white" if value > 55 else "black"
             panel.text(left, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
-    rows = [step * i + k for i in range(len(shown)) for k in range(len(names))]
+    rows = [down * i + k for i in range(len(shown)) for k in range(len(names))]
     lefts = [step * j + k for j in range(len(across)) for k in range(len(names))]
     panel.set_yticks(rows, names * len(shown), fontsize=size)
     panel.set_xticks(lefts, names * len(across), rotation=90, fontsize=size)
@@ -176,7 +182,7 @@ def _confusion(true: np.ndarray, predicted: np.ndarray, names: Sequence[str]) ->
 
 
 def draw_seconds(title: str, stages: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Bars of the stages' times on logarithmic scales.
+    """The stages' times as dots on logarithmic scales, where a bar would have no foot to begin at.
 
     Args:
         stages: stage and its unit -> method -> seconds.
@@ -189,21 +195,33 @@ def draw_seconds(title: str, stages: Mapping[str, Mapping[str, float]], path: Pa
     for panel, (stage, times) in zip(
         np.atleast_1d(figure.subplots(1, len(shown))), shown.items(), strict=True
     ):
-        values = list(times.values())
-        bars = panel.barh(range(len(times)), values, color=[colours[method] for method in times])
-        said = [f"{value:.0f}" if value >= 100 else f"{value:.2g}" for value in values]
-        panel.bar_label(bars, said, padding=3, fontsize=8)
+        values = np.array(list(times.values()))
+        # Whole decades; a clock that stood still is drawn at the edge.
+        decades = np.log10(values[values > 0])
+        low, high = np.floor(decades.min(initial=0)), np.ceil(decades.max(initial=-9) + 0.3)
+        panel.set_xscale("log")
+        panel.set_xlim(10**low, 10 ** max(high, low + 1))
+        for i, (method, value) in enumerate(times.items()):
+            panel.plot(max(value, 10**low), i, "o", color=colours[method], clip_on=False)
+            said = f"{value:.0f}" if value >= 100 else f"{value:.2g}"
+            panel.annotate(said, (max(value, 10**low), i), (7, 0), textcoords="offset points", va="center",
+                           fontsize=8)  # fmt: skip
         panel.set_yticks(range(len(times)), list(times), fontsize=8)
-        panel.invert_yaxis()
-        positive = [value for value in values if value > 0]
-        if positive:
-            panel.set_xscale("log")
-            panel.set_xlim(min(positive) / 3, max(positive) * 6)
+        panel.set_ylim(len(times) - 0.5, -0.5)
         panel.set_xlabel(stage, fontsize=9)
+        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.tick_params(labelsize=8)
+        panel.grid(axis="y", alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=150, format="png", metadata={"Software": None})
+
+
+def _paired_colours(lines: Sequence[Line]) -> dict[str, Any]:
+    """A colour a method; a published one has that of the measured one whose name it bears."""
+    names = {line.method: line.method.removesuffix(PUBLISHED_SUFFIX).casefold() for line in lines}
+    colours = _colours(list(dict.fromkeys(names.values())))
+    return {method: colours[name] for method, name in names.items()}
 
 
 def _colours(methods: Sequence[str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ table { border-collapse: collapse; margin: .4rem 0 1.2rem }
 caption { text-align: left; font-weight: 600; padding: .3rem 0 }
 th, td { padding: .22rem .7rem; text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
 th.text, td.text { text-align: left }
+thead th:not(.text) { min-width: 5.2rem }
 thead th { border-bottom: 2px solid #999; padding: 0 }
 thead button { all: unset; cursor: pointer; padding: .3rem .7rem }
 thead button { display: block; width: 100%; box-sizing: border-box }

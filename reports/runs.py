@@ -6,6 +6,7 @@ the predicted categories and of the test data.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,13 +63,14 @@ def read_run(path: Path, splits: Sequence[str]) -> Run:
     """
     config = read_json(path / "config.json")
     method = config.get("method")
-    if not isinstance(method, str) or not method.strip():
+    if not isinstance(method, str) or not method.strip() or not method.isprintable():
         raise ValueError(
-            f"{path / 'config.json'} has no text under the key 'method', the name of the table's row"
+            f"{path / 'config.json'} has no line of text under the key 'method', the name of the table's row"
         )
     about = read_json(path / "run.json") if (path / "run.json").exists() else {}
-    if not isinstance(about.get("seconds", 0), int | float):
-        raise ValueError(f"{path / 'run.json'}: seconds is {about['seconds']!r}, want a number")
+    seconds = about.get("seconds", 0)
+    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        raise ValueError(f"{path / 'run.json'}: seconds is {seconds!r}, want a number from 0 on")
     _check_split_names(path)
     run = Run(path, method, about, {})
     for split in splits:
@@ -170,7 +172,7 @@ def read_json(path: Path) -> dict[str, Any]:
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} is not a JSON object")

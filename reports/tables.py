@@ -33,10 +33,9 @@ from ntdm.reports.measures import (
 )
 from ntdm.reports.page import Picture
 from ntdm.reports.runs import ABLATIONS, Run, check_comparable, read_run
-from ntdm.reports.typeset import Block, Cell, Line, latex, markdown
+from ntdm.reports.typeset import PUBLISHED_SUFFIX, Block, Cell, Line, latex, markdown
 from ntdm.sample_table import write_csv
 
-PUBLISHED_SUFFIX = " (published)"
 Estimates = Mapping[Key, Estimate]
 
 
@@ -327,13 +326,15 @@ def _breakdown_csv(estimates: Estimates) -> tuple[list[str], list[list[str]]]:
 def _provenance(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """A line a run: what run.json says of how it was made."""
     wanted = ("ntdm", "torch", "device", "threads", "seed", "samples", "seconds", "data_fingerprint")
-    return [
-        (
-            run.method,
-            ", ".join(f"{key} {run.about[key]}" for key in wanted if key in run.about) or "not known",
+    lines = []
+    for run in runs:
+        known = {key: run.about[key] for key in wanted if key in run.about}
+        said = (
+            f"{key} {value:.0f}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in known.items()
         )
-        for run in runs
-    ]
+        lines.append((run.method, ", ".join(said) or "not known"))
+    return lines
 
 
 def _csv(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ntdm.reports.measures import Estimate
 
+PUBLISHED_SUFFIX = " (published)"
 Cell = Estimate | None  # None: not measured, an empty cell, never 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntdm import cache, predictions
+from ntdm import cache, predictions, sample_table
 from ntdm.predictions import (
     Geometry,
     Prediction,
@@ -252,9 +252,13 @@ def put(row: int, column: str, value: str):
         (put(2, "amodal_iou", "81.5"), r"line 3: amodal_iou is 81.5; .*not percent"),
         (put(5, "class_correct", "0.5"), r"line 6: class_correct is 0.5; 0 or 1"),
         (put(5, "seconds", "fast"), r"line 6: seconds is 'fast', want a number"),
+        (put(5, "seconds", "1_0"), r"line 6: seconds is '1_0', want a number"),
+        (put(2, "seconds", "inf"), r"line 3: seconds is 'inf', want a finite number"),
+        (put(2, "name", "im\0"), r"line 3: a NUL byte; is it a text file\?"),
         (put(4, "name", "im0"), r"line 5: sample \('bus', 'im0'\) stands already in line 2"),
         (put(4, "category", ""), r"line 5: column category has 1 holes"),
-        (put(0, "seconds", "time"), r"line 1: missing column 'seconds'"),
+        (put(0, "seconds", "Seconds"), r"line 1: missing column 'seconds'; want .*; found .*,Seconds"),
+        (lambda rows: [], r"line 1: missing column 'dataset'; want .*; found nothing"),
         (put(0, "seconds", "name"), r"line 1: duplicate column 'name'"),
         (lambda rows: [[*row, "0"] for row in rows], r"line 1: unknown column '0'"),
         (lambda rows: [*rows[:2], rows[2][:-1]], r"line 3: 8 cells under 9 columns"),
@@ -264,6 +268,29 @@ def test_bad_error_files_are_refused(tmp_path: Path, change, match: str) -> None
     path = edit(errors(tmp_path / "e.csv"), change)
     with pytest.raises(ValueError, match=r"e\.csv, " + match):
         read_errors(path)
+
+
+def test_a_byte_order_mark_and_dos_line_ends_are_taken(tmp_path: Path) -> None:
+    path = errors(tmp_path / "e.csv")
+    want = path.read_bytes()
+    path.write_bytes(b"\xef\xbb\xbf" + want.replace(b"\n", b"\r\n"))
+    assert read_errors(path).keys() == [("bus", f"im{i}") for i in range(5)]
+
+
+def test_a_file_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = errors(tmp_path / "e.csv", 5)
+    monkeypatch.setattr(sample_table, "MOST_ROWS", 4)
+    with pytest.raises(ValueError, match=r"e\.csv, line 6: more than 4 samples in a split"):
+        read_errors(path)
+
+
+def test_a_failed_pose_is_nan_and_nothing_else(tmp_path: Path) -> None:
+    row = Prediction("d", "s", "bus", "a", "bus", math.nan, math.nan, math.nan, math.nan, 0.0, 0.1)
+    path = write_predictions(tmp_path / "p.csv", [row])
+    assert math.isnan(read_predictions(path)["azimuth"][0])
+    path.write_text(path.read_text().replace("nan", "inf", 1))
+    with pytest.raises(ValueError, match=r"p\.csv, line 2: azimuth is 'inf', want a finite number"):
+        read_predictions(path)
 
 
 def test_write_errors_leaves_nothing_bad(tmp_path: Path) -> None:

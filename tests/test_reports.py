@@ -13,7 +13,7 @@ import pytest
 
 from ntdm.config import NUISANCES
 from ntdm.predictions import Prediction, write_predictions
-from ntdm.reports import tables
+from ntdm.reports import figures, tables
 from ntdm.reports.measures import Estimate
 from ntdm.reports.runs import ABLATIONS
 from ntdm.reports.typeset import Block, Line, latex, markdown
@@ -122,6 +122,14 @@ def test_perfect_errors_are_a_hundred(tmp_path: Path) -> None:
         assert {row[c] for c in (*NUISANCES, "mean", "mean_macro")} == {"100.0000"}
 
 
+def test_a_published_row_has_the_colour_of_its_measured_one() -> None:
+    names = {"nemo": False, "NeMo (published)": True, "other": False, "Other 2 (published)": True}
+    lines = [Line(name, (), None, published) for name, published in names.items()]
+    colours = figures._paired_colours(lines)
+    assert colours["nemo"] == colours["NeMo (published)"]
+    assert len({colours[name] for name in names}) == 3
+
+
 def test_published_means_are_sample_weighted() -> None:
     rows = tables.read_published(2)
     assert len(rows) == 10
@@ -195,15 +203,29 @@ def test_bad_runs_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"pose.csv, line 2: column rotation_error has 1 holes in 4 rows"):
         tables.report(2, [run], out)
     (run / "config.json").write_text('{"name": "mine"}')
-    with pytest.raises(ValueError, match="no text under the key 'method'"):
+    with pytest.raises(ValueError, match="no line of text under the key 'method'"):
         tables.report(1, [run], out)
-    (run / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config.json is not JSON"):
+    (run / "config.json").write_text('{"method": "a\\nb"}')
+    with pytest.raises(ValueError, match="no line of text under the key 'method'"):
         tables.report(1, [run], out)
+    for text in ("{", "[" * 100_000):
+        (run / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=r"config.json is not JSON"):
+            tables.report(1, [run], out)
     (run / "config.json").unlink()
     with pytest.raises(ValueError, match=r"config.json does not exist: is .*a a run folder"):
         tables.report(1, [run], out)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("seconds", ['"long"', "NaN", "1e999", "-1"])
+def test_a_training_time_that_is_none(tmp_path: Path, seconds: str) -> None:
+    run = make_run(tmp_path / "a", "mine")
+    put(run, "pascal3d/val", errors_of(4, 2))
+    (run / "run.json").write_text(f'{{"seconds": {seconds}}}')
+    with pytest.raises(ValueError, match=r"a/run.json: seconds is .*, want a number from 0 on"):
+        tables.report(1, [run], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_reports_do_not_import_torch() -> None:

@@ -38,7 +38,7 @@ class Size:
     sampled_proposals: int
 
 
-SIZES = {"tiny": Size(64, 256, 2, 64, 64, 32), "resnet50": Size(256, 1024, 4, 1000, 256, 512)}
+SIZES = {"tiny": Size(64, 256, 2, 64, 64, 16), "resnet50": Size(256, 1024, 4, 1000, 256, 512)}
 
 
 def detection() -> ModuleType:
