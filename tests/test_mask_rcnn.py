@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from ntdm import evaluate, train
 from ntdm.baselines import mask_rcnn
 from ntdm.batch import Batch
+from ntdm.sample_table import ERROR_COLUMNS, KEY_COLUMNS, OPTIONAL_ERROR_COLUMNS, read_errors
+from ntdm.trained import load
+
+OPERATORS = str(Path(__file__).with_name("torchvision_operators.py"))
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +25,7 @@ def torchvision():
     except ImportError:
         pytest.skip("torchvision is not installed")
     except RuntimeError:
-        runpy.run_path(str(Path(__file__).with_name("torchvision_operators.py")))["install"]()
+        runpy.run_path(OPERATORS)["install"]()
 
 
 def scenes(count: int = 4, seed: int = 0) -> Batch:
@@ -98,6 +103,44 @@ def test_an_empty_mask_is_refused(tiny, torchvision):
     photos.amodal_mask[2] = False
     with pytest.raises(ValueError, match=r"empty amodal mask: .* train on caches whose samples have CADs"):
         model.training_loss(photos, torch.Generator())
+
+
+def test_trained_loaded_and_scored(tiny, tiny_folder, tmp_path, torchvision):
+    settings = replace(tiny.TRAIN, method="mask-rcnn", epochs=2)
+    run = train.run(settings, tiny_folder / "cache", tmp_path / "no shapes", tmp_path / "run")
+    model, description = load(run)
+    assert isinstance(model, mask_rcnn.MaskRCNN) and description["method"] == "mask-rcnn"
+    (path,) = evaluate.run(run, tiny_folder / "cache", ["occluded_pascal3d/L1"], tiny.INFER)
+    errors = read_errors(path)
+    measured = {c for c in (*ERROR_COLUMNS, *OPTIONAL_ERROR_COLUMNS) if errors.measured(c)}
+    assert measured - set(KEY_COLUMNS) == {
+        "rotation_error", "rotation_error_free", "amodal_iou", "amodal_iou_free", "class_correct", "seconds",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_the_stand_ins_are_torchvisions_operators(torchvision, aligned):
+    """Boxes, values and gradients; a box beyond the picture, which no proposal is, is not asked for."""
+    from torchvision import extension, ops
+
+    if not extension._has_ops():
+        pytest.skip("torchvision's own operators do not fit this torch")
+    ours = runpy.run_path(OPERATORS)
+    draw = torch.Generator().manual_seed(0)
+    features = torch.randn(3, 5, 13, 17, generator=draw, requires_grad=True)
+    low = torch.rand(40, 2, generator=draw) * torch.tensor([100.0, 70.0])
+    high = torch.minimum(low + 60 * torch.rand(40, 2, generator=draw), torch.tensor([136.0, 104.0]))
+    boxes = torch.cat([low, high], 1)
+    rois = torch.cat([torch.arange(40)[:, None] % 3, boxes], 1)
+    found = ours["roi_align"](features, rois, 1 / 8, 7, 14, 2, aligned)
+    wanted = ops.roi_align(features, rois, (7, 14), 1 / 8, 2, aligned)
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)  # 3e-6 seen
+    weight = torch.randn(found.shape, generator=draw)
+    gradients = [torch.autograd.grad((each * weight).sum(), features)[0] for each in (found, wanted)]
+    torch.testing.assert_close(*gradients, atol=1e-3, rtol=0)
+    score = torch.rand(40, generator=draw)
+    kept = ours["nms"](boxes, score, 0.3)
+    assert torch.equal(kept, ops.nms(boxes, score, 0.3)) and len(kept) < 40
 
 
 def test_boxes_are_cut_to_the_picture():

@@ -1,8 +1,9 @@
 """torchvision's two operators that Mask R-CNN calls, in plain torch.
 
 torchvision's wheel holds operators for one build of torch, and beside another, such as the CPU's, it does not
-even import. Its Python code is what is tested here, and it needs these. `roi_align` samples two by two points
-a cell where torchvision adapts their number to the box.
+even import. Its Python code is what is tested here, and it needs these. Unlike torchvision's, `roi_align`
+clamps points beyond the picture to its edge, and samples two by two points a cell when asked to adapt their
+number.
 """
 
 import importlib
