@@ -1,7 +1,6 @@
 """The methods that can be trained and evaluated, by the name they have on the command line and in the tables.
 
-To add one (StarMap, a Bayesian amodal net, A3D, JOF): write its :class:`~ntdm.method.Model` and what it
-predicts in a file of ntdm/baselines/, its name in ntdm/config.py's METHODS, and its entry here.
+How one is added: docs/methods.md.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -11,7 +11,7 @@ import pytest
 
 from ntdm import export, external
 from ntdm.cache import CacheFile, find
-from ntdm.config import NUISANCES
+from ntdm.config import NUISANCES, OCCLUSION_LEVELS
 from ntdm.export import OOD_CV_COLUMNS
 from ntdm.metrics import rotation_error, rotation_from_angles
 from ntdm.predictions import Geometry, Prediction, write_predictions
@@ -27,7 +27,7 @@ HEADER = ["dataset", "split", "category", "name", "azimuth", "elevation", "theta
 def cache(tiny, tmp_path_factory) -> Path:
     """pascal3d/val and ood_cv/pose, three samples of each of two categories, photo_00 to photo_02."""
     root = tmp_path_factory.mktemp("external") / "cache"
-    for split in (SPLIT, "ood_cv/pose", "occluded_pascal3d/L1"):
+    for split in (SPLIT, "ood_cv/pose"):
         tiny.write_cache(root, split, count=3, prefix="photo_0", latents=False)
     for path in root.rglob("*.h5"):
         with CacheFile(path) as file:
@@ -79,12 +79,14 @@ def test_the_truth_as_our_csv_is_a_hundred(cache, tmp_path):
     assert (tmp_path / "report/table_1_confusion.png").exists()
 
 
-def test_the_truth_with_its_masks_is_a_hundred_everywhere(cache, tmp_path):
-    """Poses, classes, amodal and visible masks, through files, scorer and report, of L0 and L1."""
-    run = tmp_path / "run"
-    for split in (SPLIT, "occluded_pascal3d/L1"):
+def test_the_truth_with_its_masks_is_a_hundred_everywhere(tiny, tmp_path):
+    """Poses, classes, amodal and visible masks, through files, scorer and report: all three tables."""
+    root, run = tmp_path / "cache", tmp_path / "run"
+    levels = [SPLIT, *(f"occluded_pascal3d/{level}" for level in OCCLUSION_LEVELS)]
+    for split in (*levels, *(f"ood_cv/{nuisance}" for nuisance in NUISANCES)):
+        tiny.write_cache(root, split, count=2, latents=False)
         rows, amodal, visible = [], [], []
-        for path in find(cache, split):
+        for path in find(root, split):
             with CacheFile(path) as file:
                 for i, (name, view) in enumerate(zip(file["name"], file["viewpoint"], strict=True)):
                     pose = [float(value) for value in view]
@@ -94,15 +96,23 @@ def test_the_truth_with_its_masks_is_a_hundred_everywhere(cache, tmp_path):
                     visible.append(file.read("visible_mask", i))
         masks = Geometry(np.stack(amodal), np.stack(visible), amodal_free=np.stack(amodal))
         written = write_predictions(run / "predictions" / f"{split}.csv", rows, masks)
-        score(written, find(cache, split), run / "errors" / f"{split}.csv")
+        score(written, find(root, split), run / "errors" / f"{split}.csv")
     (run / "config.json").write_text('{"method": "truth"}')
-    path = tables.report(1, [run], tmp_path / "report", published=False)
-    with path.with_name("table_1_breakdown.csv").open(newline="") as file:
-        found = list(csv.DictReader(file))
-    metrics = {row["metric"] for row in found}
-    assert {"amodal_iou", "visible_iou", "class_acc", "amodal_iou_free", "pose_acc_pi_18_free"} < metrics
-    for row in found:
-        assert float(row["value"]) == (0 if row["metric"] == "median_error_deg" else 100), row
+    for table, count in ((1, 4), (2, 4), (3, 1)):
+        path = tables.report(table, [run], tmp_path / "report", published=False)
+        with path.open(newline="") as file:
+            found = list(csv.DictReader(file))
+        assert len(found) == count
+        for row in found:
+            cells = {k: v for k, v in row.items() if k not in ("method", "metric", "n")}
+            assert set(cells.values()) == {"100.0000"}, cells
+        with path.with_name(f"table_{table}_breakdown.csv").open(newline="") as file:
+            found = list(csv.DictReader(file))
+        metrics = {row["metric"] for row in found}
+        assert {"amodal_iou", "class_acc", "amodal_iou_free", "pose_acc_pi_18_free"} < metrics
+        assert ("visible_iou" in metrics) == (table == 1), "only where the dataset has occluders"
+        for row in found:
+            assert float(row["value"]) == (0 if row["metric"] == "median_error_deg" else 100), row
 
 
 def test_the_challenges_csv_and_back(cache, tmp_path):
@@ -227,7 +237,7 @@ def labels_of(real_data: Path, name: str) -> Path:
 
 def test_known_accuracies_on_the_challenges_own_labels(real_data, tmp_path):
     """Made-up predictions of known accuracy for every object of OOD-CV: each cell and both means."""
-    right, fine, sizes = {}, {}, {}
+    right, fine, classes, sizes = {}, {}, {}, {}
     for k, name in enumerate(NUISANCES):
         labels = labels_of(real_data, name)
         with labels.open(newline="") as file:
@@ -240,12 +250,23 @@ def test_known_accuracies_on_the_challenges_own_labels(real_data, tmp_path):
         predicted = write(
             tmp_path / f"{name}.csv", list(OOD_CV_COLUMNS), [[r[c] for c in OOD_CV_COLUMNS] for r in rows]
         )
-        external.run("ood-cv", [predicted], tmp_path / "run", "m", f"ood_cv/{name}", labels=labels)
+        external.run("ood-cv", [predicted], tmp_path / "poses", "poses", f"ood_cv/{name}", labels=labels)
+        # The challenge's format has no class: our own says the poses again, and a class.
+        with (tmp_path / f"poses/predictions/ood_cv/{name}.csv").open(newline="") as file:
+            ours = list(csv.DictReader(file))
+        classes[name] = len(ours) * (7 - k) // 9
+        for i, row in enumerate(ours):
+            row["predicted_category"] = row["category"] if i < classes[name] else "none"
+        predicted = write(tmp_path / f"our_{name}.csv", list(ours[0]), [list(row.values()) for row in ours])
+        external.run("csv", [predicted], tmp_path / "run", "m", f"ood_cv/{name}", labels=labels)
     assert list(sizes.values()) == [981, 1075, 565, 567, 1348]
-    report = tables.report(2, [tmp_path / "run"], tmp_path / "report", published=True)
+    report = tables.report(2, [tmp_path / "run", tmp_path / "poses"], tmp_path / "report", published=True)
     with report.open(newline="") as file:
-        found = {row["metric"]: row for row in csv.DictReader(file) if row["method"] == "m"}
-    for metric, counts in (("pose_acc_pi_6", right), ("pose_acc_pi_18", fine)):
+        rows = list(csv.DictReader(file))
+    found = {row["metric"]: row for row in rows if row["method"] == "m"}
+    for row in (row for row in rows if row["method"] == "poses"):
+        assert row == found[row["metric"]] | {"method": "poses"}
+    for metric, counts in (("pose_acc_pi_6", right), ("pose_acc_pi_18", fine), ("class_acc", classes)):
         shares = {name: 100 * counts[name] / sizes[name] for name in NUISANCES}
         for name in NUISANCES:
             assert float(found[metric][name]) == pytest.approx(shares[name], abs=6e-5)

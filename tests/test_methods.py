@@ -2,15 +2,17 @@
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ntdm import checkpoints, config, evaluate, train, trained
+from ntdm import checkpoints, config, evaluate, methods, train, trained
 from ntdm.methods import METHODS
 from ntdm.predictions import read_predictions
+from ntdm.reports import tables
 from ntdm.sample_table import ERROR_COLUMNS, KEY_COLUMNS, OPTIONAL_ERROR_COLUMNS, read_errors
 
 SPLITS = ("pascal3d/val", "occluded_pascal3d/L1")
@@ -107,3 +109,23 @@ def test_nemo_without_cads_is_refused(tiny, tiny_folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="caches of car hold no CAD to build nemo's cuboid"):
         train.run(replace(tiny.TRAIN, method="nemo"), tiny_folder / "cache", tmp_path, tmp_path / "run")
     assert not Path(tmp_path / "run").exists()
+
+
+def test_the_example_of_a_new_method(checkout, tiny, tiny_folder, tmp_path, monkeypatch):
+    """docs/methods.md as it stands: learns, is loaded again, evaluated, and gets its rows in a table."""
+    code, entry = re.findall(
+        r"```python\n(.*?)```", (checkout / "docs" / "methods.md").read_text(), re.DOTALL
+    )
+    names = vars(methods) | {}
+    exec(code, names)
+    monkeypatch.setattr(config, "METHODS", (*config.METHODS, "regressor"))
+    monkeypatch.setitem(METHODS, "regressor", eval(f"{{{entry}}}", names)["regressor"])
+    settings = replace(tiny.TRAIN, method="regressor", epochs=30)
+    run = train.run(settings, tiny_folder / "cache", tmp_path / "no shapes", tmp_path / "run")
+    with open(run / "train.csv", newline="") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert losses[-1] < 0.5 * losses[0]
+    evaluate.run(run, tiny_folder / "cache", SPLITS, tiny.INFER)
+    table = tables.report(1, [run], tmp_path / "report", published=False)
+    with open(table, newline="") as file:
+        assert [row["metric"] for row in csv.DictReader(file)] == ["pose_acc_pi_6", "pose_acc_pi_18"]
