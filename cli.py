@@ -251,9 +251,9 @@ def inspect(
     Example: ntdm inspect cache --out inspected
     """
     from ntdm import inspect
-    from ntdm.reports import figures
+    from ntdm.reports import diagnostics
 
-    print(inspect.run(cache, out, figures.draw_viewpoints))
+    print(inspect.run(cache, out, diagnostics.draw_viewpoints))
     print(out)
 
 
@@ -281,7 +281,7 @@ def fit_shapes(
     """
     from ntdm import shape_fit
     from ntdm.data_prep import cad
-    from ntdm.reports import figures
+    from ntdm.reports import diagnostics
 
     if (cache is None) == (cad_root is None):
         raise typer.BadParameter("name either --cache or --cad-root")
@@ -290,7 +290,14 @@ def fit_shapes(
     settled = configs.settled(ShapeConfig, config, settings, seed)
     print(
         shape_fit.run(
-            settled, cache, out, names, overwrite, cads=found, frozen=freeze, plot=figures.draw_convergence
+            settled,
+            cache,
+            out,
+            names,
+            overwrite,
+            cads=found,
+            frozen=freeze,
+            plot=diagnostics.draw_convergence,
         )
     )
 

@@ -23,7 +23,7 @@ from ntdm.config import (
 from ntdm.data_prep import readers, synthetic
 from ntdm.data_prep.annotation import object_pose, read_objects
 from ntdm.progress import say
-from ntdm.reports import figures, tables
+from ntdm.reports import diagnostics, tables
 
 RAW_FOLDERS = {
     "pascal3d": "PASCAL3D+_release1.1",
@@ -70,7 +70,7 @@ def run(out: Path, device: str, *, quick: bool, seed: int, overwrite: bool) -> I
         )
         say(report.table())
     say("demo 3/5: shapes")
-    shape_fit.run(settled(ShapeConfig), cache, shapes, overwrite=overwrite, plot=figures.draw_convergence)
+    shape_fit.run(settled(ShapeConfig), cache, shapes, overwrite=overwrite, plot=diagnostics.draw_convergence)
     runs = [out / "runs" / method for method in ("ntdm", "pose-classifier")]
     for folder in runs:
         say(f"demo 4/5: {folder.name}: train, predict, score")

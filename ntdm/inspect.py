@@ -1,7 +1,7 @@
 """What is in a cache, for a person to look at: `ntdm inspect`.
 
     <out>/<dataset>/<split>/<category>.png             samples over all azimuths: crop, CAD, masks
-    <out>/<dataset>/<split>/<category>_viewpoints.png  histograms (drawn by ntdm.reports.figures)
+    <out>/<dataset>/<split>/<category>_viewpoints.png  histograms (drawn by ntdm.reports.diagnostics)
 
 The CAD's outline is projected anew with the stored camera, and compared with the stored amodal mask: a wrong
 camera, CAD or mask shows in the picture and in the number.
@@ -77,7 +77,7 @@ def run(cache: Path, out: Path, draw: Draw) -> str:
     Args:
         cache: a folder of cache files, at any depth, or one file.
         out: folder for the pictures.
-        draw: ntdm.reports.figures.draw_viewpoints, handed in because stages do not know the reports.
+        draw: ntdm.reports.diagnostics.draw_viewpoints, handed in because stages do not know the reports.
 
     Raises:
         ValueError: no cache file; what :func:`survey` refuses.

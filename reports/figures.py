@@ -1,6 +1,6 @@
-"""The figures beside a table, and the histograms of a cache; the one door to matplotlib."""
+"""The figures beside a table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,23 +8,71 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, MultipleLocator, NullFormatter
+from matplotlib.ticker import NullFormatter
 
+from ntdm.outputs import atomic_path
+from ntdm.reports.page import Picture
+from ntdm.reports.runs import Run
 from ntdm.reports.typeset import PUBLISHED_SUFFIX, Block, Line
 
 _LINES_PANEL, _BARS_PANEL = (4.2, 3.2), (8.4, 2.3)  # inches
 _LEGEND_ENTRY = 2.4  # inches
-_VIEWPOINTS = (11.0, 6.0)  # inches
 _CURVES_PANEL, _STAGES_PANEL = (3.4, 2.9), (4.4, 0.34)  # inches; of the second, the height a bar
 _CONFUSION_CELL = 0.34, 0.14  # inches, with numbers and without
 _MOST_NUMBERS = 6  # categories: in a larger confusion matrix numbers would run into each other
-_FARTHEST = 40.0  # CAD units: a few annotations reach 100 and would squeeze the rest into one bar
 _MARKERS = "osD^vPX*"
 
 Styles = dict[str, tuple[str, Any]]  # method -> marker, colour
 
 
-def draw(title: str, blocks: Sequence[Block], ordered: bool, path: Path) -> None:
+def draw_all(
+    target: Path,
+    title: str,
+    blocks: Sequence[Block],
+    ordered: bool,
+    splits: Mapping[str, str],
+    runs: Sequence[Run],
+) -> list[Picture]:
+    """The figures that there is something for; the table's own is the first.
+
+    Args:
+        target: path of the table; a figure has its name and an ending of its own.
+        blocks: the table. ordered: whether its columns are a scale. splits: column -> ``dataset/split``.
+    """
+    drawn: list[Picture] = []
+
+    def save(ending: str, caption: str, draw: Callable[..., None], *content: Any) -> None:
+        path = target.with_name(f"{target.stem}{ending}.png")
+        with atomic_path(path) as temporary:
+            draw(*content, temporary)
+        drawn.append(Picture(path, caption))
+
+    save("", "The table, with 95 % intervals; pale: published.", draw_table, title, blocks, ordered)
+    curves: dict[str, dict[str, np.ndarray]] = {column: {} for column in splits}
+    guesses: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {run.method: {} for run in runs}
+    for run in runs:
+        for column, split in splits.items():
+            if split in run.errors and run.errors[split].measured("rotation_error"):
+                curves[column][run.method] = np.degrees(run.errors[split]["rotation_error"])
+            if split in run.predicted:
+                guesses[run.method][column] = run.errors[split]["category"], run.predicted[split]
+    if any(curves.values()):
+        caption = "Share of images with a smaller pose error; dotted: π/18 and π/6."
+        save("_curves", caption, draw_error_curves, "Cumulative pose error", curves)
+    if any(guesses.values()):
+        caption = "Images of a category (row) by predicted category (column), percent of the row."
+        save("_confusion", caption, draw_confusion, "Predicted categories", guesses, tuple(splits))
+    training = {run.method: float(run.about["seconds"]) for run in runs if "seconds" in run.about}
+    timed = {run.method: [t["seconds"] for t in run.errors.values() if t.measured("seconds")] for run in runs}
+    prediction = {method: float(np.concatenate(times).mean()) for method, times in timed.items() if times}
+    if training or prediction:
+        caption = "Time of the stages, each on the device that its run.json names."
+        stages = {"training, seconds": training, "prediction, seconds an image": prediction}
+        save("_seconds", caption, draw_seconds, "Time of the stages", stages)
+    return drawn
+
+
+def draw_table(title: str, blocks: Sequence[Block], ordered: bool, path: Path) -> None:
     """One panel a block: lines over ordered columns (occlusion levels), bars over unordered ones.
 
     Published rows are dashed or hatched and pale, in the colour of the measured row of the same name; a cell
@@ -227,81 +275,6 @@ def _paired_colours(lines: Sequence[Line]) -> dict[str, Any]:
 def _colours(methods: Sequence[str]) -> dict[str, Any]:
     palette = colormaps["tab10" if len(methods) <= 10 else "tab20"]
     return {method: palette(i % palette.N) for i, method in enumerate(methods)}
-
-
-def draw_viewpoints(
-    title: str, viewpoint: np.ndarray, cads: Mapping[str, int], dropped: Mapping[str, int], path: Path
-) -> None:
-    """Histograms of a cache file's viewpoints, beside its samples by CAD and its dropped ones by reason.
-
-    Args:
-        viewpoint: [N, 4] azimuth, elevation, theta (radians), distance (CAD units).
-        cads: label -> samples. dropped: reason -> count.
-    """
-    figure = Figure(_VIEWPOINTS, layout="constrained")
-    (azimuth, elevation, theta), (distance, cad, lost) = figure.subplots(2, 3)
-    a, e, t = np.degrees(viewpoint[:, :3]).T
-    # Bins of 30 degrees with the front in the middle of the first.
-    azimuth.hist((a + 15) % 360 - 15, np.arange(-15, 346, 30), edgecolor="white")
-    azimuth.set_xticks(
-        [0, 90, 180, 270], ["0\nfront", "90\nits left", "180\nback", "270\nits right"], fontsize=8
-    )
-    for panel, values in ((elevation, e), (theta, t)):
-        # Symmetric about 0, as far out as the samples are.
-        reach = max(30.0, 10 * np.ceil(np.abs(values).max(initial=0) / 10))
-        panel.hist(values, np.arange(-reach, reach + 1, 10), edgecolor="white")
-        panel.xaxis.set_major_locator(MultipleLocator(30 if reach <= 90 else 60))
-    d = viewpoint[:, 3]
-    far = min(_FARTHEST, max(1.0, np.ceil(d.max(initial=0))))
-    distance.hist(d.clip(0, far), np.linspace(0, far, 21), edgecolor="white")
-    if (d > far).any():
-        distance.annotate(f"{(d > far).sum()} at {far:.0f} or more", (0.98, 0.95), xycoords="axes fraction",
-                          ha="right", va="top", fontsize=8)  # fmt: skip
-    for panel, label in (
-        (azimuth, "azimuth (degrees): the side that is seen"),
-        (elevation, "elevation (degrees), > 0 from above"),
-        (theta, "theta (degrees), > 0 counter-clockwise"),
-        (distance, "distance (CAD units)"),
-    ):
-        panel.set_xlabel(label, fontsize=9)
-        panel.set_ylabel("samples", fontsize=9)
-        panel.yaxis.set_major_locator(MaxNLocator(integer=True))
-    _counted(cad, cads, "samples by CAD")
-    _counted(lost, dropped, "dropped samples by reason")
-    for panel in (azimuth, elevation, theta, distance, cad, lost):
-        panel.tick_params(labelsize=8)
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=120, format="png", metadata={"Software": None})
-
-
-def draw_convergence(title: str, history: Sequence[Sequence[float]], path: Path) -> None:
-    """Loss of a shape fit, on a logarithmic axis, over its steps; history is rows of (step, loss)."""
-    figure = Figure((5.0, 3.2), layout="constrained")
-    panel = figure.subplots()
-    steps, losses = np.asarray(history, float).T
-    panel.semilogy(steps, losses)
-    panel.set_xlabel("step")
-    panel.set_ylabel("loss, squared diagonals")
-    panel.set_title(title, fontsize=10)
-    panel.grid(alpha=0.3, which="both")
-    panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150, format="png", metadata={"Software": None})
-
-
-def _counted(panel: Axes, counts: Mapping[str, int], label: str) -> None:
-    """Horizontal bars, each with its number; first on top."""
-    names = list(counts)
-    bars = panel.barh(range(len(names)), [counts[name] for name in names])
-    panel.bar_label(bars, padding=3, fontsize=8)
-    panel.set_yticks(range(len(names)), names)
-    panel.invert_yaxis()
-    panel.margins(x=0.15)
-    panel.set_xlabel(label, fontsize=9)
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if not names:
-        panel.set_axis_off()
-        panel.text(0.5, 0.5, f"{label}: none", transform=panel.transAxes, ha="center", fontsize=9)
 
 
 def _lines(panel: Axes, block: Block, styles: Styles, handles: dict[str, Any]) -> None:

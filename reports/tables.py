@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ntdm import metrics
 from ntdm.config import NUISANCES
 from ntdm.outputs import atomic_path, sweep
@@ -138,7 +136,7 @@ def report(
     target = out / f"table_{table}.csv"
     notes = [*_notes(found, layout, rows), *(layout.notes if published else ())]
     label = f"Table {table}"
-    drawn = _draw(target, f"{label}. {layout.title}", blocks, layout, found)
+    drawn = figures.draw_all(target, f"{label}. {layout.title}", blocks, layout.ordered, layout.splits, found)
     shown = pictures(layout.splits, target.with_name(f"{target.stem}_pictures")) if pictures else ()
     text = {
         ".md": markdown(label, layout.title, blocks, notes, drawn[0].path.name),
@@ -222,56 +220,6 @@ def _notes(runs: Sequence[Run], layout: Layout, rows: Sequence[Row]) -> list[str
         if missing:
             notes.append(f"{run.method}: not evaluated on {', '.join(missing)}.")
     return notes
-
-
-def _draw(
-    target: Path, title: str, blocks: Sequence[Block], layout: Layout, runs: Sequence[Run]
-) -> list[Picture]:
-    """The figures beside a table, those that there is something for; the table's own is the first."""
-    drawn: list[Picture] = []
-
-    def path(ending: str, caption: str) -> Path:
-        drawn.append(Picture(target.with_name(f"{target.stem}{ending}.png"), caption))
-        return drawn[-1].path
-
-    with atomic_path(path("", "The table, with 95 % intervals; pale: published.")) as temporary:
-        figures.draw(title, blocks, layout.ordered, temporary)
-    curves = {
-        column: {
-            run.method: np.degrees(run.errors[split]["rotation_error"])
-            for run in runs
-            if split in run.errors and run.errors[split].measured("rotation_error")
-        }
-        for column, split in layout.splits.items()
-    }
-    if any(curves.values()):
-        caption = "Share of images with a smaller pose error; dotted: π/18 and π/6."
-        with atomic_path(path("_curves", caption)) as temporary:
-            figures.draw_error_curves("Cumulative pose error", curves, temporary)
-    guesses = {
-        run.method: {
-            column: (run.errors[split]["category"], run.predicted[split])
-            for column, split in layout.splits.items()
-            if split in run.predicted
-        }
-        for run in runs
-    }
-    if any(guesses.values()):
-        caption = "Images of a category (row) by predicted category (column), percent of the row."
-        with atomic_path(path("_confusion", caption)) as temporary:
-            figures.draw_confusion("Predicted categories", guesses, tuple(layout.splits), temporary)
-    training = {run.method: float(run.about["seconds"]) for run in runs if "seconds" in run.about}
-    prediction = {
-        run.method: float(np.concatenate(timed).mean())
-        for run in runs
-        if (timed := [t["seconds"] for t in run.errors.values() if t.measured("seconds")])
-    }
-    if training or prediction:
-        caption = "Time of the stages, each on the device that its run.json names."
-        with atomic_path(path("_seconds", caption)) as temporary:
-            stages = {"training, seconds": training, "prediction, seconds an image": prediction}
-            figures.draw_seconds("Time of the stages", stages, temporary)
-    return drawn
 
 
 def _metric_blocks(columns: Sequence[str], rows: Sequence[Row]) -> list[Block]:

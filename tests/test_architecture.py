@@ -16,7 +16,7 @@ DOORS = {
     "kaolin": {"ntdm.rasterize_kaolin"},
     "open3d": {"ntdm.surface"},
     "h5py": {"ntdm.cache", "ntdm.cache_check", "ntdm.predictions", "ntdm.outputs"},
-    "matplotlib": {"ntdm.reports.figures"},
+    "matplotlib": {"ntdm.reports.figures", "ntdm.reports.diagnostics"},
     "pycocotools": {"ntdm.export"},
     "torchvision": {"ntdm.baselines.mask_rcnn"},
     "typer": {"ntdm.cli"},
