@@ -21,7 +21,8 @@ from ntdm.method import Guess, Model, Predict
 from ntdm.methods import METHODS
 from ntdm.model import NTDM
 from ntdm.outputs import finished, sweep
-from ntdm.predictions import Geometry, Prediction, PredictionWriter
+from ntdm.prediction_writer import PredictionWriter, remove_parts
+from ntdm.predictions import Geometry, Prediction
 from ntdm.progress import say, track
 from ntdm.sample_dataset import SampleDataset
 from ntdm.scoring import score
@@ -89,7 +90,7 @@ def run(
         if not first:
             continue
         if kept:
-            predictions.remove_parts(table)  # a kill may have come between table and removal
+            remove_parts(table)  # a kill may have come between table and removal
         scored = score(table, paths, run_folder / "errors" / f"{split}.csv")
         say(f"{split}: {scored.samples} samples, {scored.failed} failed predictions")
         if isinstance(model, NTDM):

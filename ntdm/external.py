@@ -26,7 +26,8 @@ from ntdm.external_formats import (
     number,
 )
 from ntdm.outputs import atomic_path, finished, sweep
-from ntdm.predictions import Prediction, made_with, read_predictions, write_predictions
+from ntdm.prediction_writer import write_predictions
+from ntdm.predictions import Prediction, made_with, read_predictions
 from ntdm.progress import say
 from ntdm.sample_table import KEY_COLUMNS, write_errors
 from ntdm.scoring import score

@@ -11,11 +11,11 @@ STAGES = {
     "ntdm.inspect", "ntdm.shape_fit", "ntdm.train", "ntdm.infer", "ntdm.evaluate", "ntdm.ablate",
     "ntdm.export", "ntdm.external", "ntdm.external_formats", "ntdm.sheets", "ntdm.watch",
 }  # fmt: skip
-FILES = {"ntdm.cache", "ntdm.predictions", "ntdm.sample_dataset", "ntdm.scoring"}
+FILES = {"ntdm.cache", "ntdm.predictions", "ntdm.prediction_writer", "ntdm.sample_dataset", "ntdm.scoring"}
 DOORS = {
     "kaolin": {"ntdm.rasterize_kaolin"},
     "open3d": {"ntdm.surface"},
-    "h5py": {"ntdm.cache", "ntdm.cache_check", "ntdm.predictions", "ntdm.outputs"},
+    "h5py": {"ntdm.cache", "ntdm.cache_check", "ntdm.predictions", "ntdm.prediction_writer", "ntdm.outputs"},
     "matplotlib": {"ntdm.reports.figures", "ntdm.reports.diagnostics"},
     "pycocotools": {"ntdm.export"},
     "torchvision": {"ntdm.baselines.mask_rcnn"},

@@ -13,7 +13,8 @@ from PIL import Image
 
 from ntdm import evaluate, metrics
 from ntdm.cache import CacheFile
-from ntdm.predictions import PREDICTION_COLUMNS, PredictionWriter, read_geometry, read_predictions
+from ntdm.prediction_writer import PredictionWriter
+from ntdm.predictions import PREDICTION_COLUMNS, read_geometry, read_predictions
 from ntdm.sample_table import read_errors
 
 SPLITS = ("pascal3d/val", "occluded_pascal3d/L1")

@@ -15,7 +15,8 @@ from typer.testing import CliRunner, Result
 
 from ntdm import cache, camera, evaluate, export
 from ntdm.cli import app
-from ntdm.predictions import Geometry, Prediction, write_predictions
+from ntdm.prediction_writer import write_predictions
+from ntdm.predictions import Geometry, Prediction
 from ntdm.sample_table import read_errors
 
 SPLITS = ("occluded_pascal3d/L1", "pascal3d/val")

@@ -14,7 +14,8 @@ from ntdm.cache import CacheFile, find
 from ntdm.config import NUISANCES, OCCLUSION_LEVELS
 from ntdm.export import OOD_CV_COLUMNS
 from ntdm.metrics import rotation_error, rotation_from_angles
-from ntdm.predictions import Geometry, Prediction, write_predictions
+from ntdm.prediction_writer import write_predictions
+from ntdm.predictions import Geometry, Prediction
 from ntdm.reports import tables
 from ntdm.sample_table import read_errors
 from ntdm.scoring import score

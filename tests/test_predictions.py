@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from ntdm import cache, predictions, sample_table
+from ntdm.prediction_writer import PredictionWriter, remove_parts, write_predictions
 from ntdm.predictions import (
     Geometry,
     Prediction,
-    PredictionWriter,
     read_predictions,
-    write_predictions,
 )
 from ntdm.sample_table import ERROR_COLUMNS, read_errors, write_errors
 from ntdm.scoring import score
@@ -187,7 +186,7 @@ def test_batches_that_a_removal_left_are_not_taken_over(tmp_path: Path) -> None:
     writer.add(*truth(caches[1]))
     assert writer.finish() == path
     (path.with_name(".val.parts")).mkdir()
-    predictions.remove_parts(path)
+    remove_parts(path)
     assert not path.with_name(".val.parts").exists()
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from ntdm.config import NUISANCES
-from ntdm.predictions import Prediction, write_predictions
+from ntdm.prediction_writer import write_predictions
+from ntdm.predictions import Prediction
 from ntdm.reports import figures, tables
 from ntdm.reports.measures import Estimate
 from ntdm.reports.runs import ABLATIONS
