@@ -114,7 +114,7 @@ def read_table(
                 where = f"{path}, line {reader.line_num}"
                 if len(row) != len(header):
                     raise ValueError(f"{where}: {len(row)} cells under {len(header)} columns")
-                if "\0" in "".join(row):
+                if any("\0" in cell for cell in row):
                     raise ValueError(f"{where}: a NUL byte; is it a text file?")
                 if len(rows) == MOST_ROWS:
                     raise ValueError(f"{where}: more than {MOST_ROWS} samples in a split")
@@ -165,15 +165,25 @@ def _check_header(
 def _numbers(
     path: Path, column: str, cells: Sequence[str], lines: Sequence[int], failed_allowed: bool
 ) -> NDArray[np.float64]:
-    values = np.empty(len(cells))
-    for i, cell in enumerate(cells):
-        try:
-            values[i] = number(cell) if cell else math.nan
-        except ValueError:
-            raise ValueError(f"{path}, line {lines[i]}: {column} is {cell!r}, want a number") from None
-        if cell and not (math.isfinite(values[i]) or (failed_allowed and math.isnan(values[i]))):
-            raise ValueError(f"{path}, line {lines[i]}: {column} is {cell!r}, want a finite number")
+    try:
+        values = np.array([number(cell) if cell else math.nan for cell in cells], dtype=np.float64)
+    except ValueError:
+        row = next(i for i, cell in enumerate(cells) if cell and not _is_number(cell))
+        raise ValueError(f"{path}, line {lines[row]}: {column} is {cells[row]!r}, want a number") from None
+    odd = np.isinf(values) if failed_allowed else ~np.isfinite(values)
+    for row in np.flatnonzero(odd):
+        if cells[row]:
+            said = f"{column} is {cells[row]!r}, want a finite number"
+            raise ValueError(f"{path}, line {lines[row]}: {said}")
     return values
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        number(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def number(cell: str) -> float:
