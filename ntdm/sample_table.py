@@ -171,7 +171,7 @@ def _numbers(
         row = next(i for i, cell in enumerate(cells) if cell and not _is_number(cell))
         raise ValueError(f"{path}, line {lines[row]}: {column} is {cells[row]!r}, want a number") from None
     odd = np.isinf(values) if failed_allowed else ~np.isfinite(values)
-    for row in np.flatnonzero(odd):
+    for row in np.flatnonzero(odd).tolist():
         if cells[row]:
             said = f"{column} is {cells[row]!r}, want a finite number"
             raise ValueError(f"{path}, line {lines[row]}: {said}")
