@@ -87,10 +87,14 @@ def run(runs: Sequence[Path], cache: Path, splits: Mapping[str, str], out: Path)
         if not (folder / "model.safetensors").exists() or not have:
             say(f"{folder}: no model or no errors, so no pictures")
             continue
-        model, description = trained.load(folder)
-        if not isinstance(model, NTDM):
-            say(f"{folder}: {description['method']} fits no mesh, so no pictures")
+        described = trained.read_description(folder / "config.json")
+        learned = described.get("train")
+        if isinstance(learned, dict) and learned.get("method") != "ntdm":
+            # Its model is not built: that may need a package which is not there.
+            say(f"{folder}: {described.get('method')} fits no mesh, so no pictures")
             continue
+        model, description = trained.load(folder)
+        assert isinstance(model, NTDM)
         focal, method, name = description["nominal_focal"], description["method"], folder.resolve().name
         stem = name if [path.resolve().name for path in runs].count(name) == 1 else f"{name}_{number}"
         path = _examples(model, focal, folder, cache, have, out / f"{stem}_examples.png")

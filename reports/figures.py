@@ -191,7 +191,8 @@ def draw_confusion(
     gap = max(1, round(0.36 / cell))  # between two rows, for the method's name and the columns'
     step, down = len(names) + 1, len(names) + gap
     grid = np.full((down * len(shown) - gap, step * len(across) - 1), np.nan)
-    figure = Figure((cell * grid.shape[1] + 1.4, cell * grid.shape[0] + 1.7), layout="constrained")
+    # A picture's cells stay square, so its frame is cut to what is in it once it is drawn.
+    figure = Figure((cell * grid.shape[1] + 1.4, cell * grid.shape[0] + 2.2), layout="constrained")
     panel = figure.subplots()
     for i, (method, pairs) in enumerate(shown.items()):
         for j, column in enumerate(across):
@@ -218,7 +219,9 @@ def draw_confusion(
     panel.set_ylabel("true category", fontsize=size + 1)
     panel.set_xlabel("predicted category", fontsize=size + 1)
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=150, format="png", metadata={"Software": None})
+    figure.savefig(
+        path, dpi=150, format="png", metadata={"Software": None}, bbox_inches="tight", pad_inches=0.1
+    )
 
 
 def _confusion(true: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> np.ndarray:

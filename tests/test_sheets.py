@@ -46,6 +46,13 @@ def test_an_imported_run_has_no_pictures(tmp_path, capsys):
     assert "no model or no errors" in capsys.readouterr().err
 
 
+def test_a_model_that_fits_no_mesh_is_not_built(runs, tiny_folder, tmp_path):
+    """It may need a package that is not there, as mask-rcnn does."""
+    run = shutil.copytree(runs["classifier"], tmp_path / "run")
+    (run / "model.safetensors").write_bytes(b"")
+    assert sheets.run([run], tiny_folder / "cache", SPLITS, tmp_path / "out") == []
+
+
 def test_fits_are_those_of_the_rows_asked_for(runs, tiny_folder):
     model, _ = trained.load(runs["ntdm"])
     split = SPLITS["L0"]
