@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ntdm.camera import cam_from_obj, camera_centre
 from ntdm.config import InferConfig
+from ntdm.descent import Descent
 from ntdm.mesh import sphere_uv
 from ntdm.method import FeatureModel
 from ntdm.model import NTDM, SurfaceMap
@@ -298,11 +299,9 @@ class Solver:
     def _refine(
         self, rows: Tensor, owner: Tensor, photos: Photos, steps: int, patience: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Adam on every row alone; returns the best rows seen and their losses.
+        """Adam on every row alone (ntdm/descent.py); returns the best rows seen and their losses.
 
-        The rate falls every `decay_every` steps, and for a row whose loss has not fallen by `least_gain` in
-        `patience` steps (0: ever so many) at once; a row that would fall beyond the last rate is done. The
-        latent moves on every `shape_every`-th step only: Psi costs as much as all the rest of a step. It
+        The latent moves on every `shape_every`-th step only: Psi costs as much as all the rest of a step. It
         waits for `shape_after` steps or the second rate, lest it explain a pose that is still wrong.
         """
         config = self.config
@@ -311,62 +310,35 @@ class Solver:
         pose[3], pose[4:6], pose[6] = (
             config.refine_distance, config.refine_principal_point, config.refine_scale,
         )  # fmt: skip
-        latent = torch.zeros_like(pose)
-        latent[POSE_COLUMNS:] = config.refine_shape
-        first, second, count = torch.zeros_like(rows), torch.zeros_like(rows), torch.zeros_like(rows)
-        beta1, beta2 = 0.4, 0.6
-        result, result_loss = rows.clone(), rows.new_full((len(rows),), math.inf)
-        live = torch.arange(len(rows), device=self.device)  # rows that still move: all that follows is theirs
-        last_rate = max(0, steps - 1) // config.decay_every
-        rate, stuck = torch.zeros_like(live), torch.zeros_like(live)  # which rate; steps without a gain
-        entered, mark = torch.zeros_like(live), rows.new_full((len(rows),), math.inf)
+        latent = torch.arange(rows.shape[1], device=self.device) >= POSE_COLUMNS
+        descent = Descent(rows, config, steps, patience)
         shape: Shape | None = None
         for step in range(steps + 1):
-            if len(live) == 0:
+            if len(descent.live) == 0:
                 break
-            free_shape = (rate > 0) | (step >= config.shape_after)
+            free = (descent.rate > 0) | (step >= config.shape_after)
             with_shape = (
                 config.refine_shape
                 and step % config.shape_every == config.shape_every - 1
-                and bool(free_shape.any())
+                and bool(free.any())
             )
-            if shape is None and not with_shape:
+            if with_shape:
+                shape = None
+            elif shape is None:
                 with torch.no_grad():
-                    shape = self._shape(rows[:, POSE_COLUMNS:])
-            rows = rows.detach().requires_grad_(step < steps)
-            loss = self.loss(rows, owner, photos, None if with_shape else shape)
-            with torch.no_grad():
-                better = loss < result_loss[live]
-                result[live[better]], result_loss[live[better]] = rows[better], loss[better]
+                    shape = self._shape(descent.rows[:, POSE_COLUMNS:])
+            rows = descent.rows.detach().requires_grad_(step < steps)
+            loss = self.loss(rows, owner[descent.live], photos, shape)
+            descent.keep(loss)
             if step == steps:
                 break
             (gradient,) = torch.autograd.grad(loss.sum(), rows)
-            with torch.no_grad():
-                free = (pose | (latent & free_shape[:, None])) if with_shape else pose.expand_as(rows)
-                count = count + free
-                first = torch.where(free, beta1 * first + (1 - beta1) * gradient, first)
-                second = torch.where(free, beta2 * second + (1 - beta2) * gradient.square(), second)
-                scaled = first / (1 - beta1**count).clamp_min(1e-12)
-                spread = (second / (1 - beta2**count).clamp_min(1e-12)).sqrt() + 1e-8
-                pace = config.learning_rate * config.learning_rate_decay ** rate.to(rows.dtype)
-                rows = rows - torch.where(free, pace[:, None] * scaled / spread, 0.0)
-                gained = mark - result_loss[live] > config.least_gain
-                mark, stuck = torch.where(gained, result_loss[live], mark), (stuck + 1) * ~gained
-                falls = step + 1 - entered >= config.decay_every
-                if patience:
-                    falls |= stuck >= patience
-                rate, stuck = rate + falls, stuck * ~falls
-                entered = torch.where(falls, step + 1, entered)
-                moving = rate <= last_rate
-                if step + 1 < steps and not moving.all():
-                    rows, first, second, count = rows[moving], first[moving], second[moving], count[moving]
-                    live, owner, rate, stuck = live[moving], owner[moving], rate[moving], stuck[moving]
-                    entered, mark = entered[moving], mark[moving]
-                    if shape is not None:
-                        shape = Shape(shape.vertices[moving], shape.frames[..., moving])
-            if with_shape:
-                shape = None
-        return result, result_loss
+            moving = descent.step(
+                gradient, pose | (latent & free[:, None]) if with_shape else pose.expand_as(rows)
+            )
+            if shape is not None and not moving.all():
+                shape = Shape(shape.vertices[moving], shape.frames[..., moving])
+        return descent.best, descent.best_loss
 
     @torch.no_grad()
     def _solution(self, rows: Tensor, loss: Tensor) -> Solution:
