@@ -1,16 +1,13 @@
-"""Training batches: stacked samples, mirrored, colour-jittered and patched where the config says so.
+"""Training batches: stacked samples, changed as was drawn for them (ntdm/augment.py)."""
 
-A mirrored photo of a left-right symmetric object is a photo of it from the mirrored viewpoint: exact for a
-symmetric CAD, and so for PASCAL3D+'s.
-"""
-
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ntdm.augment import Augmentation, Motion, covered, jitter_colours
 from ntdm.camera import mirror_viewpoint
 from ntdm.config import TrainConfig
 
@@ -25,7 +22,7 @@ class Batch(NamedTuple):
     principal_point: Tensor  # float [B, 2], crop pixels
     category: list[int]  # [B] index into the model's categories
     latent: list[Tensor]  # [B] of [K_category]
-    hidden: Tensor | None = None  # bool [B, H, W]: pixels that show another photo
+    hidden: Tensor | None = None  # bool [B, H, W]: pixels that show another photo, or none
     amodal_mask: Tensor | None = None  # bool [B, H, W]: the whole object, whatever hides it
 
     def to(self, device: str) -> "Batch":
@@ -39,36 +36,6 @@ class Batch(NamedTuple):
         return self._replace(**kept)
 
 
-class Augmentation(NamedTuple):
-    """What is drawn for one photo."""
-
-    mirrored: bool
-    colours: tuple[Tensor, ...] = ()  # standard normal: gain [1], tint [3], offset [1], mixing [3, 3]
-    patches: tuple[tuple[float, ...], ...] = ()  # of each: centre x, y, width, height, turn, corner, in 0..1
-
-
-def draw_augmentation(count: int, config: TrainConfig, generator: torch.Generator) -> list[Augmentation]:
-    """Draws for `count` photos. Apart from the photos, so that who needs a few of them can draw for all."""
-    drawn = []
-    for _ in range(count):
-        mirrored = config.mirror and bool(torch.rand((), generator=generator) < 0.5)
-        colours: tuple[Tensor, ...] = ()
-        if config.augment > 0:
-            colours = tuple(torch.randn(shape, generator=generator) for shape in (1, 3, 1, (3, 3)))
-        drawn.append(Augmentation(mirrored, colours))
-    if config.patches > 0:
-        drawn = [a._replace(patches=_draw_patches(config.patches, generator)) for a in drawn]
-    return drawn
-
-
-def _draw_patches(share: float, generator: torch.Generator) -> tuple[tuple[float, ...], ...]:
-    """Up to four patches, for a share of the photos."""
-    if torch.rand((), generator=generator) >= share:
-        return ()
-    count = int(torch.randint(1, 5, (), generator=generator))
-    return tuple(tuple(torch.rand(6, generator=generator).tolist()) for _ in range(count))
-
-
 def make_batch(
     items: Sequence[dict[str, Any]],
     categories: Sequence[str],
@@ -76,7 +43,7 @@ def make_batch(
     config: TrainConfig,
     augmentation: Sequence[Augmentation],
 ) -> Batch:
-    """Stack samples, mirrored, jittered and patched as was drawn; a patch shows the photo of the next sample.
+    """Stack samples, changed as was drawn; a patch shows the photo of the next sample.
 
     Args:
         items: as ntdm.sample_dataset.SampleDataset gives them.
@@ -101,17 +68,29 @@ def make_batch(
     photo, amodal_mask, hidden = torch.stack(photos), torch.stack(masks), None
     # Without a CAD there is no mask, and nobody knows where the background is.
     background = ~amodal_mask & amodal_mask.flatten(1).any(1)[:, None, None]
+    viewpoint, point = torch.stack(viewpoints), torch.stack(points)
+    focal, size = torch.stack([item["focal"] for item in items]), (photo.shape[2], photo.shape[3])
+    if augmentation[0].motion:
+        motion = Motion.of(augmentation, config, size)
+        grid = motion.sources(point, size)
+        hidden = (grid.abs() > 1).any(-1)  # beyond the photo's border
+        photo = F.grid_sample(photo.float(), grid, padding_mode="border", align_corners=False)
+        photo = photo.round().clamp(0, 255).to(torch.uint8)
+        masks = torch.stack([amodal_mask, background], 1).float()
+        amodal_mask, background = (F.grid_sample(masks, grid, "nearest", align_corners=False) > 0.5).unbind(1)
+        viewpoint = viewpoint + F.pad(motion.turn[:, None], (2, 1))
+        focal, point = focal * motion.zoom, point + motion.shift
     if config.patches > 0:
-        size = (photo.shape[2], photo.shape[3])
-        hidden = torch.stack([covered(size, drawn.patches, config.patch_size) for drawn in augmentation])
-        photo = torch.where(hidden[:, None], photo.roll(-1, 0), photo)
-        background = torch.where(hidden, background.roll(-1, 0), background)
+        patched = torch.stack([covered(size, drawn.patches, config.patch_size) for drawn in augmentation])
+        photo = torch.where(patched[:, None], photo.roll(-1, 0), photo)
+        background = torch.where(patched, background.roll(-1, 0), background)
+        hidden = patched if hidden is None else patched | hidden
     return Batch(
         photo=photo,
         background=background,
-        viewpoint=torch.stack(viewpoints),
-        focal=torch.stack([item["focal"] for item in items]),
-        principal_point=torch.stack(points),
+        viewpoint=viewpoint,
+        focal=focal,
+        principal_point=point,
         category=index,
         latent=[item["latent"][: num_latents[c]] for item, c in zip(items, index, strict=True)]
         if num_latents
@@ -119,46 +98,3 @@ def make_batch(
         hidden=hidden,
         amodal_mask=amodal_mask,
     )
-
-
-def covered(
-    size: tuple[int, int], patches: Sequence[Sequence[float]], lengths: tuple[float, float]
-) -> Tensor:
-    """Where patches cover a photo of `size` (H, W): bool [H, W].
-
-    They are turned, with outlines between ellipse and rectangle: like occluders' they run in any direction.
-    Lengths and widths lie between the two `lengths`, of the photo's. What is covered is not learned from; the
-    features around it learn not to depend on it.
-    """
-    (height, width), (low, high) = size, lengths
-    across, down = torch.arange(width) + 0.5, torch.arange(height) + 0.5
-    hidden = torch.zeros(height, width, dtype=torch.bool)
-    for x, y, a, b, turn, corner in patches:
-        half = torch.tensor([(low + (high - low) * a) * width, (low + (high - low) * b) * height]) / 2
-        cosine, sine = math.cos(math.pi * turn), math.sin(math.pi * turn)
-        turned = torch.tensor([[cosine, -sine], [sine, cosine]])
-        # Powers are slow: only the box about the patch is looked at.
-        (long, wide), (cosine, sine) = half.tolist(), (abs(cosine), abs(sine))
-        reach_x, reach_y = long * cosine + wide * sine + 1, long * sine + wide * cosine + 1
-        columns = slice(max(0, int(x * width - reach_x)), min(width, int(x * width + reach_x) + 1))
-        rows = slice(max(0, int(y * height - reach_y)), min(height, int(y * height + reach_y) + 1))
-        centres = torch.stack(torch.meshgrid(across[columns], down[rows], indexing="xy"), -1)
-        offset = (centres - torch.tensor([x * width, y * height])) @ turned / half
-        hidden[rows, columns] |= offset.abs().pow(2 + 6 * corner).sum(-1) < 1
-    return hidden
-
-
-def jitter_colours(photo: Tensor, strength: float, drawn: Sequence[Tensor]) -> Tensor:
-    """Random gain, offset and channel mixing of a uint8 photo [3, H, W]; strength 1 is strong.
-
-    `drawn` is Augmentation.colours.
-    """
-    gain = torch.exp(0.4 * strength * drawn[0])
-    tint = torch.exp(0.2 * strength * drawn[1])
-    offset = 40 * strength * drawn[2]
-    mix = torch.eye(3) + 0.25 * strength * drawn[3]
-    mix = mix / mix.sum(1, keepdim=True).clamp_min(0.3)
-    pixels = photo.float()
-    pixels = torch.einsum("ij,jhw->ihw", mix, pixels) * tint[:, None, None]
-    mean = pixels.mean()
-    return ((pixels - mean) * gain + mean + offset).round().clamp(0, 255).to(torch.uint8)

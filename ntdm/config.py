@@ -127,6 +127,9 @@ class TrainConfig:
     weight_decay: float = 0.0
     mirror: bool = True
     augment: float = 0.4  # strength of photometric jitter, 0 is none (the paper's choice)
+    turn: float = 0.0  # degrees that a photo is turned by at most; 0 is the paper's choice, here and below
+    zoom: float = 0.0  # largest factor of magnifying or reducing it, minus 1
+    shift: float = 0.0  # largest shift in x and in y, of its shorter side
     patches: float = 0.8  # share of photos partly covered by others; 0 is the paper's choice
     patch_size: tuple[float, float] = (0.25, 0.7)  # shortest and longest patch, of the photo's sides
     bf16: bool = True
@@ -151,6 +154,8 @@ class TrainConfig:
         _within(self, "train", 0, None, *negatives, "view_temperature", "weight_decay", "warmup_steps")
         _within(self, "train", 0, LARGEST_SEED, "seed")
         _within(self, "train", 0.01, 2, "patch_size")
+        _within(self, "train", 0, 180, "turn")
+        _within(self, "train", 0, 1, "zoom", "shift")
         if self.patch_size[0] > self.patch_size[1]:
             raise ValueError(f"train patch_size is {self.patch_size}: want the shorter first")
         shares = ("texture_momentum", "first_visit_alpha", "final_learning_rate", "augment", "patches")

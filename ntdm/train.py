@@ -23,8 +23,9 @@ import torch
 import ntdm
 from ntdm import cache as caches
 from ntdm import checkpoints, parallel, trained
+from ntdm.augment import draw_augmentation
 from ntdm.baselines import cuboid
-from ntdm.batch import Batch, draw_augmentation, make_batch
+from ntdm.batch import Batch, make_batch
 from ntdm.camera import PASCAL3D_FOCAL_PX
 from ntdm.config import PrepConfig, TrainConfig, from_dict, to_dict
 from ntdm.deform import load_shape

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from ntdm import metrics, picture
-from ntdm.batch import Batch, draw_augmentation, make_batch
+from ntdm.augment import draw_augmentation
+from ntdm.batch import Batch, make_batch
 from ntdm.camera import cam_from_obj, rotation
 from ntdm.config import InferConfig
 from ntdm.mesh import sphere_uv

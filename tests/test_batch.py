@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ntdm.batch import Augmentation, covered, draw_augmentation, jitter_colours, make_batch
+from ntdm.augment import Augmentation, covered, draw_augmentation, jitter_colours
+from ntdm.batch import make_batch
 from ntdm.cache import find
 from ntdm.camera import cam_from_obj
 from ntdm.mesh import icosphere
@@ -78,6 +79,31 @@ def test_colour_jitter():
     assert not torch.equal(strong, photo)
 
 
+def test_moved_photos_are_what_the_moved_cameras_see(tiny, items):
+    sphere = icosphere(3)
+    vertices = sphere.vertices * torch.tensor([0.1, 0.35, 0.15]) + torch.tensor([0.05, 0.02, 0.03])
+
+    def seen(viewpoint, focal, point):
+        return coverage(cam_from_obj(vertices, viewpoint), sphere.faces, focal, point, (64, 64))
+
+    shown = []
+    for item in items:
+        mask = seen(item["viewpoint"], item["focal"], item["principal_point"])
+        shown.append(item | {"amodal_mask": mask, "image": 255 * mask.to(torch.uint8).expand(3, -1, -1)})
+    plain = replace(tiny.TRAIN, mirror=False, augment=0.0, patches=0.0)
+    for change in ({"turn": 40.0}, {"zoom": 0.3}, {"shift": 0.2}, {"turn": 25.0, "zoom": 0.2, "shift": 0.1}):
+        before, after = make(shown, plain), make(shown, replace(plain, **change))
+        changed = 0
+        for i in range(8):
+            expected = seen(after.viewpoint[i], after.focal[i], after.principal_point[i]) & ~after.hidden[i]
+            rim = expected.sum().sqrt()  # pixels at the outline change, as both pictures are sampled
+            assert (after.amodal_mask[i] != expected).sum() <= 2.5 * rim, change
+            assert ((after.photo[i, 0] > 127) & ~after.hidden[i] != expected).sum() <= 2.5 * rim, change
+            assert torch.equal(after.background[i], ~after.amodal_mask[i] & ~after.hidden[i])
+            changed += int((before.amodal_mask[i] != expected).sum() > 3 * rim)
+        assert changed >= 5, change
+
+
 def test_patches_show_the_next_photo(tiny, items):
     plain = replace(tiny.TRAIN, mirror=False, augment=0.0, patches=0.0)
     before, after = make(items, plain), make(items, replace(plain, patches=1.0))
@@ -92,7 +118,7 @@ def test_patches_show_the_next_photo(tiny, items):
 
 
 def test_a_part_of_a_batch_is_what_the_whole_has_there(tiny, items):
-    config = replace(tiny.TRAIN, augment=0.4, patches=0.8)
+    config = replace(tiny.TRAIN, augment=0.4, patches=0.8, turn=15.0)
     drawn = draw_augmentation(8, config, torch.Generator().manual_seed(0))
     whole = make_batch(items, ["car", "sofa"], [2, 1], config, drawn)
     part = make_batch(items[2:6], ["car", "sofa"], [2, 1], config, drawn[2:6])
