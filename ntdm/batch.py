@@ -76,8 +76,8 @@ def make_batch(
         hidden = (grid.abs() > 1).any(-1)  # beyond the photo's border
         photo = F.grid_sample(photo.float(), grid, padding_mode="border", align_corners=False)
         photo = photo.round().clamp(0, 255).to(torch.uint8)
-        masks = torch.stack([amodal_mask, background], 1).float()
-        amodal_mask, background = (F.grid_sample(masks, grid, "nearest", align_corners=False) > 0.5).unbind(1)
+        both = torch.stack([amodal_mask, background], 1).float()
+        amodal_mask, background = (F.grid_sample(both, grid, "nearest", align_corners=False) > 0.5).unbind(1)
         viewpoint = viewpoint + F.pad(motion.turn[:, None], (2, 1))
         focal, point = focal * motion.zoom, point + motion.shift
     if config.patches > 0:

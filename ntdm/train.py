@@ -23,9 +23,8 @@ import torch
 import ntdm
 from ntdm import cache as caches
 from ntdm import checkpoints, parallel, trained
-from ntdm.augment import draw_augmentation
 from ntdm.baselines import cuboid
-from ntdm.batch import Batch, make_batch
+from ntdm.batches import Batches
 from ntdm.camera import PASCAL3D_FOCAL_PX
 from ntdm.config import PrepConfig, TrainConfig, from_dict, to_dict
 from ntdm.deform import load_shape
@@ -177,9 +176,8 @@ def _fit(
     model: Model, data: SampleDataset, config: TrainConfig, out: Path, device: str, watch: Watch | None
 ) -> float:
     """Trains to the end, from the checkpoint where there is one; returns the seconds it took in all."""
-    batch_size = min(config.batch_size, len(data))
-    per_epoch = len(data) // batch_size
-    total = per_epoch * config.epochs
+    batches = Batches(data, model.categories, model.num_latents, config, device)
+    per_epoch, total = batches.per_epoch, batches.per_epoch * config.epochs
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = _optimiser(config, trained)
     keys = data.keys()
@@ -188,15 +186,13 @@ def _fit(
     start = time.monotonic() - (history[-1]["seconds"] if history else 0.0)
     sums: dict[str, float] = {}
     count = 0
-    for step in track(range(first, total), f"train {config.method}", total - first):
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        indices = _order(len(data), config.seed, step // per_epoch)[step % per_epoch * batch_size :]
-        batch = _own_part(model, data, indices[:batch_size], generator)
+    for made in track(batches.steps(range(first, total)), f"train {config.method}", total - first):
+        step = made.number
         if watch is not None:
-            watch.seen.update(keys[i][0] for i in indices[:batch_size])
+            watch.seen.update(keys[i][0] for i in made.samples)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(config, step, total)
-        loss, figures = model.training_loss(batch.to(device), generator)
+        loss, figures = model.training_loss(made.batch, made.generator)
         if not math.isfinite(figures["loss"]):
             raise ValueError(
                 f"the loss is {figures['loss']} at step {step}: lower learning_rate or set bf16 to false"
@@ -222,23 +218,6 @@ def _fit(
     return history[-1]["seconds"]
 
 
-def _own_part(model: Model, data: SampleDataset, indices: Sequence[int], generator: torch.Generator) -> Batch:
-    """This process's part of the batch that consists of the samples `indices`."""
-    augmentation = draw_augmentation(len(indices), model.config, generator)
-    own = parallel.part(len(indices))
-    count = own.stop - own.start
-    # One more: patches show the next photo.
-    needed = [i % len(indices) for i in range(own.start, own.stop + (count < len(indices)))]
-    batch = make_batch(
-        [data[indices[i]] for i in needed],
-        model.categories,
-        model.num_latents,
-        model.config,
-        [augmentation[i] for i in needed],
-    )
-    return batch.first(count)
-
-
 def _optimiser(config: TrainConfig, trained: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
     if config.optimiser == "sgd":
         return torch.optim.SGD(trained, config.learning_rate, SGD_MOMENTUM, weight_decay=config.weight_decay)
@@ -260,11 +239,6 @@ def learning_rate(config: TrainConfig, step: int, total: int) -> float:
     # A short run warms up within its first tenth.
     rise = max(1, min(config.warmup_steps, total // 10))
     return config.learning_rate * share * min(1.0, (step + 1) / rise)
-
-
-def _order(count: int, seed: int, epoch: int) -> list[int]:
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + 500_009 + epoch)
-    return torch.randperm(count, generator=generator).tolist()
 
 
 def _check_image_size(image_size: tuple[int, int], model: Model) -> None:

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {
     "ntdm.inspect", "ntdm.shape_fit", "ntdm.train", "ntdm.infer", "ntdm.evaluate", "ntdm.ablate",
-    "ntdm.export", "ntdm.external", "ntdm.external_formats", "ntdm.sheets", "ntdm.watch",
+    "ntdm.export", "ntdm.external", "ntdm.external_formats", "ntdm.sheets", "ntdm.watch", "ntdm.batches",
 }  # fmt: skip
 FILES = {"ntdm.cache", "ntdm.predictions", "ntdm.prediction_writer", "ntdm.sample_dataset", "ntdm.scoring"}
 DOORS = {

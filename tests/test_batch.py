@@ -7,6 +7,7 @@ import torch
 
 from ntdm.augment import Augmentation, covered, draw_augmentation, jitter_colours
 from ntdm.batch import make_batch
+from ntdm.batches import Batches
 from ntdm.cache import find
 from ntdm.camera import cam_from_obj
 from ntdm.mesh import icosphere
@@ -139,3 +140,39 @@ def test_patches_cover_a_share_of_the_photos_and_part_of_each(tiny):
     assert share.max() < 1
     assert hidden(0.5, (0.4, 0.8)).float().mean() > 1.5 * share.mean()
     assert not hidden(0.0, (0.2, 0.6)).any()
+
+
+def test_batches_made_ahead_are_those_made_in_time(tiny, tiny_folder):
+    data = SampleDataset(find(tiny_folder / "cache", "pascal3d/train"))
+    config = replace(tiny.TRAIN, batch_size=4, turn=10.0, patches=0.5)
+    ways = [Batches(data, ["car", "sofa"], [2, 1], config, "cpu", way) for way in (True, False)]
+    ahead, in_time = (list(batches.steps(range(1, 7))) for batches in ways)
+    assert [step.number for step in ahead] == list(range(1, 7))
+    for one, other in zip(ahead, in_time, strict=True):
+        assert one.samples == other.samples and len(one.samples) == 4
+        assert torch.equal(one.generator.get_state(), other.generator.get_state())
+        for a, b in zip(one.batch, other.batch, strict=True):
+            if torch.is_tensor(a):
+                assert torch.equal(a, b)
+    per_epoch = ways[0].per_epoch
+    for epoch in {number // per_epoch for number in range(1, 7)}:
+        drawn = [i for step in in_time if step.number // per_epoch == epoch for i in step.samples]
+        assert len(set(drawn)) == len(drawn)  # each photo once at most
+
+
+def test_a_batch_that_cannot_be_made_ahead_is_an_error_in_its_turn(tiny, tiny_folder, monkeypatch):
+    data = SampleDataset(find(tiny_folder / "cache", "pascal3d/train"))
+    batches = Batches(data, ["car", "sofa"], [2, 1], replace(tiny.TRAIN, batch_size=4), "cpu", True)
+    broken = set(next(batches.steps([2])).samples) - set(next(batches.steps([0])).samples)
+    read = SampleDataset.__getitem__
+
+    def fails(self, index):
+        if index in broken:
+            raise ValueError("cannot be read")
+        return read(self, index)
+
+    monkeypatch.setattr(SampleDataset, "__getitem__", fails)
+    steps = batches.steps([0, 2, 0])
+    assert next(steps).number == 0
+    with pytest.raises(ValueError, match="cannot be read"):
+        next(steps)
