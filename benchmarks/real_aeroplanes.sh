@@ -13,7 +13,7 @@ moved="--set turn=15 --set zoom=0.22 --set shift=0.1" # few photos: each is turn
 "$ntdm" prep-data pascal3d --root "$root" --cache "$out/cache" --categories aeroplane \
     --image-size 128 272 --set scale=0.4 --workers 2
 "$ntdm" fit-shapes --cache "$out/cache" --out "$out/shapes" --categories aeroplane \
-    --set width=128 --set steps=1200 --set normal_weight=2e-6 --set laplacian_weight=5e-4 --set transport_share=0.15
+    --set width=128 --set steps=400
 "$ntdm" train --cache "$out/cache" --shapes "$out/shapes" --out "$out/run" --categories aeroplane \
     --set epochs=100 --set augment=0.4 --set patches=0.35 --set "patch_size=[0.2, 0.6]" $moved
 # Half as far as the default, which serves synthetic photos: on real ones a lower loss is not a better pose.

@@ -4,12 +4,12 @@
     python benchmarks/shape_quality.py --cad-root PASCAL3D+_release1.1 --shapes shapes --out measured
 
 Ours is read from the shapes' descriptions. The floor is the category's scaled sphere. The ceiling is a mesh
-of the same topology whose vertices are free, fitted to one CAD alone with the weights of the regularisers, of
-CEILING_WEIGHTS times the configured ones, that serve that CAD best. With --anchors, the folder of release
-1.0 whose CAD/<category>.mat names points on the same models, anchors are carried from each CAD to each other
-one through the template, and by the nearest point. With --leave-one-out, Γ is fitted again to all CADs but
-one, whose latent is then found with Γ frozen. Each category's figures are kept in OUT/<category>.json; what
-is there is not measured again. Prints versions and the table.
+of the same topology whose vertices are free, started and fitted for one CAD alone with the weights of the
+regularisers, of CEILING_WEIGHTS times the configured ones, that serve that CAD best. With --anchors, the
+folder of release 1.0 whose CAD/<category>.mat names points on the same models, anchors are carried from each
+CAD to each other one through the template, and by the nearest point. With --leave-one-out, Γ is fitted again
+to all CADs but one, whose latent is then found with Γ frozen. Each category's figures are kept in
+OUT/<category>.json; what is there is not measured again. Prints versions and the table.
 """
 
 import argparse
@@ -26,13 +26,14 @@ from measure import machine
 from ntdm import shape_fit
 from ntdm.config import ShapeConfig, from_dict
 from ntdm.data_prep.cad import Cad, find_cads, read_anchors
-from ntdm.deform import DeformableMesh, load_shape, read_meta
+from ntdm.deform import load_shape, read_meta
 from ntdm.outputs import atomic_path
 from ntdm.progress import say
+from ntdm.shape_meshes import fit_meshes
 from ntdm.shape_quality import Judge, transfer
 from ntdm.surface import Surface, visible_surface
 
-CEILING_WEIGHTS = (1.0, 10.0)
+CEILING_WEIGHTS = (1.0, 0.1)
 NAMES = ("chamfer_l1", "f_score", "silhouette_iou", "flipped", "crossing")
 
 
@@ -54,9 +55,9 @@ def ceiling(surfaces: Sequence[Surface], judges: Sequence[Judge], config: ShapeC
             "laplacian_weight": factor * config.laplacian_weight,
         }
         settled = from_dict(ShapeConfig, {**vars(config), **weights})
-        model, _ = shape_fit.fit(surfaces, settled, f"ceiling, {factor:g} x the regularisers", free=True)
-        with torch.no_grad():
-            rows = [j(v, model.template_faces) for j, v in zip(judges, model(model.one_hot()), strict=True)]
+        label = f"ceiling, {factor:g} x the regularisers"
+        meshes, template, _ = fit_meshes(surfaces, settled, label, joint=False)
+        rows = [judge(mesh, template.faces) for judge, mesh in zip(judges, meshes, strict=True)]
         best = [min(pair, key=lambda r: r["chamfer_l1"]) for pair in zip(rows, best or rows, strict=True)]
     return mean(best)
 
@@ -69,7 +70,6 @@ def leave_one_out(
     for k, (surface, judge) in enumerate(zip(surfaces, judges, strict=True)):
         others = [s for i, s in enumerate(surfaces) if i != k]
         model, _ = shape_fit.fit(others, config, f"all but {k + 1} of {len(surfaces)}")
-        assert isinstance(model, DeformableMesh)
         z, _ = shape_fit.fit_latents(model, [surface], f"latent of {k + 1} of {len(surfaces)}")
         with torch.no_grad():
             rows.append(judge(model(z)[0], model.template_faces))

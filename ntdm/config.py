@@ -70,26 +70,29 @@ class PrepConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeConfig:
-    """`ntdm fit-shapes`: template, Psi, and the weights of Eq. 2 and its regularisers."""
+    """`ntdm fit-shapes`: template, Psi, and the weights of Eq. 2, its regularisers and the outlines."""
 
     subdivisions: int = 3  # icosphere: 3 gives 642 vertices, 4 gives 2562
-    width: int = 64
+    width: int = 64  # of Psi's network
     layers: int = 4
-    frequencies: int = 6  # the paper's 10 alias on 642 vertices and crumple thin parts
-    steps: int = 400
-    learning_rate: float = 1e-2
-    transport_share: float = 0.2  # of the steps, spent on the transport plan before Eq. 2
-    surface_samples: int = 600  # points drawn from a CAD, and from its Γ, each step
-    normal_weight: float = 5e-6
-    laplacian_weight: float = 1e-3
+    frequencies: int = 6  # the paper's 10 alias on 642 vertices
+    network_steps: int = 150  # of the network's fit to the meshes
+    steps: int = 200  # of the meshes' fit to the CADs, with 642 vertices, and again for each finer template
+    learning_rate: float = 1e-2  # farthest that a vertex goes in a step at first, in diagonals
+    surface_samples: int = 800  # points drawn from a CAD, and from its Γ, each step; twice as many when finer
+    normal_weight: float = 1e-4
+    laplacian_weight: float = 3e-3
+    outline_weight: float = 1.0
+    outline_views: int = 3  # of each CAD, a step
     seed: int = 0
 
     def __post_init__(self) -> None:
         _within(self, "shape", 0, 6, "subdivisions")
-        _within(self, "shape", 1, None, "width", "layers", "steps", "surface_samples")
+        _within(self, "shape", 1, None, "width", "layers", "network_steps", "steps", "surface_samples")
         _within(self, "shape", 0, 20, "frequencies")
-        _within(self, "shape", 0, 1, "learning_rate", "transport_share")
-        _within(self, "shape", 0, None, "normal_weight", "laplacian_weight")
+        _within(self, "shape", 0, 1, "learning_rate")
+        _within(self, "shape", 1, 24, "outline_views")
+        _within(self, "shape", 0, None, "normal_weight", "laplacian_weight", "outline_weight")
         _within(self, "shape", 0, LARGEST_SEED, "seed")
 
 

@@ -1,12 +1,17 @@
 """The deformable mesh of one category, Γ(z) = s * (v + Psi(v, z))  (main paper Eq. 1).
 
-v are the vertices of the unit icosphere, s the category's extents along x, y, z, and Psi a small network that
-moves every vertex, given the harmonic embedding of v and the shape latent z. z has one entry for each of the
-category's CADs and is one-hot for a CAD the model was fitted to; inference optimises it freely.
+v are the vertices of the unit icosphere, s the category's extents along x, y, z, and Psi moves every vertex:
+
+    Psi(v, z) = network(harmonic embedding of v, z) + sum_k z_k b_k(v)
+
+z has one entry for each of the category's CADs and is one-hot for a CAD the model was fitted to; inference
+optimises it freely. The network is smooth over the sphere; b_k [V, 3] is what it leaves out of CAD k: edges,
+wing tips, legs, for which a network of bearable size and training time is too smooth.
 """
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +25,9 @@ from ntdm.mesh import Mesh, icosphere
 from ntdm.outputs import atomic_path
 
 SCHEMA = "ntdm-shape"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READ_VERSIONS = (1, 2)  # 1 had no offsets: they were 0
+RETIRED = ("transport_share",)  # keys of configs of version 1 that nothing reads any more
 # Meshes that pass through Psi together. Activations of 32 x 642 x 64 floats (5 MB) stay in the cache: a
 # batch of 288 takes 200 ms forward and backward on one core of a Zen 4 EPYC in pieces, 640 ms whole.
 CHUNK = 32
@@ -40,6 +47,7 @@ class DeformableMesh(nn.Module):
         config: the ShapeConfig it was built from.
         num_latents: K, entries of z.
         scale: [3] parameter, half extents of the category's mean box, object frame, CAD units.
+        offsets: [K, V, 3] parameter, b_k of each CAD, in units of the scale.
     """
 
     template_vertices: Tensor
@@ -76,6 +84,7 @@ class DeformableMesh(nn.Module):
         # Nearly zero, so that fitting starts from the scaled sphere.
         nn.init.xavier_uniform_(self.last.weight, gain=1e-3)
         nn.init.zeros_(self.last.bias)
+        self.offsets = nn.Parameter(torch.zeros(num_latents, len(sphere.vertices), 3))
         self._constant: tuple[tuple[Any, ...], Tensor] | None = None
 
     @property
@@ -98,16 +107,27 @@ class DeformableMesh(nn.Module):
         """
         if z.ndim != 2 or z.shape[1] != self.num_latents:
             raise ValueError(f"shape latents are {tuple(z.shape)}: want [B, {self.num_latents}]")
-        constant = self._embedding_term()
-        offsets = [
-            self.last(self.hidden(constant + self.from_latent(part)[:, None])) for part in z.split(CHUNK)
-        ]
-        vertices = self.scale * (self.template_vertices + torch.cat(offsets))
+        left_out = (z @ self.offsets.flatten(1)).view(len(z), -1, 3)
+        vertices = self.scale * (self.template_vertices + self.network(z) + left_out)
         return vertices if scale_factor is None else vertices * scale_factor[:, None, None]
+
+    def network(self, z: Tensor, which: Tensor | None = None) -> Tensor:
+        """The network's share of Psi at all vertices [B, V, 3] or those of `which` [W]: [B, W, 3]."""
+        constant = self._embedding_term()
+        if which is not None:
+            constant = constant[which]
+        return torch.cat(
+            [self.last(self.hidden(constant + self.from_latent(part)[:, None])) for part in z.split(CHUNK)]
+        )
 
     def one_hot(self) -> Tensor:
         """[K, K]: the latent of every CAD the model was fitted to."""
         return torch.eye(self.num_latents, dtype=self.scale.dtype, device=self.scale.device)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        # Weights that were saved before there were offsets are those of offsets of 0.
+        state_dict.setdefault(f"{prefix}offsets", torch.zeros_like(self.offsets))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _embedding_term(self) -> Tensor:
         weight, bias = self.from_embedding.weight, self.from_embedding.bias
@@ -118,6 +138,11 @@ class DeformableMesh(nn.Module):
         if self._constant is None or self._constant[0] != key:
             self._constant = (key, self.from_embedding(self.embedding).detach())
         return self._constant[1]
+
+
+def read_config(values: Mapping[str, Any], source: str) -> ShapeConfig:
+    """The ShapeConfig that is written beside a shape or in a run; keys of before are passed over."""
+    return from_dict(ShapeConfig, {k: v for k, v in values.items() if k not in RETIRED}, source)
 
 
 def save_shape(path: Path, model: DeformableMesh, meta: dict[str, Any]) -> Path:
@@ -155,8 +180,8 @@ def read_meta(path: Path) -> dict[str, Any]:
             f"shape description {description} is not JSON ({error}): fit the shape again"
         ) from None
     found = (meta.get("schema"), meta.get("schema_version")) if isinstance(meta, dict) else None
-    if found != (SCHEMA, SCHEMA_VERSION):
-        raise ValueError(f"{description} has schema {found}: this version reads {(SCHEMA, SCHEMA_VERSION)}")
+    if found not in [(SCHEMA, version) for version in READ_VERSIONS]:
+        raise ValueError(f"{description} has schema {found}: this version reads {SCHEMA} {READ_VERSIONS}")
     return meta
 
 
@@ -164,7 +189,7 @@ def load_shape(path: Path) -> DeformableMesh:
     """A fitted Γ, frozen (no weight needs a gradient) and in eval mode; ValueError names what is wrong."""
     meta = read_meta(path)
     try:
-        model = DeformableMesh(from_dict(ShapeConfig, meta["config"], str(path)), meta["num_latents"])
+        model = DeformableMesh(read_config(meta["config"], str(path)), meta["num_latents"])
         model.load_state_dict(safetensors.torch.load_file(path))
     except FileNotFoundError:
         raise ValueError(f"shape file {path} does not exist: run `ntdm fit-shapes`") from None

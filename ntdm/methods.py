@@ -14,8 +14,8 @@ from ntdm.baselines.classifier import Classifier
 from ntdm.baselines.cuboid import Cuboid
 from ntdm.baselines.mask_rcnn import MaskRCNN
 from ntdm.baselines.nemo import NeMo, NeMoPredictor
-from ntdm.config import InferConfig, ShapeConfig, TrainConfig, from_dict, to_dict
-from ntdm.deform import DeformableMesh
+from ntdm.config import InferConfig, TrainConfig, to_dict
+from ntdm.deform import DeformableMesh, read_config
 from ntdm.method import Guess, Model, Predict
 from ntdm.model import NTDM
 from ntdm.render_and_compare import Solver, encode, fit_categories
@@ -91,7 +91,7 @@ def _describe_shape(shape: DeformableMesh) -> dict[str, Any]:
 
 
 def _restore_shape(values: Mapping[str, Any], source: str) -> DeformableMesh:
-    return DeformableMesh(from_dict(ShapeConfig, values["config"], source), values["num_latents"])
+    return DeformableMesh(read_config(values["config"], source), values["num_latents"])
 
 
 def _describe_cuboid(cuboid: Cuboid) -> dict[str, Any]:

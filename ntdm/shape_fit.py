@@ -1,9 +1,9 @@
 """`ntdm fit-shapes`: fit Γ(z) of every category to its CADs by vertex-to-face distances (main paper Eq. 2).
 
-Γ starts from a transport plan between the template and the CADs' visible surfaces: without one, a sphere laid
-on an aeroplane leaves a handful of vertices to each wing. Then Eq. 2 both ways (shape_loss.py), how well it
-went (shape_quality.py), and pictures of it (shape_sheet.py). :func:`fit_latents` finds latents for CADs that
-Γ was not fitted to.
+First meshes of the template's topology are fitted to the CADs (shape_meshes.py), by Eq. 2 both ways
+(shape_loss.py) and by their outlines (outlines.py), then Γ to the meshes. How well it went is measured
+(shape_quality.py) and shown (shape_sheet.py). :func:`fit_latents` finds latents for CADs that Γ was not
+fitted to.
 """
 
 import hashlib
@@ -24,11 +24,14 @@ from ntdm.deform import DeformableMesh, load_shape, read_meta, save_shape
 from ntdm.mesh import write_plain_obj
 from ntdm.outputs import atomic_path, finished, sweep
 from ntdm.progress import say, track
-from ntdm.shape_loss import ShapeLoss, transport_targets
-from ntdm.shape_quality import FreeVertices, Judge
+from ntdm.shape_loss import ShapeLoss
+from ntdm.shape_meshes import fit_meshes
+from ntdm.shape_quality import Judge
 from ntdm.shape_sheet import write_sheet
 from ntdm.surface import Cad, Surface, visible_surface
 
+NETWORK_RATE = 1e-2
+NETWORK_VERTICES = 320  # of each mesh that the network sees in a step
 LATENT_STEPS, LATENT_RATE = 150, 0.05  # of the search for the latent of an unseen CAD
 BETWEEN = (0.25, 0.5, 0.75)  # of the way from one CAD's latent to the next one's
 
@@ -36,52 +39,55 @@ Plot = Callable[[str, Sequence[Sequence[float]], Path], None]
 
 
 def fit(
-    surfaces: Sequence[Surface], config: ShapeConfig, label: str, free: bool = False
-) -> tuple[DeformableMesh | FreeVertices, list[list[float]]]:
+    surfaces: Sequence[Surface], config: ShapeConfig, label: str
+) -> tuple[DeformableMesh, list[list[float]]]:
     """Fit Γ to the K CADs of one category, CAD k at the one-hot latent z_k.
 
     Args:
         surfaces: of the K CADs. config: template, network, loss. label: for the progress.
-        free: fit free vertices to each CAD alone instead, the ceiling of the quality table.
 
     Returns:
-        the model and its history, [step, loss] about forty times. ValueError if the fit diverges.
+        the model and the history of its meshes, [step, loss] about forty times for each template. ValueError
+        if the fit diverges.
     """
+    meshes, _, history = fit_meshes(surfaces, config, label)
+    return through(meshes, config, f"{label}, network"), history
+
+
+def through(meshes: Tensor, config: ShapeConfig, label: str) -> DeformableMesh:
+    """Γ whose one-hot latents give exactly the meshes [K, V, 3], and whose others mixtures of them.
+
+    The network learns as much of the meshes, and of random mixtures of two of them, as it can; the offsets
+    are the rest.
+    """
+    K = len(meshes)
     generator = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = (
-            FreeVertices(config.subdivisions, len(surfaces))
-            if free
-            else DeformableMesh(config, len(surfaces))
-        )
-    extents = torch.stack([s.points.max(0).values - s.points.min(0).values for s in surfaces])
+        model = DeformableMesh(config, K)
     with torch.no_grad():
+        extents = meshes.amax(1) - meshes.amin(1)
         # A flat category (a picture frame) still needs a sphere, not a disc of no volume.
         model.scale.copy_((extents.mean(0) / 2).clamp_min(0.02 * float(extents.mean(0).norm())))
-    scale = model.scale.detach().clone()
-    targets = torch.stack([transport_targets(s, model.template_vertices, scale, generator) for s in surfaces])
-    loss_of = ShapeLoss(model.template_faces, surfaces, config)
-    optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-    history: list[list[float]] = []
-    z, steps, start = model.one_hot(), config.steps, int(config.steps * config.transport_share)
-    for step in track(range(steps), label):
+        wanted = meshes / model.scale - model.template_vertices
+    learnt = [p for name, p in model.named_parameters() if name not in ("scale", "offsets")]
+    optimiser = torch.optim.Adam(learnt, NETWORK_RATE)
+    one_hot, V = model.one_hot(), meshes.shape[1]
+    for step in track(range(config.network_steps), label):
         for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * _rate(step, steps)
-        vertices = model(z)
-        if step < start:
-            loss = ((vertices - targets) / loss_of.diagonal).square().sum(-1).mean()
-        else:
-            loss = loss_of.distance(vertices, loss_of.draw(vertices, generator)).mean()
-        loss = loss + loss_of.roughness(vertices)
+            group["lr"] = NETWORK_RATE * _rate(step, config.network_steps)
+        other = one_hot[torch.randperm(K, generator=generator)]
+        # Half of them are CADs themselves, the others lie anywhere between two.
+        share = (2 * torch.rand(K, 1, generator=generator) - 1).clamp_min(0)
+        z = torch.lerp(one_hot, other, share)
+        which = torch.randperm(V, generator=generator)[:NETWORK_VERTICES]
+        off = model.network(z, which) - (z @ wanted[:, which].flatten(1)).view(K, -1, 3)
         optimiser.zero_grad()
-        loss.backward()
+        off.square().mean().backward()
         optimiser.step()
-        if step % max(1, steps // 40) == 0 or step == steps - 1:
-            history.append([step, loss.item()])
-    if not math.isfinite(history[-1][1]):
-        raise ValueError(f"{label} diverged: try a smaller learning_rate than {config.learning_rate}")
-    return model, history
+    with torch.no_grad():
+        model.offsets.copy_(wanted - model.network(one_hot))
+    return model
 
 
 def fit_latents(
@@ -203,7 +209,6 @@ def _fit(
     start = time.monotonic()
     surfaces = _surfaces(category, cads, config.seed)
     model, history = fit(surfaces, config, f"{category}: fitting {len(cads)} CADs")
-    assert isinstance(model, DeformableMesh)
     z = model.one_hot()
     with torch.no_grad():
         shapes, mean_shape = model(z), model(z.mean(0, keepdim=True))[0]

@@ -1,7 +1,7 @@
 """How good a fitted Γ is: distances, silhouettes, folds, and whether a template point keeps to its part.
 
 Two yardsticks stand beside it: the floor, the category's scaled sphere, and the ceiling, a mesh of the same
-topology whose vertices are free and fitted to one CAD alone (:class:`FreeVertices`).
+topology that is fitted to one CAD alone (shape_meshes.py).
 """
 
 import math
@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ntdm import camera, metrics
-from ntdm.mesh import face_neighbours, face_normals, icosphere, sample_surface
+from ntdm.mesh import face_neighbours, face_normals, sample_surface
 from ntdm.rasterize import coverage
 from ntdm.surface import (
     Cad,
@@ -22,36 +22,6 @@ from ntdm.surface import (
     directions,
     points_on_faces,
 )
-
-
-class FreeVertices(nn.Module):
-    """K meshes of the template's topology that share nothing: what a deformed sphere can reach at best.
-
-    Args:
-        subdivisions: of the icosphere. count: K.
-
-    Attributes:
-        scale: [3] parameter and `offsets` [K, V, 3] parameter: vertices are scale * (template + offsets).
-    """
-
-    template_vertices: Tensor
-    template_faces: Tensor
-
-    def __init__(self, subdivisions: int, count: int) -> None:
-        super().__init__()
-        sphere = icosphere(subdivisions)
-        self.register_buffer("template_vertices", sphere.vertices)
-        self.register_buffer("template_faces", sphere.faces)
-        self.scale = nn.Parameter(torch.full((3,), 0.5))
-        self.offsets = nn.Parameter(torch.zeros(count, len(sphere.vertices), 3))
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Vertices [B, V, 3] for z [B, K], one-hot."""
-        return self.scale * (self.template_vertices + torch.einsum("bk,kvc->bvc", z, self.offsets))
-
-    def one_hot(self) -> Tensor:
-        """[K, K]: which z is which mesh."""
-        return torch.eye(len(self.offsets), device=self.scale.device)
 
 
 class Judge:

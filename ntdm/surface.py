@@ -32,7 +32,7 @@ class Surface:
 
     Attributes:
         vertices: [V, 3] float32, object frame, CAD units.
-        faces: [F, 3] int64, the faces of which something is seen.
+        faces: [F, 3] int64, the faces of which something is seen; all_faces: [G, 3] those of the whole CAD.
         points, normals: [P, 3] visible points uniform by area; unit normals on the side they are seen from.
         corners: [Q, 3] the visible vertices.
         diagonal: of the bounding box, CAD units.
@@ -40,6 +40,7 @@ class Surface:
 
     vertices: Tensor
     faces: Tensor
+    all_faces: Tensor
     points: Tensor
     normals: Tensor
     corners: Tensor
@@ -109,7 +110,8 @@ def visible_surface(cad: Cad, generator: torch.Generator, name: str = "CAD") -> 
     )
     # Winding says nothing in these CADs; the side from which the point is seen does.
     normals *= torch.where((normals * outward).sum(1, keepdim=True) < 0, -1.0, 1.0)
-    return Surface(cloud, seen, points, normals, corners if len(corners) else points, diagonal)
+    corners = corners if len(corners) else points
+    return Surface(cloud, seen, torch.from_numpy(faces), points, normals, corners, diagonal)
 
 
 class NearestFaces:

@@ -79,7 +79,7 @@ def test_paper_configuration_is_valid(stage: type) -> None:
         (PrepConfig, "scale", float("nan")),
         (PrepConfig, "image_size", (8, 64)),
         (ShapeConfig, "steps", 0),
-        (ShapeConfig, "transport_share", 1.5),
+        (ShapeConfig, "outline_views", 25),
         (TrainConfig, "epochs", 0),
         (TrainConfig, "batch_size", -1),
         (TrainConfig, "learning_rate", 0.0),

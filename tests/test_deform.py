@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import safetensors.torch
 import torch
 
 from ntdm import deform
@@ -12,10 +13,11 @@ SMALL = ShapeConfig(subdivisions=1, width=16, layers=2, frequencies=3)
 
 
 def trained_like(num_latents: int, seed: int = 0) -> deform.DeformableMesh:
-    """A model whose last layer is not nearly zero, so that its latents matter."""
+    """A model whose last layer is not nearly zero, nor its offsets, so that its latents matter."""
     torch.manual_seed(seed)
     model = deform.DeformableMesh(SMALL, num_latents)
     torch.nn.init.normal_(model.last.weight, std=0.1)
+    torch.nn.init.normal_(model.offsets, std=0.05)
     return model
 
 
@@ -37,9 +39,13 @@ def test_is_equation_1_with_one_first_layer():
     both = torch.cat([embedding.expand(2, -1, -1), z[:, None].expand(-1, 42, -1)], -1)
     weight = torch.cat([model.from_embedding.weight, model.from_latent.weight], 1)
     h = torch.nn.functional.linear(both, weight, model.from_embedding.bias)
-    expected = model.scale * (points + model.last(model.hidden(h)))
+    left_out = z[:, 0, None, None] * model.offsets[0] + z[:, 1, None, None] * model.offsets[1]
+    left_out = left_out + z[:, 2, None, None] * model.offsets[2]
+    expected = model.scale * (points + model.last(model.hidden(h)) + left_out)
     torch.testing.assert_close(model(z), expected)
     torch.testing.assert_close(model(z, torch.tensor([1.0, 2.0]))[1], 2 * expected[1])
+    some = torch.tensor([7, 0])
+    torch.testing.assert_close(model.network(z, some), model.network(z)[:, some])
 
 
 def test_a_batch_larger_than_a_chunk_equals_its_parts():
@@ -90,6 +96,22 @@ def test_shape_file_round_trip(tmp_path):
     assert not any(p.requires_grad for p in back.parameters())
     torch.testing.assert_close(back(back.one_hot()), model(model.one_hot()), rtol=0, atol=0)
     assert deform.read_meta(path)["cad_index"] == [0, 2, 5]
+
+
+def test_a_shape_file_of_version_1_is_read_as_one_without_offsets(tmp_path):
+    model = trained_like(3)
+    torch.nn.init.zeros_(model.offsets)
+    path = deform.save_shape(tmp_path / "car.safetensors", model, {})
+    weights = safetensors.torch.load_file(path)
+    del weights["offsets"]
+    safetensors.torch.save_file(weights, path)
+    description = json.loads(path.with_suffix(".json").read_text())
+    description["schema_version"] = 1
+    description["config"]["transport_share"] = 0.2
+    path.with_suffix(".json").write_text(json.dumps(description))
+    back = deform.load_shape(path)
+    torch.testing.assert_close(back(back.one_hot()), model(model.one_hot()), rtol=0, atol=0)
+    assert back.config == SMALL
 
 
 def test_damaged_shape_files_say_what_is_wrong(tmp_path):
