@@ -23,7 +23,7 @@ from ntdm.surface import Surface
 COARSEST = 3  # subdivisions with which fitting begins: large parts find their place with 642 vertices
 # Smoothness of the steps, first and last, on the coarsest template and on finer ones; it falls over this
 # share of the steps, in so many stages.
-STIFF = ((30.0, 0.1), (4.0, 0.1))
+STIFF = ((30.0, 0.2), (4.0, 0.2))
 FALL, STAGES = 0.6, 6
 LAST_RATE = 0.2  # of the first one, at the end
 FINER_RATE = 0.5  # of the coarser template's, on the next one

@@ -31,7 +31,8 @@ class Smoother:
         linked = one_way + one_way.T
         self._laplacian = sparse.csc_array(sparse.diags_array(linked.sum(1)) - linked)
         self._unit = sparse.eye_array(V, format="csc")
-        self._weight, self._factors = -1.0, None
+        self._weight = -1.0
+        self._factors: object = None
 
     def smooth(self, field: Tensor, weight: float) -> Tensor:
         """(I + weight L)^-1 field, for fields [K, V, 3]; the factors of the last weight are kept."""
