@@ -5,11 +5,12 @@
 
 Ours is read from the shapes' descriptions. The floor is the category's scaled sphere. The ceiling is a mesh
 of the same topology whose vertices are free, started and fitted for one CAD alone with the weights of the
-regularisers, of CEILING_WEIGHTS times the configured ones, that serve that CAD best. With --anchors, the
+regularisers, of --ceiling-weights times the configured ones, that serve that CAD best. With --anchors, the
 folder of release 1.0 whose CAD/<category>.mat names points on the same models, anchors are carried from each
 CAD to each other one through the template, and by the nearest point. With --leave-one-out, Γ is fitted again
-to all CADs but one, whose latent is then found with Γ frozen. Each category's figures are kept in
-OUT/<category>.json; what is there is not measured again. Prints versions and the table.
+to all CADs but one, whose latent is then found with Γ frozen; --leave-one-out-set shortens these fits, of
+which there is one a CAD. Each category's figures are kept in OUT/<category>.json; what is there is not
+measured again. Prints versions and the table.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import torch
 from measure import machine
 
 from ntdm import shape_fit
-from ntdm.config import ShapeConfig, from_dict
+from ntdm.config import ShapeConfig, apply_overrides, from_dict
 from ntdm.data_prep.cad import Cad, find_cads, read_anchors
 from ntdm.deform import load_shape, read_meta
 from ntdm.outputs import atomic_path
@@ -33,7 +34,6 @@ from ntdm.shape_meshes import fit_meshes
 from ntdm.shape_quality import Judge, transfer
 from ntdm.surface import Surface, visible_surface
 
-CEILING_WEIGHTS = (1.0, 0.1)
 NAMES = ("chamfer_l1", "f_score", "silhouette_iou", "flipped", "crossing")
 
 
@@ -46,10 +46,12 @@ def mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([row[name] for row in rows])) for name in NAMES}
 
 
-def ceiling(surfaces: Sequence[Surface], judges: Sequence[Judge], config: ShapeConfig) -> dict[str, float]:
+def ceiling(
+    surfaces: Sequence[Surface], judges: Sequence[Judge], config: ShapeConfig, factors: Sequence[float]
+) -> dict[str, float]:
     """Mean over the CADs of the best free mesh, by Chamfer-L1."""
     best: list[dict[str, float]] = []
-    for factor in CEILING_WEIGHTS:
+    for factor in factors:
         weights = {
             "normal_weight": factor * config.normal_weight,
             "laplacian_weight": factor * config.laplacian_weight,
@@ -111,9 +113,11 @@ def measure(category: str, cads: dict[int, Cad], arguments: argparse.Namespace) 
         elif what == "floor":
             sphere = model.scale * model.template_vertices
             found[what] = mean([judge(sphere, model.template_faces) for judge in judges])
+        elif what == "ceiling":
+            found[what] = ceiling(surfaces, judges, model.config, arguments.ceiling_weights)
         else:
-            measured = ceiling if what == "ceiling" else leave_one_out
-            found[what] = measured(surfaces, judges, model.config)
+            shorter = apply_overrides(model.config, arguments.leave_one_out_set)
+            found[what] = leave_one_out(surfaces, judges, shorter)
         with atomic_path(path) as part:
             part.write_text(json.dumps(found, indent=1) + "\n")
     say(f"{category}: {', '.join(missing)} in {time.monotonic() - start:.0f} s")
@@ -169,7 +173,9 @@ def main() -> None:
     parser.add_argument("--anchors", type=Path)
     parser.add_argument("--categories", nargs="*")
     parser.add_argument("--ceiling", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--ceiling-weights", nargs="+", type=float, default=[1.0, 0.1], metavar="FACTOR")
     parser.add_argument("--leave-one-out", nargs="*", default=[], metavar="CATEGORY")
+    parser.add_argument("--leave-one-out-set", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     print(machine("cpu"))
     rows = {}

@@ -76,14 +76,14 @@ class ShapeConfig:
     width: int = 64  # of Psi's network
     layers: int = 4
     frequencies: int = 6  # the paper's 10 alias on 642 vertices
-    network_steps: int = 150  # of the network's fit to the meshes
+    network_steps: int = 100  # of the network's fit to the meshes
     steps: int = 200  # of the meshes' fit to the CADs, with 642 vertices, and again for each finer template
     learning_rate: float = 1e-2  # farthest that a vertex goes in a step at first, in diagonals
-    surface_samples: int = 800  # points drawn from a CAD, and from its Γ, each step; twice as many when finer
+    surface_samples: int = 600  # points drawn from a CAD, and from its Γ, each step; twice as many when finer
     normal_weight: float = 1e-4
     laplacian_weight: float = 3e-3
     outline_weight: float = 1.0
-    outline_views: int = 3  # of each CAD, a step
+    outline_views: int = 2  # of each CAD, a step
     seed: int = 0
 
     def __post_init__(self) -> None:
