@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_fill_holes, distance_transform_edt
+from scipy.ndimage import binary_closing, binary_fill_holes, distance_transform_edt
 from torch import Tensor
 
 from ntdm import camera
@@ -102,8 +102,14 @@ def _signed(masks: np.ndarray) -> Tensor:
     0 also in holes, of which a sphere has none: it would be eaten away between the spokes of a wheel.
     """
     signed = [np.where(m, 1 - distance_transform_edt(m), distance_transform_edt(~m)) for m in masks]
-    holes = np.stack([binary_fill_holes(m) & ~m for m in masks])
+    holes = np.stack([_holes(m) for m in masks])
     return torch.from_numpy(np.where(holes, 0, np.clip(signed, -1, 1)).astype(np.float32))
+
+
+def _holes(mask: np.ndarray) -> np.ndarray:
+    """[H, W]: what lies outside the mask and cannot leave it but by gaps of a pixel or two."""
+    closed = binary_closing(np.pad(mask, 2))[2:-2, 2:-2]  # a thin tyre is drawn with gaps
+    return (binary_fill_holes(mask) & ~mask) | (binary_fill_holes(closed) & ~closed)
 
 
 def _rim(inside: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -111,9 +117,11 @@ def _rim(inside: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     padded = torch.nn.functional.pad(inside.float(), (1, 1, 1, 1))
     around = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
     image, row, column = (inside & (around < 4)).nonzero(as_tuple=True)
-    blurred = inside.float()[:, None]
-    for _ in range(2):
-        blurred = torch.nn.functional.avg_pool2d(blurred, 3, 1, 1)
-    down, right = torch.gradient(blurred[:, 0], dim=(1, 2))
-    outward = -torch.stack([right[image, row, column], down[image, row, column]], 1)
+    # Away from the middle of the mask's part within two pixels.
+    padded = torch.nn.functional.pad(inside.float(), (2, 2, 2, 2))
+    outward = torch.zeros(len(image), 2)
+    for down in range(-2, 3):
+        for right in range(-2, 3):
+            here = padded[image, row + 2 + down, column + 2 + right]
+            outward -= here[:, None] * torch.tensor([right, down])
     return image, row, column, torch.nn.functional.normalize(outward, dim=1)

@@ -93,7 +93,8 @@ def _descend(
 ) -> tuple[Tensor, History]:
     """`config.steps` smooth steps from vertices [K, V, 3], ever smaller and less smooth."""
     finer = max(0, level - COARSEST)
-    loss_of = ShapeLoss(template.faces, surfaces, config, config.surface_samples * (2 if finer else 1))
+    samples = config.surface_samples * (2 if finer else 1)
+    loss_of = ShapeLoss(template.faces, surfaces, config, samples)
     descent = SmoothDescent(smoother, vertices)
     first, last = STIFF[min(finer, 1)]
     history: History = []
