@@ -21,6 +21,9 @@ from ntdm.smoothing import SmoothDescent, Smoother
 from ntdm.surface import Surface
 
 COARSEST = 3  # subdivisions with which fitting begins: large parts find their place with 642 vertices
+# A CAD that is left so much farther away than the median one lacks the medoid's parts (a table on one column
+# among tables on four legs). It starts from the sphere as well, and keeps that if it is worth so much.
+STRANGE, WORTH = 2.0, 0.7
 # Smoothness of the steps, first and last, on the coarsest template and on finer ones; it falls over this
 # share of the steps, in so many stages.
 STIFF = ((30.0, 0.2), (4.0, 0.2))
@@ -49,32 +52,46 @@ def fit_meshes(
     level = min(COARSEST, config.subdivisions)
     template = icosphere(level)
     smoother = Smoother(template.faces)
+
+    def laid(which: Sequence[int]) -> Tensor:
+        return torch.stack([on_sphere(boxes, k, template.vertices, smoother, generator) for k in which])
+
+    def fitted(vertices: Tensor, which: Sequence[int], name: str) -> tuple[Tensor, Tensor, History]:
+        some = [surfaces[k] for k in which]
+        return _descend(
+            vertices,
+            template,
+            smoother,
+            some,
+            outlines.of(which),
+            config,
+            level,
+            f"{label}, {name}",
+            generator,
+        )
+
+    everyone = list(range(len(surfaces)))
     if joint:
         k = boxes.medoid()
-        start = on_sphere(boxes, k, template.vertices, smoother, generator)[None]
-        only = [surfaces[k]]
-        mesh, _ = _descend(
-            start, template, smoother, only, outlines.of([k]), config, level, f"{label}, medoid", generator
-        )
+        mesh, _, _ = fitted(laid([k]), [k], "medoid")
         vertices = from_medoid(boxes, mesh[0], k, template.faces, smoother, generator)
     else:
-        each = range(len(surfaces))
-        vertices = torch.stack([on_sphere(boxes, k, template.vertices, smoother, generator) for k in each])
-    history: History = []
-    while True:
-        name = f"{label}, {len(template.vertices)} vertices"
-        vertices, steps = _descend(
-            vertices, template, smoother, surfaces, outlines, config, level, name, generator
-        )
-        done = len(history) and history[-1][0] + 1
-        history += [[done + step, loss] for step, loss in steps]
-        if level == config.subdivisions:
-            break
+        vertices = laid(everyone)
+    vertices, left, history = fitted(vertices, everyone, f"{len(template.vertices)} vertices")
+    strangers = [k for k in everyone if left[k] > STRANGE * left.median()] if joint else []
+    if strangers:
+        own, own_left, _ = fitted(laid(strangers), strangers, f"{len(strangers)} on their own")
+        better = own_left < WORTH * left[strangers]
+        vertices[torch.tensor(strangers)[better]] = own[better]
+    while level < config.subdivisions:
         edges, _ = face_neighbours(template.faces)  # in the order in which icosphere() halves them
         vertices = torch.cat([vertices, vertices[:, edges].mean(2)], 1)
         level += 1
         template = icosphere(level)
         smoother = Smoother(template.faces)
+        vertices, _, steps = fitted(vertices, everyone, f"{len(template.vertices)} vertices")
+        done = history[-1][0] + 1
+        history += [[done + step, loss] for step, loss in steps]
     if not math.isfinite(history[-1][1]):
         raise ValueError(f"{label} diverged: try a smaller learning_rate than {config.learning_rate}")
     return vertices, template, history
@@ -90,14 +107,19 @@ def _descend(
     level: int,
     label: str,
     generator: torch.Generator,
-) -> tuple[Tensor, History]:
-    """`config.steps` smooth steps from vertices [K, V, 3], ever smaller and less smooth."""
+) -> tuple[Tensor, Tensor, History]:
+    """`config.steps` smooth steps from vertices [K, V, 3], ever smaller and less smooth.
+
+    Returns:
+        vertices; [K] their losses, means over the last tenth of the steps; the history.
+    """
     finer = max(0, level - COARSEST)
     samples = config.surface_samples * (2 if finer else 1)
     loss_of = ShapeLoss(template.faces, surfaces, config, samples)
     descent = SmoothDescent(smoother, vertices)
     first, last = STIFF[min(finer, 1)]
     history: History = []
+    last_steps: list[Tensor] = []
     for step in track(range(config.steps), label):
         share = step / config.steps
         fallen = math.floor(min(1, share / FALL) * STAGES) / STAGES
@@ -108,6 +130,8 @@ def _descend(
         excess = outlines.excess(moving, template.faces, config.outline_views, generator)
         (gradient,) = torch.autograd.grad((loss + config.outline_weight * excess).sum(), moving)
         vertices = moving.detach() + loss_of.diagonal * descent.step(gradient, rate, stiffness)
+        if step >= 0.9 * config.steps - 1:
+            last_steps.append(loss.detach())
         if step % max(1, config.steps // 40) == 0 or step == config.steps - 1:
             history.append([step, loss.mean().item()])
-    return vertices, history
+    return vertices, torch.stack(last_steps).mean(0), history
