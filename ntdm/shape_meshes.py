@@ -92,8 +92,6 @@ def fit_meshes(
         vertices, _, steps = fitted(vertices, everyone, f"{len(template.vertices)} vertices")
         done = history[-1][0] + 1
         history += [[done + step, loss] for step, loss in steps]
-    if not math.isfinite(history[-1][1]):
-        raise ValueError(f"{label} diverged: try a smaller learning_rate than {config.learning_rate}")
     return vertices, template, history
 
 
@@ -111,7 +109,8 @@ def _descend(
     """`config.steps` smooth steps from vertices [K, V, 3], ever smaller and less smooth.
 
     Returns:
-        vertices; [K] their losses, means over the last tenth of the steps; the history.
+        vertices; [K] their losses, means over the last tenth of the steps; the history. ValueError where a
+        gradient is not finite.
     """
     finer = max(0, level - COARSEST)
     samples = config.surface_samples * (2 if finer else 1)
@@ -129,6 +128,8 @@ def _descend(
         loss = loss_of.distance(moving, loss_of.draw(moving, generator)) + loss_of.roughness(moving)
         excess = outlines.excess(moving, template.faces, config.outline_views, generator)
         (gradient,) = torch.autograd.grad((loss + config.outline_weight * excess).sum(), moving)
+        if not torch.isfinite(gradient).all():
+            raise ValueError(f"{label} diverged at step {step}: try smaller weights of the regularisers")
         vertices = moving.detach() + loss_of.diagonal * descent.step(gradient, rate, stiffness)
         if step >= 0.9 * config.steps - 1:
             last_steps.append(loss.detach())
