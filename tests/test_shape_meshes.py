@@ -173,20 +173,16 @@ def test_free_meshes_are_each_like_their_own_cad():
         assert far["chamfer_l1"] > 3 * measured["chamfer_l1"]
 
 
-def test_a_cad_without_the_medoids_parts_starts_by_itself():
-    """Tables on four legs, and one on a column in the middle, which no leg may become."""
-    top = box(0.35, 0.35, 0.03)
+def test_a_cad_that_stays_far_away_is_tried_from_the_sphere(monkeypatch):
+    surfaces = [seen(box(0.2, 0.35, 0.12)), seen(ellipsoid(0.25, 0.4, 0.15))]
+    config = dataclasses.replace(SMALL, steps=5)
 
-    def table(half, legs):
-        parts = [box(half, half, 0.25) for _ in legs]
-        moved = [(v + np.float32([x, y, -0.25]), f) for (v, f), (x, y) in zip(parts, legs, strict=True)]
-        return join(top, *moved)
+    def fitted(strange, worth):
+        monkeypatch.setattr(shape_meshes, "STRANGE", strange)
+        monkeypatch.setattr(shape_meshes, "WORTH", worth)
+        return shape_meshes.fit_meshes(surfaces, config, "test")[0]
 
-    at_corners = [(x, y) for x in (-0.3, 0.3) for y in (-0.3, 0.3)]
-    cads = [table(half, at_corners) for half in (0.03, 0.035, 0.04)] + [table(0.08, [(0.0, 0.0)])]
-    surfaces = [seen(cad) for cad in cads]
-    config = dataclasses.replace(SMALL, subdivisions=3, steps=60, surface_samples=300)
-    vertices, _, _ = shape_meshes.fit_meshes(surfaces, config, "test")
-    low = vertices[3][vertices[3][:, 2] < -0.3]
-    assert len(low) > 5
-    assert low[:, :2].norm(dim=1).max() < 0.2
+    joint = fitted(1e9, 1e9)
+    assert torch.equal(fitted(0.0, 0.0), joint)  # tried, and never worth it
+    own = fitted(0.0, 1e9)
+    assert (own - joint).norm(dim=2).amax(1).min() > 0.01
