@@ -26,7 +26,7 @@ from ntdm.data_prep.annotation import (
 from ntdm.data_prep.cad import Cad
 from ntdm.data_prep.layout import read_bytes, read_npz
 from ntdm.fault import reason
-from ntdm.photo import FORMATS, LARGEST_FILE, check_effort, to_rgb
+from ntdm.photo import FORMATS, LARGEST_FILE, essential, to_rgb
 
 MOST_OBJECTS = 100  # of one category in a photo: more than anyone annotates
 _IMAGE_SUFFIXES = (".JPEG", ".jpg", ".jpeg", ".JPG", ".png")
@@ -183,8 +183,10 @@ def _read_photo(listing: Listing, item: Item) -> _Photo:
         raise SampleError("image_missing", f"{folder}/{name}.JPEG does not exist")
     try:
         data = read_bytes(path, LARGEST_FILE)
-        check_effort(data)
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    except ValueError as error:
+        raise SampleError("image_unreadable", str(error)) from None
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(essential(data)), formats=FORMATS) as image:
             warnings.simplefilter("ignore")  # of oddities in the file; what matters raises an error
             # EXIF rotation is ignored: MATLAB did so when the poses were annotated.
             pixels = to_rgb(image)
