@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ntdm.camera import NOMINAL_DISTANCE, PASCAL3D_FOCAL_PX
+from ntdm.camera_numpy import NOMINAL_DISTANCE, PASCAL3D_FOCAL_PX
 from ntdm.config import PrepConfig
 from ntdm.data_prep.annotation import ObjectPose, SampleError, pixels_from_matlab, viewpoint_of
 from ntdm.data_prep.layout import (

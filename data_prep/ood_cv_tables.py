@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ntdm.camera import PASCAL3D_FOCAL_PX
+from ntdm.camera_numpy import PASCAL3D_FOCAL_PX
 from ntdm.data_prep.annotation import (
     ObjectPose,
     SampleError,

@@ -11,8 +11,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from ntdm.cache import CacheFile, CacheWriter, Sample
 from ntdm.config import PrepConfig, to_dict
 from ntdm.data_prep.annotation import SampleError
@@ -107,8 +105,6 @@ def _make(
     files = []
     with contextlib.ExitStack() as stack:
         pool = None
-        stack.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(1)
         if workers > 1 and sum(len(listing.items) for listing in listings) > _CHUNK:
             listings_alone = [replace(listing, items=[]) for listing in listings]
             pool = stack.enter_context(process_pool(workers, _start_worker, (listings_alone, config)))
