@@ -67,6 +67,7 @@ class Listing:
     items: list[Item]
     cads: dict[int, Cad]
     broken_cads: dict[int, str] = field(default_factory=dict)
+    no_cads: str | None = None  # why none of the category's models can be used
     dropped: collections.Counter[str] = field(default_factory=collections.Counter)
     optional: tuple[str, ...] = ()
 
@@ -165,6 +166,8 @@ def _wanted_objects(objects: list[object], category: str, item: Item, config: Pr
 
 
 def _refuse_cad(index: int, listing: Listing, item: Item) -> None:
+    if listing.no_cads:
+        raise SampleError("cad_missing", listing.no_cads)
     if index in listing.broken_cads:
         raise SampleError("cad_unreadable", listing.broken_cads[index])
     raise SampleError(

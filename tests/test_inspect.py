@@ -149,5 +149,5 @@ def test_several_files_in_one_call(cache, tmp_path):
         == ["car", "car"] + ["car_viewpoints"] * 2
     )
     (tmp_path / "car.h5").write_bytes(files[0].read_bytes())
-    with pytest.raises(ValueError, match="car.h5 are both pascal3d/val/car: give each an --out"):
+    with pytest.raises(ValueError, match=r"car\.h5 are both pascal3d/val/car: give each an --out"):
         inspect.run([*files, tmp_path / "car.h5"], tmp_path / "out", diagnostics.draw_viewpoints)
