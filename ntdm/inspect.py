@@ -202,7 +202,8 @@ def _annotated(file: CacheFile, index: int, cad: tuple[np.ndarray, np.ndarray] |
     photo = Image.fromarray(file.read("images", index)).resize((round(zoom * width), round(zoom * height)))
     if cad is not None:
         photo = Image.fromarray(picture.outline(np.asarray(photo), _project(file, index, cad, zoom)))
-    corners = zoom * file.read("bbox", index).reshape(2, 2)
+    # Pillow draws no line at 1e308; one this far out is not seen.
+    corners = zoom * np.clip(file.read("bbox", index), -1e5, 1e5).reshape(2, 2)
     (x0, y0), (x1, y1) = corners.min(0).tolist(), corners.max(0).tolist()  # an annotated box may be turned
     draw = ImageDraw.Draw(photo)
     draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0))
