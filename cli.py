@@ -242,7 +242,7 @@ def prep_data(
 
 @app.command()
 def inspect(
-    cache: Annotated[Path, typer.Argument(exists=True, help="Folder of the cache files, or one of them.")],
+    cache: Annotated[list[Path], typer.Argument(exists=True, help="Folders of cache files, or files.")],
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("inspected"),
 ) -> None:
     """Show what is in cache files: contact sheets, viewpoint histograms, samples by CAD and dropped ones.

@@ -32,7 +32,7 @@ import numpy as np
 import scipy
 
 from ntdm.config import PrepConfig, SyntheticConfig
-from ntdm.data_prep import pascal3d, synthetic
+from ntdm.data_prep import pascal3d
 from ntdm.data_prep.cad import read_off
 
 NeMo = dict[str, Any]
@@ -131,6 +131,8 @@ def main() -> None:
         folder = Path(scratch)
         root = options.root
         if root is None:
+            from ntdm.data_prep import synthetic  # not at the top, which each of our processes goes over
+
             config = SyntheticConfig(
                 categories=(options.category,), val_per_category=100, train_per_category=1,
                 ood_per_category=0, iid_per_category=0, image_size=480,

@@ -27,7 +27,6 @@ from pathlib import Path
 import numpy
 import PIL
 import scipy
-import torch
 
 from ntdm.config import PrepConfig
 
@@ -94,7 +93,6 @@ def main() -> None:
     parser.add_argument("--only", help="files whose writer's name this regular expression finds")
     parser.add_argument("--image-size", type=int, nargs=2, default=(512, 512))
     args = parser.parse_args()
-    torch.set_num_threads(1)  # a pool of threads does not survive a fork
     print(f"numpy {numpy.__version__}, scipy {scipy.__version__}, Pillow {PIL.__version__}; "
           f"crops of {tuple(args.image_size)}; bounds {SECONDS:g} s, {BYTES / 1e6:.0f} MB")  # fmt: skip
     folder, wrong = Path(tempfile.mkdtemp(prefix="memory-prep-")), 0

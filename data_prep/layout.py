@@ -145,7 +145,7 @@ def read_list(path: Path) -> list[str]:
     Raises ValueError when it cannot be read, leads elsewhere, or has more than LONGEST_LIST lines.
     """
     try:
-        text = read_bytes(path, LARGEST_TEXT).decode()
+        text = read_bytes(path, LARGEST_TEXT).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"list {path} cannot be read: {error}") from None
     lines = text.splitlines()

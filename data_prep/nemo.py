@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ntdm.camera import NOMINAL_DISTANCE, PASCAL3D_FOCAL_PX
+from ntdm.camera_numpy import NOMINAL_DISTANCE, PASCAL3D_FOCAL_PX
 from ntdm.config import PrepConfig
 from ntdm.data_prep.annotation import ObjectPose, SampleError, pixels_from_matlab, viewpoint_of
 from ntdm.data_prep.layout import (
@@ -86,15 +86,22 @@ def prepare(
     say(f"{root}: {NEMO}, {', '.join(dict.fromkeys(split for split, _ in folders))}")
     cads = cads_of(pascal3d, {category for _, category in folders})
     listings = []
+    unread: dict[str, str] = {}
     for (split, category), folder in folders.items():
-        names, dropped = sift_names(_names(root, folder))
+        try:
+            names, dropped = sift_names(_names(root, folder))
+        except ValueError as error:
+            unread[f"nemo_prepared/{split}/{category}"] = str(error)
+            continue
         occluded = split in LEVELS
         items = [_item(root, folder, name, occluded) for name in names]
         optional = ("occluder_mask",) if occluded else ()
         listings.append(
             Listing("nemo_prepared", split, category, root, items, *cads[category], dropped, optional)
         )
-    return prepare_listings(listings, cache_dir, config, workers=workers, strict=strict, overwrite=overwrite)
+    return prepare_listings(
+        listings, cache_dir, config, workers=workers, strict=strict, overwrite=overwrite, unread=unread
+    )
 
 
 def _folder(root: Path, split: str, category: str) -> str:

@@ -54,7 +54,16 @@ def prepare(
     lists = {key: path for key, path in lists.items() if path.is_file() or key[0] in needed}
     if not lists:
         raise ValueError(f"{root / 'lists'} holds no list of the levels {', '.join(splits or LEVELS)}")
-    listed = {key: [line.removesuffix(".JPEG") for line in read_list(path)] for key, path in lists.items()}
+    listed: dict[tuple[str, str], list[str]] = {}
+    unread: dict[str, str] = {}
+    for (level, category), path in lists.items():
+        try:
+            listed[level, category] = read_list(path)
+        except ValueError as error:
+            if not path.is_file():
+                raise
+            unread[f"occluded_pascal3d/{level}/{category}"] = str(error)
+    check_root(pascal3d, PASCAL3D, "CAD")
     cads = cads_of(pascal3d, {category for _, category in listed})
     listings = []
     for (level, category), names in listed.items():
@@ -64,12 +73,16 @@ def prepare(
             replace(item, folder=f"images/{folder}", masks=root / "annotations" / folder / f"{item.name}.npz")
             for item in items
         ]
-        models, broken = cads[category]
+        models, broken, no_cads = cads[category]
         optional = ("occluder_mask", "source_mask")
         listings.append(
-            Listing("occluded_pascal3d", level, category, root, items, models, broken, dropped, optional)
+            Listing(
+                "occluded_pascal3d", level, category, root, items, models, broken, no_cads, dropped, optional
+            )
         )
-    return prepare_listings(listings, cache_dir, config, workers=workers, strict=strict, overwrite=overwrite)
+    return prepare_listings(
+        listings, cache_dir, config, workers=workers, strict=strict, overwrite=overwrite, unread=unread
+    )
 
 
 def folder_level(level: str) -> str:

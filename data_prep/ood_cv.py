@@ -21,6 +21,8 @@ from ntdm.data_prep.layout import (
     OOD_CV_NPZ,
     OOD_CV_PHASE2,
     OOD_CV_TABLES,
+    PASCAL3D,
+    check_root,
     choose_categories,
     choose_splits,
     ood_cv_packaging,
@@ -65,9 +67,9 @@ def prepare(
     chosen, wanted = choose_categories(categories, CATEGORIES), choose_splits(splits, SPLITS)
     contents = _READERS[packaging](root, pascal3d, chosen, wanted)
     for category in categories or ():
-        if not any(category == found for _, found in contents.files):
+        if not contents.unread and not any(category == found for _, found in contents.files):
             raise ValueError(f"{root} names no {category} of the splits {', '.join(wanted)}")
-    if not contents.files:
+    if not contents.files and not contents.unread:
         raise ValueError(f"{root} names nothing of the splits {', '.join(wanted)}")
     for (split, reason), names in contents.lost.items():
         some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
@@ -75,14 +77,16 @@ def prepare(
         if strict and reason in FAULTS:
             raise ValueError(text)
         say(text)
+    check_root(pascal3d, PASCAL3D, "CAD")
     cads = cads_of(pascal3d, {category for _, category in contents.files})
     listings = [
         Listing("ood_cv", split, category, contents.photos(split), items, *cads[category], dropped)
         for (split, category), (items, dropped) in contents.files.items()
     ]
     report = prepare_listings(
-        listings, cache_dir, config, workers=workers, strict=strict, overwrite=overwrite
-    )
+        listings, cache_dir, config, workers=workers, strict=strict, overwrite=overwrite,
+        unread=contents.unread,
+    )  # fmt: skip
     return PrepReport((*report.files, *_lost_files(contents.lost)))
 
 

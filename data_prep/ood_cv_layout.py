@@ -24,12 +24,14 @@ class Contents:
         root: what the items' folders are relative to.
         files: (split, category) -> the photos, and what the lists already dropped, by reason.
         lost: (split, reason) -> names that belong to no category, so to no file.
+        unread: key of a file, or split and list -> why its list or table cannot be read.
         train_root: what the folders of the training photos are relative to, where that is another folder.
     """
 
     root: Path
     files: dict[tuple[str, str], tuple[list[Item], Counter[str]]] = field(default_factory=dict)
     lost: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
     train_root: Path | None = None
 
     def photos(self, split: str) -> Path:

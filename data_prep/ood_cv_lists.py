@@ -18,14 +18,18 @@ from ntdm.data_prep.samples import Item
 
 
 def read_lists(root: Path, pascal3d: Path, categories: Sequence[str], splits: Sequence[str]) -> Contents:
-    """What the lists at `root` name. Raises ValueError for a list that cannot be read, or a test line
-    without an object index.
+    """What the lists at `root` name. Where one of a category's test lists cannot be read, neither can `iid`,
+    which is what the others leave.
     """
     contents = Contents(root, train_root=pascal3d)
+    train: dict[str, tuple[list[Item], Counter[str]]] = {}
     if "train" in splits:
         check_root(pascal3d, PASCAL3D, "Annotations")
-    train = _train_items(contents, pascal3d, categories) if "train" in splits else {}
-    tests = {category: _test_items(root, category) for category in categories}
+        try:
+            train = _train_items(contents, pascal3d, categories)
+        except ValueError as error:
+            contents.unread["ood_cv/train"] = str(error)
+    tests = {category: _test_items(root, category, splits, contents.unread) for category in categories}
     for split in splits:
         for category in categories:
             found = train.get(category) if split == "train" else tests[category].get(split)
@@ -56,15 +60,27 @@ def _train_items(
     }
 
 
-def _test_items(root: Path, category: str) -> dict[str, tuple[list[Item], Counter[str]]]:
+def _test_items(
+    root: Path, category: str, splits: Sequence[str], unread: dict[str, str]
+) -> dict[str, tuple[list[Item], Counter[str]]]:
     """The test objects by split; an entry of several nuisance lists is in each of those splits."""
-    entries = {split: _test_lines(root, category, split) for split in (*NUISANCES, "all")}
-    shifted = {entry for nuisance in NUISANCES for entry in entries[nuisance]}
-    entries["iid"] = [entry for entry in entries.pop("all") if entry not in shifted]
+    entries: dict[str, list[tuple[str, int]]] = {}
+    whole = True
+    for split in (*NUISANCES, "all"):
+        try:
+            entries[split] = _test_lines(root, category, split)
+        except ValueError as error:
+            whole = False
+            for lost in {"iid", split} & set(splits):
+                unread[f"ood_cv/{lost}/{category}"] = str(error)
+    shifted = {entry for nuisance in NUISANCES for entry in entries.get(nuisance, ())}
+    every = entries.pop("all", [])
+    if whole:
+        entries["iid"] = [entry for entry in every if entry not in shifted]
     result = {}
     for split, lines in entries.items():
         once = dict.fromkeys(lines)
-        good = [(name, index) for name, index in once if valid_name(name)]
+        good = [(name, index) for name, index in once if valid_name(name) and index >= 0]
         items = [
             Item(name, f"images/{category}", root / "annotations" / category / f"{name}.mat", index)
             for name, index in good
@@ -75,13 +91,12 @@ def _test_items(root: Path, category: str) -> dict[str, tuple[list[Item], Counte
 
 
 def _test_lines(root: Path, category: str, split: str) -> list[tuple[str, int]]:
+    """Names and object indices of a list; -1 where a line has none."""
     path = root / "lists" / f"{category}_{split}.txt"
     if not path.is_file():
         return []
     lines = []
     for line in read_list(path):
         name, _, index = line.rpartition(" ")
-        if not name or not index.isdecimal():
-            raise ValueError(f"{path}: line {line!r} is not '<name> <object index>'")
-        lines.append((name.strip(), int(index)))
+        lines.append((name.strip(), int(index)) if name and index.isdecimal() else (line, -1))
     return lines

@@ -22,11 +22,11 @@ from ntdm.data_prep.samples import Item
 
 
 def read_prepared(root: Path, pascal3d: Path, categories: Sequence[str], splits: Sequence[str]) -> Contents:
-    """What the packaging at `root` holds. Raises ValueError for a list that cannot be read."""
+    """What the packaging at `root` holds."""
     contents = Contents(root)
     for split in splits:
         if split == "train":
-            base, names = "train/processed", _train_names(root)
+            base, names = "train/processed", _train_names(root, contents)
         else:
             base = f"phase-1/{split_folder(split)}"
             names = _test_names(root / base, split, contents)
@@ -38,14 +38,18 @@ def read_prepared(root: Path, pascal3d: Path, categories: Sequence[str], splits:
     return contents
 
 
-def _train_names(root: Path) -> dict[str, list[str]]:
+def _train_names(root: Path, contents: Contents) -> dict[str, list[str]]:
     """The training photos by category."""
-    lists = {category: root / "train" / f"{category}.txt" for category in CATEGORIES}
-    return {
-        category: [base_name(line) for line in read_list(path)]
-        for category, path in lists.items()
-        if path.is_file()
-    }
+    names: dict[str, list[str]] = {}
+    for category in CATEGORIES:
+        path = root / "train" / f"{category}.txt"
+        if not path.is_file():
+            continue
+        try:
+            names[category] = [base_name(line) for line in read_list(path)]
+        except ValueError as error:
+            contents.unread[f"ood_cv/train/{category}"] = str(error)
+    return names
 
 
 def _test_names(folder: Path, split: str, contents: Contents) -> dict[str, list[str]]:

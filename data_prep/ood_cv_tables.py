@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ntdm.camera import PASCAL3D_FOCAL_PX
+from ntdm.camera_numpy import PASCAL3D_FOCAL_PX
 from ntdm.data_prep.annotation import (
     ObjectPose,
     SampleError,
@@ -75,16 +75,16 @@ class Label:
 
 
 def read_tables(root: Path, pascal3d: Path, categories: Sequence[str], splits: Sequence[str]) -> Contents:
-    """What the tables of packaging A name. Raises ValueError for a table that cannot be read, lacks a column,
-    or is not the only one of its folder.
+    """What the tables of packaging A name. One that cannot be read, lacks a column, or is not the only one of
+    its folder is `unread`.
     """
     make = partial(_table_item, root, pascal3d)
     return _contents(root, categories, splits, "*.csv", _TABLE, make)
 
 
 def read_crops(root: Path, pascal3d: Path, categories: Sequence[str], splits: Sequence[str]) -> Contents:
-    """What the labels of packaging A' name. Raises ValueError as :func:`read_tables`, and where `pascal3d`
-    has no annotations.
+    """What the labels of packaging A' name, as :func:`read_tables`. Raises ValueError where `pascal3d` has no
+    annotations.
     """
     check_root(pascal3d, PASCAL3D, "Annotations")
     return _contents(root, categories, splits, "labels.csv", _LABELS, partial(_crop_item, pascal3d))
@@ -101,7 +101,12 @@ def _contents(
     """The rows by split and category, each object once; `columns` begin with those of category and photo."""
     contents = Contents(root)
     for split in splits:
-        for where, row in read_rows(root / split_folder(split), pattern, columns):
+        try:
+            rows = read_rows(root / split_folder(split), pattern, columns)
+        except ValueError as error:
+            contents.unread[f"ood_cv/{split}"] = str(error)
+            continue
+        for where, row in rows:
             category = row[columns[0]]
             if category not in CATEGORIES:
                 contents.lost.setdefault((split, "other_class"), []).append(row[columns[1]])

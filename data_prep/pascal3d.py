@@ -15,6 +15,7 @@ from ntdm.config import CATEGORIES, PrepConfig
 from ntdm.data_prep.cad import Cad, read_cads
 from ntdm.data_prep.layout import (
     PASCAL3D,
+    base_name,
     check_root,
     choose_categories,
     choose_splits,
@@ -48,20 +49,30 @@ def prepare(
     """
     check_root(root, PASCAL3D, "Image_sets", "PASCAL/VOCdevkit")
     chosen, wanted = choose_categories(categories), choose_splits(splits or SPLITS, (*SPLITS, *VOC_SPLITS))
-    listings = []
+    listed: dict[tuple[str, str], list[str]] = {}  # category, split -> names
+    unread: dict[str, str] = {}
     for category in chosen:
         found = {split: list_path(root, category, split) for split in wanted}
         if categories is None and not any(path.is_file() for path in found.values()):
             continue
-        listed = {split: _names(path, voc=split in VOC_SPLITS) for split, path in found.items()}
-        cads, broken = read_cads(root, category)
-        for split, names in listed.items():
-            items, dropped = items_of(root, category, names)
-            listings.append(Listing("pascal3d", split, category, root, items, cads, broken, dropped))
-    if not listings:
+        for split, path in found.items():
+            try:
+                listed[category, split] = _names(path, voc=split in VOC_SPLITS)
+            except ValueError as error:
+                if not path.is_file():
+                    raise
+                unread[f"pascal3d/{split}/{category}"] = str(error)
+    if not listed and not unread:
         paths = " or ".join(str(list_path(root, "<category>", split)) for split in wanted)
         raise ValueError(f"{root} holds no list: expected {paths}")
-    return prepare_listings(listings, cache_dir, config, workers=workers, strict=strict, overwrite=overwrite)
+    cads = cads_of(root, [category for category, _ in listed])
+    listings = []
+    for (category, split), names in listed.items():
+        items, dropped = items_of(root, category, names)
+        listings.append(Listing("pascal3d", split, category, root, items, *cads[category], dropped))
+    return prepare_listings(
+        listings, cache_dir, config, workers=workers, strict=strict, overwrite=overwrite, unread=unread
+    )
 
 
 def list_path(root: Path, category: str, split: str) -> Path:
@@ -86,7 +97,7 @@ def _names(path: Path, voc: bool) -> list[str]:
 
 def items_of(root: Path, category: str, names: Iterable[str]) -> tuple[list[Item], Counter[str]]:
     """The photos of a list, of either part, each once; what is no file name, or there twice, is counted."""
-    good, dropped = sift_names(names)
+    good, dropped = sift_names(base_name(name) for name in names)
     items = []
     for name in good:
         # ImageNet names begin with "n", VOC names with the year.
@@ -95,8 +106,21 @@ def items_of(root: Path, category: str, names: Iterable[str]) -> tuple[list[Item
     return items, dropped
 
 
-def cads_of(root: Path, categories: Iterable[str]) -> dict[str, tuple[dict[int, Cad], dict[int, str]]]:
-    """The CAD models of several categories, for the datasets that ship none."""
-    check_root(root, PASCAL3D, "CAD")
+def cads_of(
+    root: Path, categories: Iterable[str]
+) -> dict[str, tuple[dict[int, Cad], dict[int, str], str | None]]:
+    """The CAD models of several categories: as cad.read_cads, and what that says of a category without any.
+
+    Raises ValueError where no category has one.
+    """
     assert set(categories) <= set(CATEGORIES)
-    return {category: read_cads(root, category) for category in categories}
+    found: dict[str, tuple[dict[int, Cad], dict[int, str], str | None]] = {}
+    for category in dict.fromkeys(categories):
+        try:
+            found[category] = (*read_cads(root, category), None)
+        except ValueError as error:
+            found[category] = {}, {}, str(error)
+    faults = [fault for _, _, fault in found.values() if fault is not None]
+    if faults and len(faults) == len(found):
+        raise ValueError(faults[0])
+    return found

@@ -6,12 +6,10 @@ parallel and in order, writes each cache file when it is whole, and counts what 
 
 import collections
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
 
 from ntdm.cache import CacheFile, CacheWriter, Sample
 from ntdm.config import PrepConfig, to_dict
@@ -27,7 +25,7 @@ FAULTS = frozenset(
     {
         "image_missing", "image_unreadable", "annotation_missing", "annotation_unreadable",
         "cad_missing", "cad_unreadable", "mask_missing", "mask_unreadable", "name_invalid",
-        "crop_mismatch", "number_absurd",
+        "crop_mismatch", "number_absurd", "list_unreadable",
     }
 )  # fmt: skip
 _FAULTS_NAMED = 5  # of each file; the rest is in the count
@@ -63,7 +61,8 @@ class PrepReport:
         lines = [f"{'file':{width}}  samples  dropped"]
         for file in self.files:
             reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(file.dropped.items()))
-            note = "" if file.path else "  (no file: no sample is left)"
+            why = "it was not read" if "list_unreadable" in file.dropped else "no sample is left"
+            note = "" if file.path else f"  (no file: {why})"
             note += "  (was there already)" if file.kept else ""
             lines.append(f"{file.key:{width}}  {file.samples:7d}  {reasons or '-'}{note}")
         return "\n".join(lines)
@@ -77,11 +76,13 @@ def prepare(
     workers: int = 1,
     strict: bool = False,
     overwrite: bool = False,
+    unread: Mapping[str, str] | None = None,
 ) -> PrepReport:
     """Write the cache file of each listing to `<cache_dir>/<dataset>/<split>/<category>.h5`.
 
     A file made earlier with the same config is kept. A listing none of whose samples can be used gives no
-    file, and a line of the report that says so. Any number of `workers` gives the same data.
+    file, and a line of the report that says so. Any number of `workers` gives the same data. `unread` has the
+    lists that cannot be read, as key -> what is wrong: they give no file either, nor touch one made earlier.
 
     Raises:
         ValueError: a file is there, made with another config; a fault of the dataset, under `strict`;
@@ -89,13 +90,19 @@ def prepare(
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}: want 1 or more")
+    unread = unread or {}
+    for key, text in unread.items():
+        if strict or not listings:
+            raise ValueError(f"{key}: {text}")
+        say(f"{key}: list_unreadable: {text}")
     sweep(cache_dir)
     files = [
         _kept(cache_dir / f"{listing.key}.h5", listing, config, strict, overwrite) for listing in listings
     ]
     todo = [listing for listing, kept in zip(listings, files, strict=True) if kept is None]
     made = iter(_make(todo, cache_dir, config, workers, strict))
-    report = PrepReport(tuple(kept or next(made) for kept in files))
+    lost = [PreparedFile(key, None, 0, {"list_unreadable": 1}, kept=False) for key in unread]
+    report = PrepReport((*(kept or next(made) for kept in files), *lost))
     if not report.paths:
         raise ValueError(f"no sample could be used, nothing is written:\n{report.table()}")
     return report
@@ -107,8 +114,6 @@ def _make(
     files = []
     with contextlib.ExitStack() as stack:
         pool = None
-        stack.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(1)
         if workers > 1 and sum(len(listing.items) for listing in listings) > _CHUNK:
             listings_alone = [replace(listing, items=[]) for listing in listings]
             pool = stack.enter_context(process_pool(workers, _start_worker, (listings_alone, config)))
@@ -191,6 +196,7 @@ def _kept(
 def _say_faults(listing: Listing, strict: bool) -> None:
     """Name what is wrong before any sample is made; ValueError with the first fault under `strict`."""
     faults = [f"{text}; samples of this model are left out" for text in listing.broken_cads.values()]
+    faults += [f"{listing.no_cads}; its samples are left out"] if listing.no_cads else []
     faults += [
         f"{reason} for {count} names of the list"
         for reason, count in listing.dropped.items()

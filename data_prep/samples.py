@@ -26,7 +26,7 @@ from ntdm.data_prep.annotation import (
 from ntdm.data_prep.cad import Cad
 from ntdm.data_prep.layout import read_bytes, read_npz
 from ntdm.fault import reason
-from ntdm.photo import FORMATS, LARGEST_FILE, check_effort, to_rgb
+from ntdm.photo import FORMATS, LARGEST_FILE, essential, to_rgb
 
 MOST_OBJECTS = 100  # of one category in a photo: more than anyone annotates
 _IMAGE_SUFFIXES = (".JPEG", ".jpg", ".jpeg", ".JPG", ".png")
@@ -67,6 +67,7 @@ class Listing:
     items: list[Item]
     cads: dict[int, Cad]
     broken_cads: dict[int, str] = field(default_factory=dict)
+    no_cads: str | None = None  # why none of the category's models can be used
     dropped: collections.Counter[str] = field(default_factory=collections.Counter)
     optional: tuple[str, ...] = ()
 
@@ -165,6 +166,8 @@ def _wanted_objects(objects: list[object], category: str, item: Item, config: Pr
 
 
 def _refuse_cad(index: int, listing: Listing, item: Item) -> None:
+    if listing.no_cads:
+        raise SampleError("cad_missing", listing.no_cads)
     if index in listing.broken_cads:
         raise SampleError("cad_unreadable", listing.broken_cads[index])
     raise SampleError(
@@ -183,8 +186,10 @@ def _read_photo(listing: Listing, item: Item) -> _Photo:
         raise SampleError("image_missing", f"{folder}/{name}.JPEG does not exist")
     try:
         data = read_bytes(path, LARGEST_FILE)
-        check_effort(data)
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    except ValueError as error:
+        raise SampleError("image_unreadable", str(error)) from None
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(essential(data)), formats=FORMATS) as image:
             warnings.simplefilter("ignore")  # of oddities in the file; what matters raises an error
             # EXIF rotation is ignored: MATLAB did so when the poses were annotated.
             pixels = to_rgb(image)

@@ -6,6 +6,7 @@ about x = 0. A model's parts carry a material (paint, glass, tyre, ...) so that 
 """
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -223,12 +224,7 @@ def mat_bytes(category: str, cads: Sequence[Cad | None]) -> bytes:
     for model, cad in zip(models[0], cads, strict=True):
         if cad is None:
             continue
-        index = np.uint16 if len(cad.vertices) < 2**16 else np.uint32  # as MATLAB, by magnitude
-        model["vertices"], model["faces"], model["pnames"] = (
-            cad.vertices,
-            (cad.faces + 1).astype(index),
-            pnames,
-        )
+        model["vertices"], model["faces"], model["pnames"] = cad.vertices, _stored(cad.faces + 1), pnames
         model["azimuth"], model["elevation"] = np.arange(0.0, 360, 5)[None], np.arange(-90, 91, 2.5)[None]
         for name, anchor in cad.anchors.items():
             model[name] = anchor[None]
@@ -236,11 +232,32 @@ def mat_bytes(category: str, cads: Sequence[Cad | None]) -> bytes:
 
 
 def mat_file(variable: str, value: object) -> bytes:
-    """A MATLAB 5 file of one variable; the same bytes at any time, where scipy's header holds the date."""
+    """A MATLAB 5 file of one variable; the same bytes at any time, where scipy's header holds the date.
+
+    As MATLAB does it, whole numbers are of class double, so that Octave reads them as such, and stored as
+    integers of few bytes, which is what scipy makes of them.
+    """
     buffer = io.BytesIO()
-    scipy.io.savemat(buffer, {variable: value}, format="5", long_field_names=True)
-    data = buffer.getvalue()
+    scipy.io.savemat(buffer, {variable: _stored(value)}, format="5", long_field_names=True)
+    data = _INTEGER_CLASS.sub(lambda match: match[1] + _DOUBLE_CLASS + match[2], buffer.getvalue())
     return b"MATLAB 5.0 MAT-file, written by ntdm make-data".ljust(116) + data[116:]
+
+
+# The flags of a real array of an integer class, between their own tag and that of the array's shape.
+_INTEGER_CLASS = re.compile(rb"(\x06\0\0\0\x08\0\0\0)[\x08-\x0d](\0{7}\x05\0\0\0)")
+_DOUBLE_CLASS = b"\x06"
+
+
+def _stored(value: object) -> object:
+    """Whole numbers, also those in dictionaries, as the smallest integers that hold them."""
+    if isinstance(value, dict):
+        return {name: _stored(inner) for name, inner in value.items()}
+    array = np.asarray(value)
+    if array.dtype.kind in "fi" and array.size and np.array_equal(array, np.rint(array)):
+        for kind in (np.uint8, np.uint16, np.int16, np.uint32, np.int32):
+            if np.iinfo(kind).min <= array.min() and array.max() <= np.iinfo(kind).max:
+                return array.astype(kind)
+    return value
 
 
 def _outward(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> Solid:

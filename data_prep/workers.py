@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -11,8 +12,6 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
-
-import torch
 
 
 @contextlib.contextmanager
@@ -59,8 +58,10 @@ class _Context(SpawnContext):
 
 def _start(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # A photo is too small a task to share among threads, and `workers` says how many there are.
-    torch.set_num_threads(1)
+    # A photo is too small a task to share among threads, and `workers` says how many there are. Work that
+    # needs torch has imported it by now, with the module of `initializer`; some does without.
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
     if initializer is not None:
         initializer(*initargs)
 

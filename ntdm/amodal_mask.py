@@ -9,11 +9,9 @@ two tenths where it is upright or level.
 import ctypes
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ntdm import camera, native
-from ntdm.rasterize_ops import NEAR, check_range
+from ntdm import camera_numpy, native
 
 CELLS = 4  # a side of a pixel
 # Part of the digest of a cache's inputs: change it with the rule.
@@ -40,29 +38,36 @@ def amodal_mask(
     left out.
     """
     mask = np.zeros(size, bool)
-    vertices, faces = (torch.from_numpy(array) for array in cad)
-    faces = faces.long().contiguous()
-    check_range("amodal_mask", faces, len(vertices))
-    vertices_cam = camera.cam_from_obj(vertices.double(), torch.from_numpy(viewpoint)).contiguous()
+    vertices, faces = cad[0], np.ascontiguousarray(cad[1], np.int64)
+    low_face, high_face = (faces.min(), faces.max()) if faces.size else (0, -1)
+    if low_face < 0 or high_face >= len(vertices):
+        named = low_face if low_face < 0 else high_face
+        raise ValueError(f"amodal_mask: faces name vertex {named}, but there are {len(vertices)} vertices")
+    vertices_cam = np.ascontiguousarray(camera_numpy.cam_from_obj(vertices, viewpoint))
     # Only the object's box is looked at: the fine grid of a whole crop would be mostly sky.
-    ahead = vertices_cam[vertices_cam[:, 2] < -NEAR]
+    ahead = vertices_cam[vertices_cam[:, 2] < -camera_numpy.NEAR]
     if not len(ahead):
         return mask
-    xy, _ = camera.project(ahead, torch.tensor(focal, dtype=torch.float64), torch.from_numpy(principal_point))
+    xy = camera_numpy.project(ahead, focal, principal_point)
     limit = np.array([size[1], size[0]])
-    low = np.clip(np.floor(xy.amin(0).numpy() - 1 / CELLS), 0, limit).astype(int)
-    width, height = (np.clip(np.ceil(xy.amax(0).numpy() + 1 / CELLS), low, limit) - low).astype(int).tolist()
-    touched = torch.zeros(height * CELLS, width * CELLS, dtype=torch.uint8)
+    low = np.clip(np.floor(xy.min(0) - 1 / CELLS), 0, limit).astype(int)
+    width, height = (np.clip(np.ceil(xy.max(0) + 1 / CELLS), low, limit) - low).astype(int).tolist()
+    touched = np.zeros((height * CELLS, width * CELLS), np.uint8)
     centre = (principal_point - low) * CELLS
     native.library().ntdm_touched(
-        native.pointer(vertices_cam),
-        native.pointer(faces),
+        _pointer(vertices_cam),
+        _pointer(faces),
         ctypes.c_int64(len(vertices_cam)),
         ctypes.c_int64(len(faces)),
-        *map(ctypes.c_double, (focal * CELLS, *centre.tolist(), NEAR)),
+        *map(ctypes.c_double, (focal * CELLS, *centre.tolist(), camera_numpy.NEAR)),
         *map(ctypes.c_int64, touched.shape),
-        native.pointer(touched),
+        _pointer(touched),
     )
-    share = touched.numpy().reshape(height, CELLS, width, CELLS).sum((1, 3), dtype=np.uint8)
+    share = touched.reshape(height, CELLS, width, CELLS).sum((1, 3), dtype=np.uint8)
     mask[low[1] : low[1] + height, low[0] : low[0] + width] = 2 * share >= CELLS**2
     return mask
+
+
+def _pointer(array: NDArray[np.generic]) -> ctypes.c_void_p:
+    assert array.flags.c_contiguous, array.strides
+    return ctypes.c_void_p(array.ctypes.data)

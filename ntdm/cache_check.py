@@ -193,6 +193,8 @@ def _numbers(file: h5py.File, names: list[str], cads: set[int]) -> None:
             wrong, fault = ~np.isfinite(rows).all(1), "not finite"
             if name in ("viewpoint", "focal") and not wrong.any():
                 wrong, fault = rows[:, -1] <= 0, "not a camera"
+                if name == "viewpoint":  # angles are in one turn, which a damaged 1e308 is not
+                    wrong |= (np.abs(rows[:, :3]) > 2 * math.pi).any(1)
         if wrong.any():
             i = int(np.flatnonzero(wrong)[0])
             raise ValueError(f"{name} of sample {names[i]} is {values[i]}, which is {fault}")

@@ -17,10 +17,9 @@ import math
 import torch
 from torch import Tensor
 
-# PASCAL3D+ stores focal 1 and viewport 3000 for every record: 3000 pixels of the original photo.
-PASCAL3D_FOCAL_PX = 3000.0
-# NeMo's protocol rescales every crop as if the object stood this far away (CAD units).
-NOMINAL_DISTANCE = 5.0
+# Of the conventions, and so here too.
+from ntdm.camera_numpy import NOMINAL_DISTANCE as NOMINAL_DISTANCE
+from ntdm.camera_numpy import PASCAL3D_FOCAL_PX as PASCAL3D_FOCAL_PX
 
 
 def rotation(angles: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from ntdm.crop import CropMap
 from ntdm.fault import reason
 from ntdm.model import NTDM
 from ntdm.outputs import atomic_path, finished, sweep
-from ntdm.photo import FORMATS, LARGEST_FILE, check_effort, check_size, to_rgb
+from ntdm.photo import FORMATS, LARGEST_FILE, check_size, essential, to_rgb
 from ntdm.progress import track
 from ntdm.rasterize import interpolate, rasterize
 from ntdm.render_and_compare import Photos, Solution, Solver, encode, fit_categories
@@ -140,8 +140,7 @@ def read_photo(path: Path) -> np.ndarray:
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise ValueError(f"it has more than {LARGEST_FILE} bytes")
-        data = path.read_bytes()
-        check_effort(data)
+        data = essential(path.read_bytes())
         with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             warnings.simplefilter("ignore")  # of oddities in the file; what matters raises an error
             check_size(image)  # turning it decodes it

@@ -71,28 +71,43 @@ class Survey:
 Draw = Callable[[str, np.ndarray, Mapping[str, int], Mapping[str, int], Path], None]
 
 
-def run(cache: Path, out: Path, draw: Draw) -> str:
+def run(caches: Sequence[Path], out: Path, draw: Draw) -> str:
     """Write the pictures of every cache file; returns the summary, a text of three tables.
 
     Args:
-        cache: a folder of cache files, at any depth, or one file.
+        caches: folders of cache files, at any depth, or files.
         out: folder for the pictures.
         draw: ntdm.reports.diagnostics.draw_viewpoints, handed in because stages do not know the reports.
 
     Raises:
-        ValueError: no cache file; what :func:`survey` refuses.
+        ValueError: a folder without a cache file, two files of one key, whose pictures have one place; what
+            :func:`survey` refuses.
     """
-    paths = [cache] if cache.is_file() else sorted(cache.rglob("[!.]*.h5"))
-    if not paths:
-        raise ValueError(f"no cache file (.h5) in {cache}; `ntdm prep-data` makes them")
+    paths: dict[Path, None] = {}  # each once
+    for cache in caches:
+        found_here = [cache] if cache.is_file() else sorted(cache.rglob("[!.]*.h5"))
+        if not found_here:
+            raise ValueError(f"no cache file (.h5) in {cache}; `ntdm prep-data` makes them")
+        paths |= dict.fromkeys(found_here)
+    files: dict[str, Path] = {}
+    for path in paths:
+        key = _key(path)
+        if key in files:
+            raise ValueError(f"{files[key]} and {path} are both {key}: give each an --out of its own")
+        files[key] = path
     surveys = []
-    for path in track(paths, "inspect"):
+    for path in track(list(paths), "inspect"):
         found = survey(path, out)
         with atomic_path(out / f"{found.key}_viewpoints.png") as part:
             title = f"{found.key}: {len(found.viewpoint)} samples"
             draw(title, found.viewpoint, found.samples_by_cad(), found.dropped, part)
         surveys.append(found)
     return table(surveys)
+
+
+def _key(path: Path) -> str:
+    with CacheFile(path) as file:
+        return f"{file.dataset}/{file.split}/{file.category}"
 
 
 def survey(path: Path, out: Path) -> Survey:
@@ -168,6 +183,7 @@ def _sheet(file: CacheFile, cads: Cads, out: Path) -> tuple[Path, float | None]:
             projected = amodal_mask(cad, viewpoint, float(file.read("focal", i)), centre, file.image_size)
             agreement.append(float(iou(projected, amodal)))
         azimuth, elevation, theta = (round(math.degrees(angle)) for angle in viewpoints[i, :3])
+        azimuth %= 360  # which rounding can reach
         captions.append(
             f"{names[i]}, CAD {_cad_label(int(cad_index[i]))}\n"
             f"azimuth {azimuth}°, elevation {elevation}°, theta {theta}°, distance {viewpoints[i, 3]:.2f}"
@@ -186,7 +202,8 @@ def _annotated(file: CacheFile, index: int, cad: tuple[np.ndarray, np.ndarray] |
     photo = Image.fromarray(file.read("images", index)).resize((round(zoom * width), round(zoom * height)))
     if cad is not None:
         photo = Image.fromarray(picture.outline(np.asarray(photo), _project(file, index, cad, zoom)))
-    corners = zoom * file.read("bbox", index).reshape(2, 2)
+    # Pillow draws no line at 1e308; one this far out is not seen.
+    corners = zoom * np.clip(file.read("bbox", index), -1e5, 1e5).reshape(2, 2)
     (x0, y0), (x1, y1) = corners.min(0).tolist(), corners.max(0).tolist()  # an annotated box may be turned
     draw = ImageDraw.Draw(photo)
     draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0))

@@ -11,11 +11,14 @@ uses it where there is none.
 import ctypes
 import functools
 import hashlib
+import importlib
+import importlib.util
 import mmap
 import os
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,9 +138,24 @@ def built_cuda() -> Path | None:
 @functools.cache
 def library() -> ctypes.CDLL:
     """The loaded CPU library, built first when it is missing or stale. Raises what :func:`build` raises."""
-    import torch  # noqa: F401  (its OpenMP runtime must be the one in the process before ours asks for it)
-
+    _share_openmp()
     return ctypes.CDLL(str(built() or build(user_cache())))
+
+
+def _share_openmp() -> None:
+    """See that torch's OpenMP runtime is the one in the process before our library asks for one.
+
+    The file is loaded alone where there is one: importing torch takes a second, which prep-data does without.
+    """
+    if "torch" in sys.modules:
+        return
+    torch = importlib.util.find_spec("torch")
+    assert torch is not None and torch.origin is not None  # a dependency
+    runtimes = sorted((Path(torch.origin).parent / "lib").glob("libgomp*.so*"))
+    if not runtimes:
+        importlib.import_module("torch")
+    for runtime in runtimes:
+        ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
 
 
 def pointer(tensor: "torch.Tensor") -> ctypes.c_void_p:

@@ -1,5 +1,7 @@
 """Photos as files hold them, to RGB."""
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -8,11 +10,19 @@ from PIL import Image
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 LARGEST_FILE = 32 * 2**20  # bytes: Pillow goes over what precedes the pixels byte by byte
 LARGEST = 40_000_000  # pixels: half a gigabyte as float32 RGB
-# Of a progressive JPEG, whose decoder goes over the whole photo for each: what cameras and programs write has
-# ten, and its thumbnail as many.
-_MOST_SCANS = 50
-_MOST_PADDING = 2**19  # pairs of bytes, which Pillow goes over one by one
+_MOST_SCANS = 50  # of a progressive JPEG; what cameras and programs write has ten
+_MOST_BLOCKS = 20_000  # segments of a JPEG, chunks of a PNG, which Pillow goes over one by one
+_MOST_PADDING = 2**19  # pairs of bytes, and these too
 _LARGEST_GIF = 4 * 2**20  # bytes: Pillow joins a file's comments one by one, in the square of their length
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+# A JPEG's marks that have a length, and its end. In a scan's own data 255 goes before 0 or a restart mark.
+_MARK = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
+_END, _SCAN = 0xD9, 0xDA
+_REMARKS = frozenset(range(0xE1, 0xFF)) - {0xEE}  # 0xE0 and 0xEE say what the colours mean
+# How metadata begins that can say which way is up: of Exif and XMP in a JPEG, in a PNG.
+_TURNED_JPEG = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0")
+_TURNED_PNG = (b"eXIf", b"iTXtXML:com.adobe.xmp\0", b"zTXtRaw profile type exif\0")
 
 
 def check_size(image: Image.Image) -> None:
@@ -21,16 +31,60 @@ def check_size(image: Image.Image) -> None:
         raise ValueError(f"{image.width} x {image.height} pixels are more than {LARGEST}; shrink it")
 
 
-def check_effort(data: bytes) -> None:
-    """ValueError where what a file holds would keep a decoder busy for long, however few its pixels."""
+def essential(data: bytes) -> bytes:
+    """What of a photo's file gives its pixels and its orientation: a JPEG or PNG without other metadata.
+
+    Pillow takes metadata apart, piece by piece, before it decodes anything: seconds, and more memory than the
+    photo, for a file made of nothing else. ValueError where what is left would keep a decoder busy for long,
+    however few its pixels.
+    """
     if data.startswith(b"\xff\xd8"):
-        scans = data.count(b"\xff\xda")
-        if scans > _MOST_SCANS:
-            raise ValueError(f"it has {scans} scans, where no more than {_MOST_SCANS} are decoded")
         if data.count(b"\xff\xff") > _MOST_PADDING:
             raise ValueError(f"it has more than {2 * _MOST_PADDING} bytes of padding")
-    elif data.startswith(b"GIF8") and len(data) > _LARGEST_GIF:
+        return _essential_jpeg(data)
+    if data.startswith(_PNG):
+        return _essential_png(data)
+    if data.startswith(b"GIF8") and len(data) > _LARGEST_GIF:
         raise ValueError(f"a GIF of {len(data)} bytes, where no more than {_LARGEST_GIF} are read")
+    return data
+
+
+def _essential_jpeg(data: bytes) -> bytes:
+    """Segments are found as libjpeg finds them: by their length, whatever lies between them."""
+    kept, at, scans, turned = [data[:2]], 2, 0, set(_TURNED_JPEG)
+    for _ in range(_MOST_BLOCKS):
+        mark = _MARK.search(data, at)
+        if mark is None or mark[0][1] == _END:
+            kept.append(data[at : mark.end() if mark else None])
+            return b"".join(kept)
+        code, start = mark[0][1], mark.end()
+        stop = start + max(2, int.from_bytes(data[start : start + 2]))
+        first = {begin for begin in turned if data.startswith(begin, start + 2)}
+        turned -= first
+        if first or code not in _REMARKS:
+            kept.append(data[at:stop])
+        scans += code == _SCAN
+        if scans > _MOST_SCANS:  # the decoder goes over the whole photo for each
+            raise ValueError(f"it has more than {_MOST_SCANS} scans")
+        at = stop
+    raise ValueError(f"it has more than {_MOST_BLOCKS} segments")
+
+
+def _essential_png(data: bytes) -> bytes:
+    kept, at, turned = [_PNG], len(_PNG), set(_TURNED_PNG)
+    for _ in range(_MOST_BLOCKS):
+        name = data[at + 4 : at + 8]
+        stop = at + 12 + int.from_bytes(data[at : at + 4])
+        if name == b"IEND" or stop >= len(data):
+            kept.append(data[at:stop])
+            return b"".join(kept)
+        first = {begin for begin in turned if data.startswith(begin, at + 4)}
+        turned -= first
+        # An ancillary chunk begins with a small letter; that of the transparent colour counts.
+        if first or name == b"tRNS" or not (name.isalpha() and name[:1].islower()):
+            kept.append(data[at:stop])
+        at = stop
+    raise ValueError(f"it has more than {_MOST_BLOCKS} chunks")
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:

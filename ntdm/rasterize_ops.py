@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from ntdm import native
+from ntdm.camera_numpy import NEAR as NEAR
 
-# A face with a corner nearer than this to the camera's plane is dropped (the vertices' unit).
-NEAR = 1e-3
 # How far the soft silhouette reaches, in sigmas.
 REACH = 3.0
 

@@ -84,7 +84,7 @@ def read(path: Path, out: Path) -> None:
     for index in range(len(data)):
         data[index]
     cache.fingerprint([path])
-    inspect.run(path, out / "inspected", lambda *given: given[-1].touch())
+    inspect.run([path], out / "inspected", lambda *given: given[-1].touch())
     train._nominal_focal([path])
     train._typical_box([path])
     cache.sample_names([path])

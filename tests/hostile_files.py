@@ -271,6 +271,33 @@ def photo_of_exif(path: Path) -> None:
     path.write_bytes(data[:2] + block * 450 + data[2:])
 
 
+def photo_of_segments(path: Path) -> None:
+    """JPEG: eight million empty comments before the first scan."""
+    stream = io.BytesIO()
+    Image.new("RGB", (100, 80)).save(stream, "JPEG")
+    data = stream.getvalue()
+    path.write_bytes(data[:2] + b"\xff\xfe\0\2" * 7_900_000 + data[2:])
+
+
+def photo_of_resources(path: Path) -> None:
+    """JPEG: 30 MB of Photoshop's resources, twelve bytes each."""
+    stream = io.BytesIO()
+    Image.new("RGB", (100, 80)).save(stream, "JPEG")
+    data = stream.getvalue()
+    block = b"Photoshop 3.0\0" + b"8BIM\3\xee\0\0\0\0\0\0" * 5400
+    segment = b"\xff\xed" + struct.pack(">H", len(block) + 2) + block
+    path.write_bytes(data[:2] + segment * 460 + data[2:])
+
+
+def photo_of_chunks(path: Path) -> None:
+    """PNG: two and a half million empty chunks before the pixels."""
+    stream = io.BytesIO()
+    Image.new("RGB", (100, 80)).save(stream, "PNG")
+    data = stream.getvalue()
+    chunk = bytes(4) + b"abCd" + struct.pack(">I", zlib.crc32(b"abCd"))
+    path.write_bytes(data[:33] + chunk * 2_600_000 + data[33:])
+
+
 WRITERS: dict[str, list[Writer]] = {
     "mat": [mat_of_cells, mat_of_numbers, mat_of_zeros, mat_of_variables, mat_of_elements, mat_of_objects],
     "npz": [npz_of_members, npz_of_steps, npz_of_zeros, npz_of_brackets, npz_of_signs],
@@ -280,6 +307,6 @@ WRITERS: dict[str, list[Writer]] = {
     "photo": [
         photo_jpeg, photo_progressive, photo_progressive_cmyk, photo_transparent, photo_palette, photo_deep,
         photo_bmp, photo_webp, photo_of_another_size, photo_of_scans, photo_of_padding, photo_of_junk,
-        photo_of_comments, photo_of_exif,
+        photo_of_comments, photo_of_exif, photo_of_segments, photo_of_resources, photo_of_chunks,
     ],
 }  # fmt: skip

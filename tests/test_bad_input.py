@@ -3,6 +3,7 @@
 import runpy
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,14 @@ import pytest
 from PIL import Image
 
 from ntdm.cache import CacheFile
+from ntdm.config import PrepConfig
+from ntdm.data_prep import pascal3d
 from ntdm.data_prep.layout import valid_name
-from ntdm.data_prep.prepare import FAULTS
+from ntdm.data_prep.prepare import FAULTS, PrepReport
 
 # tests/ is no package: what several tests share is loaded by its path.
 HERE = Path(__file__).parent
+raw = runpy.run_path(str(HERE / "raw_trees.py"))
 write_trees = runpy.run_path(str(HERE / "small_trees.py"))["write_trees"]
 
 # The files that one sample or more depend on, but not all of them.
@@ -127,14 +131,53 @@ def test_one_bad_file_costs_its_samples_alone(trees, tmp_path, capsys, tree, nam
         calls[tree](overwrite=True, strict=True)
 
 
+def outcome(call: Callable) -> PrepReport | ValueError:
+    try:
+        return call()
+    except ValueError as error:
+        return error
+
+
 @pytest.mark.parametrize("damage", [scribble, link_out])
 @pytest.mark.parametrize(("tree", "name"), each(FRAMES))
-def test_a_list_that_cannot_be_read_is_one_sentence(trees, tmp_path, tree, name, damage):
+def test_a_list_that_cannot_be_read_costs_its_files_alone(trees, tmp_path, capsys, tree, name, damage):
     folder, calls = trees
     damage(folder / tree / name, tmp_path / "outside")
     with pytest.raises(ValueError, match=Path(name).name) as caught:
-        calls[tree]()
+        calls[tree](strict=True)
     assert "\n" not in str(caught.value) and not (tmp_path / "cache").exists()
+    report = outcome(calls[tree])
+    if isinstance(report, ValueError):  # nothing else is listed
+        assert Path(name).name in str(report) and "\n" not in str(report)
+        return
+    assert Path(name).name in capsys.readouterr().err
+    lost = [file for file in report.files if file.dropped == {"list_unreadable": 1}]
+    assert lost and sum(file.samples for file in report.files) > 0
+    assert all("it was not read" in line for line in report.table().splitlines() if "unreadable" in line)
+
+
+def test_a_category_without_cads_costs_its_samples_alone(trees, capsys):
+    folder = trees[0]
+    root = folder / "pascal3d"
+    for part in ("Images", "Annotations"):
+        shutil.copytree(root / part / "car_imagenet", root / part / "bus_imagenet")
+    shutil.copy(
+        root / "Image_sets" / "car_imagenet_train.txt", root / "Image_sets" / "bus_imagenet_train.txt"
+    )
+    shutil.copy(root / "Image_sets" / "car_imagenet_val.txt", root / "Image_sets" / "bus_imagenet_val.txt")
+    record = raw["write_record"]
+    for path in (root / "Annotations" / "bus_imagenet").glob("*.mat"):
+        record(path, [raw["annotated"](**{"class": "bus"})])
+    prepare = partial(pascal3d.prepare, root, folder / "cache", PrepConfig(image_size=(32, 32)))
+    report = prepare(splits=["train"])
+    files = {file.key: file for file in report.files}
+    assert files["pascal3d/train/car"].samples > 0
+    assert files["pascal3d/train/bus"].dropped == {"cad_missing": 2}
+    assert "no CAD model of bus: expected" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no CAD model of bus"):
+        prepare(splits=["train"], strict=True, overwrite=True)
+    with pytest.raises(ValueError, match="no CAD model of bus"):
+        prepare(splits=["train"], categories=["bus"], overwrite=True)
 
 
 @pytest.mark.parametrize("wrong", ["../../secret", "/etc/passwd", "..", "a\x1b[2Jb", "x" * 300, "a\\b"])

@@ -169,6 +169,22 @@ def test_bop_poses_project_as_the_cache_does(caches, perfect, tmp_path, predicte
         file.close()
 
 
+def test_bop_toolkit_reads_the_bop_csv(caches, perfect, tmp_path):
+    inout = pytest.importorskip(
+        "bop_toolkit_lib.inout", reason="bop_toolkit is installed from its repository, thodan/bop_toolkit"
+    )
+    out = export.bop(everything(caches), perfect, tmp_path / "ntdm_val.csv")
+    assert inout.check_bop_results(str(out)) == (True, "OK")
+    read = inout.load_bop_results(str(out), version="bop19")
+    ours = bop_poses(out)
+    assert len(read) == len(ours) == 4 * COUNT
+    for theirs, (ids, R, t) in zip(read, ours, strict=True):
+        assert (theirs["scene_id"], theirs["im_id"], theirs["obj_id"]) == ids
+        np.testing.assert_array_equal(theirs["R"], R)
+        np.testing.assert_array_equal(theirs["t"][:, 0], t)
+        assert theirs["score"] == 0.5
+
+
 def test_the_exact_camera_keeps_the_plane_through_the_centre(caches, perfect):
     """The run predicts distance 5 in the nominal camera; what lies off the plane shifts."""
     flat = torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.1, 0.0], [-0.2, 0.4, 0.0]], dtype=torch.float64)

@@ -4,12 +4,13 @@ import io
 import runpy
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ntdm import npz, photo
 from ntdm.config import PrepConfig
@@ -109,16 +110,60 @@ def jpeg() -> bytes:
     return stream.getvalue()
 
 
+def png() -> bytes:
+    stream = io.BytesIO()
+    Image.new("L", (8, 6), 3).save(stream, "PNG", transparency=3)
+    return stream.getvalue()
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4) + name + data + zlib.crc32(name + data).to_bytes(4)
+
+
+def segment(code: int, data: bytes) -> bytes:
+    return bytes([0xFF, code]) + (len(data) + 2).to_bytes(2) + data
+
+
 def test_photos_that_would_keep_a_decoder_busy():
     data = jpeg()
-    photo.check_effort(data)
+    assert photo.essential(data) == data
     last = data.rindex(b"\xff\xda")
-    with pytest.raises(ValueError, match=r"it has \d+ scans, where no more than 50 are decoded"):
-        photo.check_effort(data + 50 * data[last:])
+    with pytest.raises(ValueError, match="it has more than 50 scans"):
+        photo.essential(data[:-2] + 50 * data[last:-2])
     with pytest.raises(ValueError, match="bytes of padding"):
-        photo.check_effort(data[:2] + b"\xff" * 2**21 + data[2:])
+        photo.essential(data[:2] + b"\xff" * 2**21 + data[2:])
+    with pytest.raises(ValueError, match="it has more than 20000 segments"):
+        photo.essential(data[:2] + segment(0xFE, b"") * 30_000 + data[2:])
+    with pytest.raises(ValueError, match="it has more than 20000 chunks"):
+        photo.essential(png()[:33] + chunk(b"tEXt", b"") * 30_000 + png()[33:])
     with pytest.raises(ValueError, match="a GIF of"):
-        photo.check_effort(b"GIF89a" + bytes(2**23))
+        photo.essential(b"GIF89a" + bytes(2**23))
+
+
+def test_of_metadata_only_what_turns_a_photo_reaches_the_decoder():
+    data = jpeg()
+    exif = Image.Exif()
+    exif[0x112] = 6
+    turned = segment(0xE1, exif.tobytes())
+    thumbnail = segment(0xE2, data)  # a whole photo in a segment: none of its scans is one of the photo's
+    preview = data * 60  # behind the end, as telephones put a film there
+    kept = photo.essential(data[:2] + turned + thumbnail + turned + segment(0xED, b"x") + data[2:] + preview)
+    assert kept == data[:2] + turned + data[2:]
+    assert ImageOps.exif_transpose(Image.open(io.BytesIO(kept))).size == (64, 64)
+    with Image.open(io.BytesIO(kept)) as image:
+        assert image.getexif()[0x112] == 6
+    small = png()
+    upright = chunk(b"eXIf", exif.tobytes()[6:])
+    kept = photo.essential(small[:33] + upright + chunk(b"tEXt", b"a\0b") + upright + small[33:] + b"behind")
+    assert kept == small[:33] + upright + small[33:]
+    with Image.open(io.BytesIO(kept)) as image:
+        assert image.info["transparency"] == 3 and ImageOps.exif_transpose(image).size == (6, 8)
+
+
+@pytest.mark.parametrize("data", [jpeg(), png()], ids=["jpeg", "png"])
+def test_a_photo_cut_anywhere_keeps_what_it_has(data):
+    for stop in range(8, len(data)):
+        assert photo.essential(data[:stop]) == data[:stop]
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads resident memory from /proc")

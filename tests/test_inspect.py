@@ -82,7 +82,7 @@ def test_a_wrong_camera_shows_in_the_number(cache, tmp_path):
 def test_the_same_file_gives_the_same_pictures(cache, tmp_path):
     path = cache / "pascal3d" / "val" / "sofa.h5"
     for out in ("a", "b"):
-        inspect.run(path, tmp_path / out, diagnostics.draw_viewpoints)
+        inspect.run([path], tmp_path / out, diagnostics.draw_viewpoints)
     for made in (tmp_path / "a").rglob("*.png"):
         assert made.read_bytes() == (tmp_path / "b" / made.relative_to(tmp_path / "a")).read_bytes()
 
@@ -94,14 +94,14 @@ def test_dropped_samples_and_missing_cads_are_told(cache, tmp_path):
         file.attrs["dropped"] = json.dumps({"image_missing": 7, "distance": 2})
         file["cad_index"][:] = -1
         file["viewpoint"][0, 3] = 99.0  # as far as annotations reach
-    text = inspect.run(path, tmp_path / "out", diagnostics.draw_viewpoints)
+    text = inspect.run([path], tmp_path / "out", diagnostics.draw_viewpoints)
     assert "      7  image_missing" in text and "      2  distance" in text
     assert "none: 5" in text and "no CAD" in text
 
 
 def test_a_file_without_samples_is_said_to_have_none(tiny, tmp_path):
     path = tiny.write_cache(tmp_path / "cache", "pascal3d/val", categories=("car",), count=0, latents=False)
-    text = inspect.run(path, tmp_path / "out", diagnostics.draw_viewpoints)
+    text = inspect.run([path], tmp_path / "out", diagnostics.draw_viewpoints)
     assert text.splitlines()[1].split()[:2] == ["pascal3d/val/car", "0"]
     assert [made.name for made in (tmp_path / "out").rglob("*.png")] == ["car_viewpoints.png"]
 
@@ -109,7 +109,7 @@ def test_a_file_without_samples_is_said_to_have_none(tiny, tmp_path):
 def test_bad_input_is_one_sentence(cache, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"no cache file \(.h5\) in .*empty"):
-        inspect.run(tmp_path / "empty", tmp_path / "out", diagnostics.draw_viewpoints)
+        inspect.run([tmp_path / "empty"], tmp_path / "out", diagnostics.draw_viewpoints)
     path = tmp_path / "car.h5"
     path.write_bytes((cache / "pascal3d" / "val" / "car.h5").read_bytes())
     for damage, message in (
@@ -121,13 +121,13 @@ def test_bad_input_is_one_sentence(cache, tmp_path):
             kept = file[name][i]
             file[name][i] = value
         with pytest.raises(ValueError, match=message):
-            inspect.run(path, tmp_path / "out", diagnostics.draw_viewpoints)
+            inspect.run([path], tmp_path / "out", diagnostics.draw_viewpoints)
         with h5py.File(path, "r+") as file:
             file[name][i] = kept
     with h5py.File(path, "r+") as file:
         file.attrs["category"] = "../../car"
     with pytest.raises(ValueError, match="want names of files"):
-        inspect.run(path, tmp_path / "out", diagnostics.draw_viewpoints)
+        inspect.run([path], tmp_path / "out", diagnostics.draw_viewpoints)
     assert not (tmp_path / "out").exists()
 
 
@@ -138,3 +138,16 @@ def test_a_turned_box_is_drawn(cache, tmp_path):
         file["bbox"][:] = file["bbox"][:][:, [2, 3, 0, 1]]
     turned = pixels(inspect.survey(path, tmp_path / "out").sheet)
     assert (turned == pixels(inspect.survey(cache / "pascal3d" / "val" / "car.h5", tmp_path).sheet)).all()
+
+
+def test_several_files_in_one_call(cache, tmp_path):
+    files = [cache / "pascal3d" / "val" / "car.h5", cache / "occluded_pascal3d" / "L1" / "car.h5"]
+    result = CliRunner().invoke(app, ["inspect", *map(str, files), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert (
+        sorted(path.stem for path in (tmp_path / "out").rglob("*.png"))
+        == ["car", "car"] + ["car_viewpoints"] * 2
+    )
+    (tmp_path / "car.h5").write_bytes(files[0].read_bytes())
+    with pytest.raises(ValueError, match=r"car\.h5 are both pascal3d/val/car: give each an --out"):
+        inspect.run([*files, tmp_path / "car.h5"], tmp_path / "out", diagnostics.draw_viewpoints)

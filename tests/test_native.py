@@ -151,3 +151,22 @@ def test_importing_it_needs_no_torch() -> None:
         "import sys; sys.modules['torch'] = None; from ntdm import native; print(native.status()['sources'])"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ}, capture_output=True)
+
+
+def test_the_library_shares_torchs_openmp_without_importing_torch() -> None:
+    """Two OpenMP runtimes in one process may end it, or share no threads; torch may still come later."""
+    code = """if True:
+        import re, sys
+        from ntdm import native
+        def runtimes():
+            return set(re.findall(r"/\\S*/lib[a-z]*omp[0-9]*[-.]\\S*", open("/proc/self/maps").read()))
+        native.library()
+        early = "torch" in sys.modules, runtimes()
+        import torch
+        torch.ones(100, 100) @ torch.ones(100, 100)
+        print(early[0], len(runtimes() - early[1]), len(early[1]))"""
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    imported, more, first = said.split()
+    assert int(first) >= 1 and int(more) == 0
+    if list((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
+        assert imported == "False"

@@ -96,10 +96,18 @@ def test_wrong_lists(roots):
         prepare(roots, categories=["bus"], splits=["shape"])
     path = roots[0] / "lists" / "car_shape.txt"
     path.write_text("a 0\na_without_index\n")
-    with pytest.raises(ValueError, match=r"car_shape\.txt: line 'a_without_index' is not '<name> <object"):
-        prepare(roots)
-    path.write_text("../../etc/passwd 0\na 0\n")
     assert prepare(roots, splits=["shape"]).files[0].dropped == {"name_invalid": 1}
+    path.write_text("../../etc/passwd 0\na 0\n")
+    assert prepare(roots, splits=["shape"], overwrite=True).files[0].dropped == {"name_invalid": 1}
+
+
+def test_what_is_not_shifted_is_not_known_without_all_lists(roots):
+    (roots[0] / "lists" / "car_shape.txt").write_bytes(b"\xff\xfe")
+    report = prepare(roots)
+    lost = {file.key for file in report.files if "list_unreadable" in file.dropped}
+    assert lost == {"ood_cv/shape/car", "ood_cv/iid/car"} and report.paths
+    with pytest.raises(ValueError, match=r"car_shape\.txt cannot be read"):
+        prepare(roots, splits=["shape"])
 
 
 def test_pascal3d_may_be_cads_alone_where_no_record_of_it_is_needed(roots, tmp_path):

@@ -154,13 +154,13 @@ def test_bad_tables(tables, pascal3d):
     with pytest.raises(
         ValueError, match=r"pose_bias\.csv has no column distance; its columns are source, cls"
     ):
-        prepare(tables, pascal3d)
+        prepare(tables, pascal3d, strict=True)
     path.write_bytes(b"\xff\xfe\x00source")
     with pytest.raises(ValueError, match=r"pose_bias\.csv is not a readable table"):
-        prepare(tables, pascal3d)
+        prepare(tables, pascal3d, strict=True)
     write_table(path.with_name("old.csv"), [row("2008_000001")])
     with pytest.raises(ValueError, match=r"holds several tables \(old\.csv, pose_bias\.csv\)"):
-        prepare(tables, pascal3d)
+        prepare(tables, pascal3d, strict=True)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import colorsys
 import filecmp
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -354,3 +355,45 @@ def test_weather_changes_the_photo_but_not_its_size(kind: int) -> None:
     stormy = synthetic_scene.weather(picture, kind, np.random.default_rng(1))
     assert stormy.shape == picture.shape
     assert np.abs(np.clip(stormy, 0, 1) - picture).mean() > 0.05
+
+
+OCTAVE = """
+r = load("RECORD").record;
+v = r.objects.viewpoint;
+printf("%s %s %.17g %.17g %.17g %.17g %g %g\\n", class(v.focal), class(r.imgsize), v.azimuth, v.px, ...
+       v.distance, v.viewport, r.objects.cad_index, r.imgsize(2));
+m = load("CAD").car;
+printf("%s %g %g %g %.17g\\n", class(m(1).faces), numel(m), size(m(1).faces, 1), min(m(1).faces(:)), ...
+       m(1).vertices(1, 2));
+"""
+
+
+def test_whole_numbers_are_stored_as_matlab_stores_them(made):
+    """Which is what readers trip over: the same field is of another type in another file."""
+    path = min((made / PASCAL3D / "Annotations" / "car_imagenet").glob("*.mat"))
+    record = scipy.io.loadmat(path)["record"][0, 0]
+    view = record["objects"][0, 0]["viewpoint"][0, 0]
+    kinds = [view[name].dtype.str for name in ("focal", "viewport", "azimuth")]
+    assert kinds == ["|u1", "<u2", "<f8"]
+    (models,) = scipy.io.loadmat(made / PASCAL3D / "CAD" / "car.mat")["car"]
+    assert models[0]["faces"].dtype.kind == "u" and models[0]["faces"].min() == 1
+
+
+@pytest.mark.skipif(shutil.which("octave-cli") is None, reason="Octave is not installed")
+def test_octave_reads_the_mat_files(made, tmp_path):
+    path = min((made / PASCAL3D / "Annotations" / "car_imagenet").glob("*.mat"))
+    cad = made / PASCAL3D / "CAD" / "car.mat"
+    (tmp_path / "read.m").write_text(OCTAVE.replace("RECORD", str(path)).replace("CAD", str(cad)))
+    done = subprocess.run(["octave-cli", "--no-gui", tmp_path / "read.m"], capture_output=True, text=True)
+    first, second = done.stdout.splitlines()
+    record = _record(path)
+    view, thing = record["objects"]["viewpoint"], record["objects"]
+    assert first.split()[:2] == ["double", "double"]
+    assert [float(word) for word in first.split()[2:]] == [
+        view["azimuth"], view["px"], view["distance"], 3000, thing["cad_index"], record["imgsize"][1],
+    ]  # fmt: skip
+    (models,) = scipy.io.loadmat(cad)["car"]
+    assert second.split()[0] == "double"
+    assert [float(word) for word in second.split()[1:]] == [
+        len(models), len(models[0]["faces"]), 1, models[0]["vertices"][0, 1],
+    ]  # fmt: skip

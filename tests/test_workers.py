@@ -67,3 +67,21 @@ def _die() -> None:
 def test_killed_worker_is_a_sentence() -> None:
     with pytest.raises(ValueError, match="a worker process of 1 was killed"), process_pool(1) as pool:
         pool.submit(_die).result()
+
+
+def test_preparing_does_without_torch(tmp_path: Path) -> None:
+    """Which takes each worker a second to import, and 200 MB."""
+    code = """if True:
+        import runpy, sys
+        from pathlib import Path
+        from ntdm.config import PrepConfig
+        from ntdm.data_prep import readers
+        raw = runpy.run_path(sys.argv[1])
+        root = raw["write_pascal3d"](Path("data"), train=2)
+        report = readers.prepare("pascal3d", root, Path("cache"), PrepConfig(image_size=(32, 32)))
+        print(report.files[0].samples, "torch" in sys.modules)"""
+    trees = Path(__file__).with_name("raw_trees.py")
+    done = subprocess.run(
+        [sys.executable, "-c", code, trees], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["2", "False"]
