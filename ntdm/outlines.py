@@ -20,10 +20,8 @@ from ntdm.rasterize import coverage, rasterize
 from ntdm.surface import Surface, directions
 
 VIEWS, SIZE = 24, 96  # directions, evenly over the sphere; pixels along a side
-DISTANCE, FOCAL = (
-    5.0,
-    4.5,
-)  # of the cameras, in diagonals and sides: a diagonal takes up nine tenths of a side
+# Of the cameras, in diagonals and in sides: a diagonal takes up nine tenths of a side.
+DISTANCE, FOCAL = 5.0, 4.5
 
 
 class Outlines:
