@@ -107,7 +107,7 @@ class DeformableMesh(nn.Module):
         """
         if z.ndim != 2 or z.shape[1] != self.num_latents:
             raise ValueError(f"shape latents are {tuple(z.shape)}: want [B, {self.num_latents}]")
-        left_out = (z @ self.offsets.flatten(1)).view(len(z), -1, 3)
+        left_out = (z @ self.offsets.flatten(1)).view(len(z), *self.template_vertices.shape)
         vertices = self.scale * (self.template_vertices + self.network(z) + left_out)
         return vertices if scale_factor is None else vertices * scale_factor[:, None, None]
 

@@ -54,6 +54,12 @@ def test_a_batch_larger_than_a_chunk_equals_its_parts():
     torch.testing.assert_close(model(z)[-1:], model(z[-1:]))
 
 
+def test_no_latents_make_no_meshes():
+    # As where no photo of a batch may show a category.
+    model = trained_like(3)
+    assert model(torch.zeros(0, 3)).shape == (0, 42, 3)
+
+
 def test_frozen_weights_keep_the_constant_and_notice_a_change():
     model = trained_like(2)
     z = torch.rand(4, 2, requires_grad=True)
