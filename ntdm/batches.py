@@ -36,14 +36,17 @@ class Batches:
         device: str, ahead: bool | None = None,
     ) -> None:  # fmt: skip
         self.data, self.categories, self.num_latents, self.config = data, categories, num_latents, config
-        # With its number: a thread begins on the first device.
-        self.device = f"cuda:{torch.cuda.current_device()}" if device == "cuda" else device
+        self.device = device
         self.ahead = device != "cpu" if ahead is None else ahead
         self.size = min(config.batch_size, len(data))
         self.per_epoch = len(data) // self.size
 
     def steps(self, numbers: Iterable[int]) -> Iterator[Step]:
         """These steps, in this order."""
+        for step in self._made(numbers):
+            yield step._replace(batch=step.batch.to(self.device))
+
+    def _made(self, numbers: Iterable[int]) -> Iterator[Step]:
         if not self.ahead:
             yield from map(self._step, numbers)
             return
@@ -68,7 +71,7 @@ class Batches:
         items = [self.data[samples[i]] for i in needed]
         drawn = [augmentation[i] for i in needed]
         batch = make_batch(items, self.categories, self.num_latents, self.config, drawn).first(count)
-        return Step(number, samples, batch.to(self.device), generator)
+        return Step(number, samples, batch, generator)
 
     def _order(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + 500_009 + epoch)
