@@ -10,11 +10,8 @@ import dataclasses
 import errno
 import io
 import os
-import re
 import signal
 import sys
-from collections.abc import Sequence
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,8 +20,27 @@ import typer
 from typer.core import TyperGroup
 
 from ntdm import config as configs
-from ntdm import native
+from ntdm import native, options
 from ntdm.config import InferConfig, PrepConfig, ShapeConfig, SyntheticConfig, TrainConfig
+from ntdm.options import (
+    CacheOption,
+    CategoriesOption,
+    Compression,
+    ConfigOption,
+    CpuOption,
+    Dataset,
+    Device,
+    DeviceOption,
+    Format,
+    OverwriteOption,
+    Predictions,
+    RunOption,
+    SeedOption,
+    SetOption,
+    ShapesOption,
+    SplitsOption,
+    TrainOnOption,
+)
 from ntdm.progress import say
 
 SHARED = ("train", "evaluate")  # commands that torchrun's processes do together
@@ -60,71 +76,6 @@ def _sentence(error: Exception) -> str:
 
 
 app = typer.Typer(cls=Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Dataset(StrEnum):
-    pascal3d = "pascal3d"
-    occluded_pascal3d = "occluded-pascal3d"
-    ood_cv = "ood-cv"
-    nemo_prepared = "nemo-prepared"
-
-
-class Compression(StrEnum):
-    none = "none"
-    lzf = "lzf"
-    gzip = "gzip"
-
-
-class Predictions(StrEnum):
-    csv = "csv"
-    ood_cv = "ood-cv"
-    nemo = "nemo"
-
-
-class Format(StrEnum):
-    coco = "coco"
-    bop = "bop"
-    ood_cv = "ood-cv"
-
-
-def _only_cpu(device: Device) -> Device:
-    if device is Device.cuda:
-        raise ValueError("--device cuda: this command computes on the CPU only; leave --device out")
-    return device
-
-
-def _resolved(device: Device) -> str:
-    """ "cpu" or "cuda"; ValueError when CUDA is asked for and not there."""
-    import torch
-
-    if device is Device.auto:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device is Device.cuda and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch sees no CUDA device; `ntdm doctor` says what is missing")
-    return str(device)
-
-
-CategoriesOption = Annotated[
-    list[str] | None, typer.Option(help="Repeat, or separate by commas. Default: every category found.")
-]
-ConfigOption = Annotated[str, typer.Option("--config", help="tiny, paper, or a TOML file.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one config key.")
-]
-SeedOption = Annotated[
-    int | None, typer.Option(help="Random seed, where the stage draws anything. Default: 0.")
-]
-DeviceOption = Annotated[Device, typer.Option(help="Where to compute. auto: on CUDA where it is there.")]
-CpuOption = Annotated[Device, typer.Option(callback=_only_cpu, help="Where to compute: the CPU only.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an output made before.")]
-CacheOption = Annotated[Path, typer.Option(help="Folder of the cache files.")]
-RunOption = Annotated[Path, typer.Option(help="Folder of a trained run.")]
 
 
 @app.callback()
@@ -183,7 +134,7 @@ def make_data(
     config = SyntheticConfig() if cad_root is None else SyntheticConfig(categories=configs.CATEGORIES)
     config = configs.adjusted(config, settings, seed)
     if categories:
-        config = dataclasses.replace(config, categories=tuple(_split(categories)))
+        config = dataclasses.replace(config, categories=tuple(options.split(categories)))
     sources = {"cad_root": cad_root, "viewpoints": viewpoints}
     print(synthetic.make_data(config, out, **sources, workers=workers, overwrite=overwrite))
 
@@ -230,8 +181,8 @@ def prep_data(
         cache,
         configs.adjusted(prep, settings),
         pascal3d=pascal3d,
-        splits=_split(split) or None,
-        categories=_split(categories) or None,
+        splits=options.split(split) or None,
+        categories=options.split(categories) or None,
         workers=workers,
         strict=strict,
         overwrite=overwrite,
@@ -285,7 +236,7 @@ def fit_shapes(
 
     if (cache is None) == (cad_root is None):
         raise typer.BadParameter("name either --cache or --cad-root")
-    names = _split(categories) or None
+    names = options.split(categories) or None
     found = cad.find_cads(cad_root) if cad_root is not None else None
     settled = configs.settled(ShapeConfig, config, settings, seed)
     print(
@@ -305,11 +256,11 @@ def fit_shapes(
 @app.command()
 def train(
     cache: CacheOption,
-    shapes: Annotated[Path, typer.Option(help="Folder that fit-shapes wrote.")],
+    shapes: ShapesOption,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     method: Annotated[str | None, typer.Option(help=f"One of {', '.join(configs.METHODS)}.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the run, in tables. Default: the method.")] = None,
-    train_on: Annotated[list[str] | None, typer.Option(help="DATASET/SPLIT, repeat or use commas.")] = None,
+    train_on: TrainOnOption = None,
     categories: CategoriesOption = None,
     config: ConfigOption = "tiny",
     settings: SetOption = None,
@@ -335,7 +286,7 @@ def train(
     """
     from ntdm import train
 
-    method = method or _setting(settings, "method")
+    method = method or options.setting(settings, "method")
     settled = configs.settled(TrainConfig, config, settings, seed, method)
     if method is not None:
         settled = dataclasses.replace(settled, method=method)
@@ -344,12 +295,12 @@ def train(
         from ntdm.cache import find
         from ntdm.watch import Validation
 
-        keys = _keys([validate_on], "--validate-on")
+        keys = options.keys([validate_on], "--validate-on")
         if len(keys) != 1 or watch_every == 0:
             raise typer.BadParameter(
                 "want one DATASET/SPLIT, and --watch-every above 0", param_hint="--validate-on"
             )
-        photos = find(cache, keys[0], _split(categories) or None)
+        photos = find(cache, keys[0], options.split(categories) or None)
         validation = Validation(photos, configs.settled(InferConfig, config, None, seed))
     print(
         train.run(
@@ -357,11 +308,11 @@ def train(
             cache,
             shapes,
             out,
-            train_on=tuple(_keys(train_on, "--train-on") or ["pascal3d/train"]),
-            categories=_split(categories) or None,
+            train_on=tuple(options.keys(train_on, "--train-on") or ["pascal3d/train"]),
+            categories=options.split(categories) or None,
             resume=resume,
             overwrite=overwrite,
-            device=_resolved(device),
+            device=options.resolved(device),
             name=name,
             watch_every=watch_every,
             validate=validation,
@@ -389,19 +340,17 @@ def infer(
     \b
     Example: ntdm infer photo.jpg --run runs/ntdm --out inferred --bbox 40,25,310,190
     """
-    settled, box = configs.settled(InferConfig, config, settings, seed), _box(bbox)
+    settled, box = configs.settled(InferConfig, config, settings, seed), options.box(bbox)
     from ntdm import infer
 
-    print(infer.run(images, run, out, box, settled, overwrite=overwrite, device=_resolved(device)))
+    print(infer.run(images, run, out, box, settled, overwrite=overwrite, device=options.resolved(device)))
 
 
 @app.command()
 def evaluate(
     run: RunOption,
     cache: Annotated[Path, typer.Option(exists=True, help="Folder of the cache files, or one of them.")],
-    splits: Annotated[
-        list[str] | None, typer.Option(help="DATASET/SPLIT, repeat or use commas. Default: all but train.")
-    ] = None,
+    splits: SplitsOption = None,
     config: ConfigOption = "tiny",
     settings: SetOption = None,
     seed: SeedOption = None,
@@ -416,8 +365,10 @@ def evaluate(
     from ntdm import evaluate
 
     settled = configs.settled(InferConfig, config, settings, seed)
-    wanted = _wanted_splits(cache, splits)
-    for path in evaluate.run(run, cache, wanted, settled, overwrite=overwrite, device=_resolved(device)):
+    wanted = options.wanted_splits(cache, splits)
+    for path in evaluate.run(
+        run, cache, wanted, settled, overwrite=overwrite, device=options.resolved(device)
+    ):
         print(path)
 
 
@@ -444,7 +395,7 @@ def import_predictions(
     """
     from ntdm import external
 
-    keys = _keys([split], "--split")
+    keys = options.keys([split], "--split")
     if len(keys) != 1:
         raise typer.BadParameter(f"{split!r}: want one DATASET/SPLIT", param_hint="--split")
     if (cache is None) == (labels is None):
@@ -490,12 +441,12 @@ def report(
 @app.command()
 def ablate(
     cache: CacheOption,
-    shapes: Annotated[Path, typer.Option(help="Folder that fit-shapes wrote.")],
+    shapes: ShapesOption,
     out: Annotated[Path, typer.Option(help="Folder for the run folders, one an ablation.")],
     splits: Annotated[
         list[str] | None, typer.Option(help="DATASET/SPLIT, repeat or use commas. Default: pascal3d/val.")
     ] = None,
-    train_on: Annotated[list[str] | None, typer.Option(help="DATASET/SPLIT, repeat or use commas.")] = None,
+    train_on: TrainOnOption = None,
     categories: CategoriesOption = None,
     config: ConfigOption = "tiny",
     settings: Annotated[
@@ -516,11 +467,11 @@ def ablate(
     \b
     Example: ntdm ablate --cache cache --shapes shapes --out ablations --set train.epochs=20
     """
-    by_stage = _by_stage(settings, ("train", "infer"))
+    by_stage = options.by_stage(settings, ("train", "infer"))
     training = configs.settled(TrainConfig, config, by_stage["train"], seed, "ntdm")
     inference = configs.settled(InferConfig, config, by_stage["infer"], seed)
-    wanted = _keys(splits, "--splits") or ["pascal3d/val"]
-    learned = _keys(train_on, "--train-on") or ["pascal3d/train"]
+    wanted = options.keys(splits, "--splits") or ["pascal3d/val"]
+    learned = options.keys(train_on, "--train-on") or ["pascal3d/train"]
     from ntdm import ablate
 
     for folder in ablate.run(
@@ -531,10 +482,10 @@ def ablate(
         out,
         splits=wanted,
         train_on=learned,
-        categories=_split(categories) or None,
+        categories=options.split(categories) or None,
         full=full,
         overwrite=overwrite,
-        device=_resolved(device),
+        device=options.resolved(device),
     ):
         print(folder)
     print(out)
@@ -548,9 +499,7 @@ def export(
     run: Annotated[
         Path | None, typer.Option(help="Run whose predictions are exported. Default: the truth.")
     ] = None,
-    splits: Annotated[
-        list[str] | None, typer.Option(help="DATASET/SPLIT, repeat or use commas. Default: all but train.")
-    ] = None,
+    splits: SplitsOption = None,
     order: Annotated[
         Path | None, typer.Option(help="ood-cv: the challenge's labels.csv, whose rows and order are taken.")
     ] = None,
@@ -565,10 +514,10 @@ def export(
 
     if order is not None and form is not Format.ood_cv:
         raise typer.BadParameter(f"{form} has no order of rows: it belongs to ood-cv", param_hint="--order")
-    wanted = _wanted_splits(cache, splits)
+    wanted = options.wanted_splits(cache, splits)
     paths = [cache] if cache.is_file() else [path for split in wanted for path in find(cache, split)]
-    options = {"order": order} if order else {}
-    print(export.FORMATS[form](paths, run, out, **options))
+    ordered = {"order": order} if order else {}
+    print(export.FORMATS[form](paths, run, out, **ordered))
 
 
 @app.command()
@@ -588,69 +537,8 @@ def demo(
     """
     from ntdm import demo
 
-    for text in demo.run(out, _resolved(device), quick=quick, seed=seed, overwrite=overwrite):
+    for text in demo.run(out, options.resolved(device), quick=quick, seed=seed, overwrite=overwrite):
         print(text)
-
-
-def _setting(settings: Sequence[str] | None, key: str) -> str | None:
-    """The value that --set gives to a key, as text."""
-    pairs = [setting.partition("=") for setting in settings or ()]
-    return next((value.strip(" \"'") for name, _, value in reversed(pairs) if name.strip() == key), None)
-
-
-def _by_stage(settings: Sequence[str] | None, stages: Sequence[str]) -> dict[str, list[str]]:
-    """`--set STAGE.KEY=VALUE` pairs by stage, without its name."""
-    found: dict[str, list[str]] = {stage: [] for stage in stages}
-    for setting in settings or ():
-        stage, dot, rest = setting.partition(".")
-        if not dot or stage.strip() not in found:
-            wanted = " or ".join(f"{stage}.KEY=VALUE" for stage in stages)
-            raise typer.BadParameter(f"{setting!r}: want {wanted}", param_hint="--set")
-        found[stage.strip()].append(rest)
-    return found
-
-
-def _split(values: Sequence[str] | None) -> list[str]:
-    return [part.strip() for value in values or () for part in value.split(",") if part.strip()]
-
-
-def _keys(values: Sequence[str] | None, option: str) -> list[str]:
-    """Each DATASET/SPLIT once."""
-    keys = [key.strip("/") for key in _split(values)]
-    for key in keys:
-        if not re.fullmatch(r"[\w-]+/[\w-]+", key):
-            raise typer.BadParameter(f"{key!r}: want DATASET/SPLIT, as pascal3d/val", param_hint=option)
-    return list(dict.fromkeys(keys))
-
-
-def _box(text: str | None) -> tuple[float, float, float, float] | None:
-    if text is None:
-        return None
-    try:
-        x0, y0, x1, y1 = map(float, text.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"{text!r}: want x0,y0,x1,y1 in pixels", param_hint="--bbox") from None
-    if not (x0 < x1 and y0 < y1):
-        raise typer.BadParameter(f"{text!r}: want x0 < x1 and y0 < y1", param_hint="--bbox")
-    return x0, y0, x1, y1
-
-
-def _wanted_splits(cache: Path, splits: Sequence[str] | None) -> list[str]:
-    """Those of --splits, else every test split; none of a single file, which is one split by itself."""
-    if cache.is_file() and splits:
-        raise typer.BadParameter(f"{cache} is one split by itself; name its folder", param_hint="--splits")
-    return [] if cache.is_file() else _keys(splits, "--splits") or _test_splits(cache)
-
-
-def _test_splits(cache: Path) -> list[str]:
-    """Every DATASET/SPLIT under a cache folder but training data."""
-    found = sorted({"/".join(path.parts[-3:-1]) for path in cache.glob("*/*/*.h5")})
-    found = [key for key in found if not key.endswith(("/train", "_train"))]
-    if not found:
-        raise ValueError(
-            f"{cache}: no cache file <dataset>/<split>/<category>.h5 of a test split; run prep-data first"
-        )
-    return found
 
 
 main = app

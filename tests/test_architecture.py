@@ -19,7 +19,7 @@ DOORS = {
     "matplotlib": {"ntdm.reports.figures", "ntdm.reports.diagnostics"},
     "pycocotools": {"ntdm.export"},
     "torchvision": {"ntdm.baselines.mask_rcnn"},
-    "typer": {"ntdm.cli"},
+    "typer": {"ntdm.cli", "ntdm.options"},
     "rich": {"ntdm.progress"},
     "ctypes": {
         "ntdm.amodal_mask",
@@ -60,7 +60,8 @@ def imports(module: str) -> Iterator[str]:
 
 
 def room(module: str) -> str:
-    if module == "ntdm.demo":  # strings the stages together, as the command line does
+    # The demo strings the stages together, as the command line does; the options are the command line's.
+    if module in ("ntdm.demo", "ntdm.options"):
         return "ntdm.cli"
     for prefix in ("ntdm.cli", "ntdm.data_prep", "ntdm.reports"):
         if module == prefix or module.startswith(prefix + "."):

@@ -12,8 +12,9 @@ from typer.testing import CliRunner, Result
 
 from ntdm import doctor
 from ntdm.baselines.classifier import HEADS
-from ntdm.cli import _test_splits, app
+from ntdm.cli import app
 from ntdm.config import METHODS, NAMED_CONFIGS, InferConfig, ShapeConfig, TrainConfig, load_toml
+from ntdm.options import every_test_split
 
 # tests/ is no package: what the readers' tests share is loaded by its path.
 raw = runpy.run_path(str(Path(__file__).with_name("raw_trees.py")))
@@ -68,7 +69,7 @@ def test_training_parts_are_no_test_splits(tmp_path: Path) -> None:
     for key in ("pascal3d/train", "pascal3d/val", "pascal3d/voc_train", "pascal3d/voc_val"):
         (tmp_path / key).mkdir(parents=True)
         (tmp_path / key / "car.h5").touch()
-    assert _test_splits(tmp_path) == ["pascal3d/val", "pascal3d/voc_val"]
+    assert every_test_split(tmp_path) == ["pascal3d/val", "pascal3d/voc_val"]
 
 
 @pytest.mark.parametrize("command", [("evaluate", "--run", "r"), ("export", "coco", "--out", "o")])
