@@ -17,6 +17,10 @@ from ntdm.config import TrainConfig
 from ntdm.losses import BackgroundBank
 
 
+class MissingPackageError(ValueError):
+    """A package that one method needs, and ntdm does not install, does not import."""
+
+
 class Model(nn.Module):
     """A network with its training loss. All randomness of a step comes from the generator it is given.
 

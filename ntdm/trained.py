@@ -10,7 +10,7 @@ import safetensors
 import safetensors.torch
 
 from ntdm.config import TrainConfig, from_dict
-from ntdm.method import Model
+from ntdm.method import MissingPackageError, Model
 from ntdm.methods import METHODS
 
 DESCRIPTION: dict[str, type | tuple[type, ...]] = {  # what a run's config.json holds that is read again
@@ -48,6 +48,8 @@ def load(run_folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]]:
         config = dataclasses.replace(config, backbone_weights="")
         model = method.build(config, description["categories"], shapes)
         model.load_state_dict(safetensors.torch.load_file(weights))
+    except MissingPackageError:  # nothing is wrong with the run
+        raise
     except RuntimeError:  # torch's own names every tensor of the model
         raise ValueError(f"{weights} holds another model than {described} describes; train again") from None
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:

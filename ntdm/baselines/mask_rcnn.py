@@ -21,7 +21,7 @@ from ntdm import backbone
 from ntdm.baselines.pose_bins import likeliest_angles, to_bins
 from ntdm.batch import Batch
 from ntdm.config import TrainConfig
-from ntdm.method import Guess, Model
+from ntdm.method import Guess, MissingPackageError, Model
 
 STRIDES = (8, 16, 32, 64)
 
@@ -42,12 +42,12 @@ SIZES = {"tiny": Size(64, 256, 2, 64, 64, 16), "resnet50": Size(256, 1024, 4, 10
 
 
 def detection() -> ModuleType:
-    """torchvision.models.detection; ValueError says what to do where torchvision does not import."""
+    """torchvision.models.detection; MissingPackageError says what to do where torchvision does not import."""
     try:
         from torchvision.models import detection
     # RuntimeError: a torchvision whose operators were built for another torch.
     except (ImportError, OSError, RuntimeError) as error:
-        raise ValueError(
+        raise MissingPackageError(
             f"method mask-rcnn needs torchvision, which does not import ({str(error).splitlines()[0]}): "
             f"install the torchvision that was built for torch {torch.__version__}"
         ) from None
