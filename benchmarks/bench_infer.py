@@ -21,9 +21,10 @@ from ntdm import cache, metrics, trained
 from ntdm.camera import rotation
 from ntdm.config import InferConfig, ShapeConfig, TrainConfig, settled
 from ntdm.deform import DeformableMesh
+from ntdm.likelihood import encode
 from ntdm.methods import NTDMPredictor
 from ntdm.model import NTDM
-from ntdm.render_and_compare import Solver, encode
+from ntdm.render_and_compare import Solver
 from ntdm.sample_dataset import SampleDataset
 
 SIZES = {"tiny": ((128, 128), 3), "paper": ((256, 672), 1)}  # of a crop, and categories

@@ -134,6 +134,9 @@ class TrainConfig:
     zoom: float = 0.0  # largest factor of magnifying or reducing it, minus 1
     shift: float = 0.0  # largest shift in x and in y, of its shorter side
     patches: float = 0.8  # share of photos partly covered by others; 0 is the paper's choice
+    # Of the cross entropy by which cells that a patch hides learn to be called so; above 0 they are also half
+    # of the background samples. 0 is the paper's choice.
+    occlusion_weight: float = 0.5
     patch_size: tuple[float, float] = (0.25, 0.7)  # shortest and longest patch, of the photo's sides
     bf16: bool = True
     resize: int = 0  # classifiers: pixels of the square that photos are resized to; 0 leaves them as they are
@@ -155,6 +158,7 @@ class TrainConfig:
         _within(self, "train", 24, 100_000, "vertices")
         negatives = ("same_class_negatives", "other_class_negatives", "background_negatives")
         _within(self, "train", 0, None, *negatives, "view_temperature", "weight_decay", "warmup_steps")
+        _within(self, "train", 0, None, "occlusion_weight")
         _within(self, "train", 0, LARGEST_SEED, "seed")
         _within(self, "train", 0.01, 2, "patch_size")
         _within(self, "train", 0, 180, "turn")

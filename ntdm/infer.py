@@ -30,12 +30,13 @@ from ntdm.camera import cam_from_obj, rotation
 from ntdm.config import InferConfig, to_dict
 from ntdm.crop import CropMap
 from ntdm.fault import reason
+from ntdm.likelihood import Photos, encode
 from ntdm.model import NTDM
 from ntdm.outputs import atomic_path, finished, sweep
 from ntdm.photo import FORMATS, LARGEST_FILE, check_size, essential, to_rgb
 from ntdm.progress import track
 from ntdm.rasterize import interpolate, rasterize
-from ntdm.render_and_compare import Photos, Solution, Solver, encode, fit_categories
+from ntdm.render_and_compare import Solution, Solver, fit_categories
 from ntdm.uv_scatter import uv_scatter
 
 FILES = ("result.json", "amodal.png", "visible.png", "overlay.png", "mesh.obj", "mesh.mtl", "mesh.png")

@@ -6,6 +6,7 @@ a term's weight enters as its logarithm.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -37,6 +38,15 @@ def texel_cross_entropy(
     bias = torch.where(far, log_weight, torch.finfo(log_weight.dtype).min / 2)
     others = torch.addmm(bias, features, negatives.T, alpha=1 / temperature).logsumexp(1)
     return (torch.logaddexp(own, others) - own).mean()
+
+
+def occlusion_cross_entropy(logit: Tensor, temperature: float) -> Tensor:
+    """Mean cross entropy of P hidden cells between "visible" and "hidden"; a scalar.
+
+    `logit` [P] is ntdm.likelihood.foreground_logit of what is seen and the texture that it hides. Of visible
+    cells the texel cross entropy takes care. Zero (with a graph) when P is 0.
+    """
+    return F.softplus(logit / temperature).sum() / max(len(logit), 1)
 
 
 class BackgroundBank(nn.Module):

@@ -75,19 +75,29 @@ class FeatureModel(Model):
         """Cells [B, h, w] of which some pixel of mask [B, H, W] is set."""
         return F.max_pool2d(mask[:, None].float(), self.stride)[:, 0] > 0
 
+    def _empty(self, batch: Batch) -> Tensor:
+        """Cells [B, h, w] that show background only."""
+        return ~self._touched(~batch.background)
+
     def _background_samples(self, features: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
-        """A few features an image from cells that show background only [n, d]."""
-        empty = ~self._touched(~batch.background)
-        cells = [free.flatten().nonzero()[:, 0] for free in empty]
+        """A few features an image from cells that show background only [n, d].
+
+        Where what hides objects is learned, half of them lie over the object, if a patch left so many there:
+        they are few among the background, and the hardest to tell from the object.
+        """
+        empty, wanted = self._empty(batch), self.config.background_per_image
+        cells = [free.nonzero()[:, 0] for free in empty.flatten(1)]
         counts, own = parallel.every([len(found) for found in cells])
-        picks = [
-            torch.randperm(count, generator=generator)[: self.config.background_per_image] for count in counts
-        ]
-        return torch.cat(
-            [
-                image.flatten(0, 1)[found[pick]]
-                for image, found, pick in zip(features, cells, picks[own], strict=True)
+        shuffles = [torch.randperm(count, generator=generator) for count in counts][own]
+        picked = [found[shuffle] for found, shuffle in zip(cells, shuffles, strict=True)]
+        if self.config.occlusion_weight > 0 and batch.amodal_mask is not None:
+            over = (~self._touched(~batch.amodal_mask)).flatten(1)
+            picked = [
+                torch.cat([found[hides[found]][: wanted // 2], found[~hides[found]]])
+                for found, hides in zip(picked, over, strict=True)
             ]
+        return torch.cat(
+            [image[found[:wanted]] for image, found in zip(features.flatten(1, 2), picked, strict=True)]
         )
 
 

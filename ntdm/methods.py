@@ -16,9 +16,10 @@ from ntdm.baselines.mask_rcnn import MaskRCNN
 from ntdm.baselines.nemo import NeMo, NeMoPredictor
 from ntdm.config import InferConfig, TrainConfig, to_dict
 from ntdm.deform import DeformableMesh, read_config
+from ntdm.likelihood import encode
 from ntdm.method import Guess, Model, Predict
 from ntdm.model import NTDM
-from ntdm.render_and_compare import Solver, encode, fit_categories
+from ntdm.render_and_compare import Solver, fit_categories
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from ntdm import backbone, parallel
 from ntdm.batch import Batch
 from ntdm.camera import cam_from_obj
-from ntdm.config import TrainConfig
+from ntdm.config import InferConfig, TrainConfig
 from ntdm.deform import DeformableMesh
-from ntdm.losses import BackgroundBank, texel_cross_entropy
+from ntdm.likelihood import clutter_mixture, foreground_logit
+from ntdm.losses import BackgroundBank, occlusion_cross_entropy, texel_cross_entropy
 from ntdm.mesh import sphere_uv
 from ntdm.method import FeatureModel
 from ntdm.rasterize import Fragments, interpolate, rasterize
@@ -108,7 +109,8 @@ class NTDM(FeatureModel):
         """
         config, texels = self.config, self.config.texture_size**2
         features = self.features(batch.photo)
-        scattered, weight = self._scatter(features, batch)
+        surface = self._annotated_surface(batch, (features.shape[1], features.shape[2]))
+        scattered, weight = self._scatter(features, surface, batch)
         background = parallel.gathered(self._background_samples(features, batch, generator))
         image, texel = (weight > 0).nonzero(as_tuple=True)  # P visible texels, image by image
         place = image * texels + texel
@@ -145,6 +147,8 @@ class NTDM(FeatureModel):
             cosine += float((anchor.detach() * own).sum())
         count = int(parallel.total(len(chosen)))
         loss = loss / max(count, 1)
+        if config.occlusion_weight > 0:
+            loss = loss + config.occlusion_weight * self._occlusion_loss(features, surface, batch)
         texel, visible, alpha = (parallel.gathered(rows) for rows in (texel, visible, alpha))
         for category, *found in zip(
             categories, texel.split(counts), visible.split(counts), alpha.split(counts), strict=True
@@ -160,18 +164,22 @@ class NTDM(FeatureModel):
             "texels": count,
         }
 
-    def _scatter(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def _annotated_surface(self, batch: Batch, size: tuple[int, int]) -> SurfaceMap:
+        """The annotated meshes on the features' grid."""
+        return self.surface_map(
+            cam_from_obj(self.annotated_shapes(batch), batch.viewpoint),
+            batch.focal / self.stride,
+            batch.principal_point / self.stride,
+            size,
+        )
+
+    def _scatter(self, features: Tensor, surface: SurfaceMap, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features and view directions at the texels [B * q * q, d + 3], and the weights [B, q * q].
 
         Means of unit vectors, not yet normalised: few of the texels are needed with a gradient.
         """
         with torch.no_grad():
-            surface = self.surface_map(
-                cam_from_obj(self.annotated_shapes(batch), batch.viewpoint),
-                batch.focal / self.stride,
-                batch.principal_point / self.stride,
-                (features.shape[1], features.shape[2]),
-            )
             covered = surface.fragments.face_index >= 0
             if batch.hidden is not None:
                 covered &= ~self._touched(batch.hidden)
@@ -184,6 +192,26 @@ class NTDM(FeatureModel):
             max_extent=self.config.quad_extent,
         )
         return mean.flatten(0, 2), weight.flatten(1, 2)
+
+    def _occlusion_loss(self, features: Tensor, surface: SurfaceMap, batch: Batch) -> Tensor:
+        """The cross entropy of the cells whose object a patch hides behind background.
+
+        They learn to give the answer that inference asks of them; texture and bank are constants here.
+        """
+        config, bank = self.config, self.bank.valid().clone()  # push overwrites it before the backward pass
+        if batch.hidden is None or len(bank) == 0:
+            return features.new_zeros(())
+        hidden = (surface.fragments.face_index >= 0) & self._empty(batch) & self._touched(batch.hidden)
+        with torch.no_grad():
+            category = torch.tensor(batch.category, device=hidden.device)[hidden.nonzero()[:, 0]]
+            alpha = self.texture.alpha(surface.local_view[hidden])
+            texture, evidence = self.texture.lookup(category, sphere_uv(surface.sphere[hidden]), alpha)
+            known = evidence > KNOWN_SHARE
+        seen = features[hidden][known]
+        cosine = (seen * texture[known]).sum(-1)
+        clutter = clutter_mixture(seen, bank, config.temperature, InferConfig.clutter_count)
+        share = len(seen) / max(parallel.total(len(seen)), 1.0)  # of the cells of all processes
+        return share * occlusion_cross_entropy(foreground_logit(cosine, clutter), config.temperature)
 
     def annotated_shapes(self, batch: Batch) -> Tensor:
         """Γ(z) of the batch's annotated latents [B, V, 3]."""

@@ -25,8 +25,8 @@ from torch import Tensor
 from ntdm.camera import cam_from_obj, camera_centre
 from ntdm.config import InferConfig
 from ntdm.descent import Descent
+from ntdm.likelihood import Photos, foreground_logit
 from ntdm.mesh import sphere_uv
-from ntdm.method import FeatureModel
 from ntdm.model import NTDM, SurfaceMap
 from ntdm.rasterize import rasterize, soft_silhouette
 from ntdm.texture_lookup import texture_similarity
@@ -39,17 +39,6 @@ _OFFSET_UNIT = 0.1
 _LEAST_EVIDENCE = 0.05
 
 
-class Photos(NamedTuple):
-    """Feature maps of a batch and how much each cell looks like background."""
-
-    features: Tensor  # unit [N, h, w, d]
-    clutter: Tensor  # f . beta [N, h, w], see encode
-
-    def of(self, rows: Tensor) -> "Photos":
-        """Those of the batch's photos with the numbers `rows`."""
-        return Photos(self.features[rows], self.clutter[rows])
-
-
 class Solution(NamedTuple):
     """The refined parameters of one category, one row a photo."""
 
@@ -59,28 +48,6 @@ class Solution(NamedTuple):
     scale: Tensor  # [N] s'
     loss: Tensor  # [N]
     vertices: Tensor  # [N, V, 3] object frame
-
-
-@torch.no_grad()
-def encode(model: FeatureModel, photo: Tensor, config: InferConfig) -> Photos:
-    """Features of uint8 photos [N, 3, H, W], and how much each looks like background.
-
-    The bank's N features speak for the background as config.clutter says: "nearest" by the most similar one,
-    "mean" by their normalised mean, "mixture" by all, T log(count / N sum_j exp(f . beta_j / T)): what the
-    training loss puts against a texel's own feature, a nearest one that no single feature decides.
-    """
-    features = model.features(photo)
-    bank = model.bank.valid()
-    if len(bank) == 0:
-        raise ValueError("the model's background bank is empty: it was not trained")
-    if config.clutter == "mean":
-        return Photos(features, features @ F.normalize(bank.mean(0), dim=0))
-    likeness = features @ bank.T
-    if config.clutter == "nearest":
-        return Photos(features, likeness.amax(-1))
-    together = (likeness / config.clutter_temperature).logsumexp(-1)
-    share = math.log(config.clutter_count / len(bank))
-    return Photos(features, config.clutter_temperature * (together + share))
 
 
 class Shape(NamedTuple):
@@ -367,14 +334,14 @@ class Solver:
 
     @torch.no_grad()
     def foreground_logit(self, solution: Solution, photos: Photos) -> Tensor:
-        """min(f . f' - f . beta, f . f') on the grid [N, h, w]: positive is foreground, 0 beyond O."""
+        """The logit of ntdm.likelihood.foreground_logit on the grid [N, h, w]; 0 beyond O."""
         cam = cam_from_obj(solution.vertices, solution.viewpoint)
         focal = cam.new_full((len(cam),), self.focal / self.model.stride)
         surface = self.model.surface_map(cam, focal, solution.principal_point / self.model.stride, self.size)
         inside = surface.fragments.face_index >= 0
         feature, evidence = self._rendered(surface, inside)
         cosine = (feature * photos.features[inside]).sum(-1)
-        relative = torch.minimum(cosine - photos.clutter[inside], cosine)
+        relative = foreground_logit(cosine, photos.clutter[inside])
         logit = cosine.new_zeros(inside.shape)
         logit[inside] = torch.where(evidence > _LEAST_EVIDENCE, relative, 0.0)
         return logit

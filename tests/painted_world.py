@@ -13,9 +13,9 @@ from torch.nn.functional import normalize
 from ntdm import metrics
 from ntdm.camera import cam_from_obj, rotation
 from ntdm.config import InferConfig, TrainConfig
+from ntdm.likelihood import Photos
 from ntdm.model import NTDM
 from ntdm.rasterize import rasterize
-from ntdm.render_and_compare import Photos
 
 SIZE, FOCAL, DIM = (96, 128), 600.0, 32
 HALF = (0.2, 0.42, 0.15)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ntdm.losses import BackgroundBank, texel_cross_entropy
+from ntdm.losses import BackgroundBank, occlusion_cross_entropy, texel_cross_entropy
 
 
 def test_hand_computed():
@@ -117,3 +117,18 @@ def test_bank_is_restored_with_its_cursor():
     for each in (bank, other):
         each.push(numbered(8, 10))
     torch.testing.assert_close(bank.features, other.features)
+
+
+def test_hidden_cells_hand_computed():
+    logit = torch.tensor([0.14, -0.07], dtype=torch.float64, requires_grad=True)
+    loss = occlusion_cross_entropy(logit, 0.07)
+    expected = (math.log1p(math.exp(2)) + math.log1p(math.exp(-1))) / 2
+    assert loss.item() == pytest.approx(expected)
+    assert torch.autograd.gradcheck(lambda x: occlusion_cross_entropy(x, 0.07), (logit,))
+
+
+def test_no_hidden_cells_give_zero_with_a_graph():
+    logit = torch.zeros(0, requires_grad=True)
+    loss = occlusion_cross_entropy(logit, 0.07)
+    loss.backward()
+    assert loss == 0 and logit.grad is not None

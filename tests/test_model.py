@@ -157,6 +157,46 @@ def test_what_a_patch_hides_is_not_learned_from(model, batch):
     assert model.texture.seen.sum() == 0
 
 
+def hidden_by_background(batch):
+    """The batch with patches of background over the left halves of its photos."""
+    left = torch.zeros_like(batch.background)
+    left[..., :32] = True
+    hiding = {"hidden": left, "background": batch.background | left}
+    return batch._replace(amodal_mask=~batch.background, **hiding)
+
+
+def test_half_of_the_background_lies_over_the_object(model, batch):
+    batch = hidden_by_background(batch)
+    over = ~model._touched(~(batch.amodal_mask & batch.background))
+    maps = torch.zeros(len(batch.photo), 16, 16, 16)
+    maps[..., 0], maps[..., 1] = over.float(), (~over).float()
+    assert (over.flatten(1).sum(1) >= 5).all()
+    for weight, least, most in ((0.5, 0.5, 0.5), (0.0, 0.05, 0.45)):
+        model.config = replace(model.config, occlusion_weight=weight, background_per_image=10)
+        samples = model._background_samples(maps, batch, generator())
+        assert len(samples) == len(batch.photo) * 10
+        assert least <= samples[:, 0].mean() <= most
+
+
+def test_hidden_cells_learn_to_be_called_hidden(tiny, batch):
+    """The occlusion term alone turns the decision there round; it needs patches and a bank."""
+    model = build(tiny)
+    patched = hidden_by_background(batch)
+    features = model.features(patched.photo)
+    surface = model._annotated_surface(patched, (features.shape[1], features.shape[2]))
+    assert model._occlusion_loss(features, surface, patched) == 0  # the bank is empty
+    model.training_loss(batch, generator())
+    assert model._occlusion_loss(features, surface, batch) == 0  # no patches
+    optimiser, losses = torch.optim.Adam(model.backbone.parameters(), 2e-3), []
+    for _ in range(12):
+        loss = model._occlusion_loss(model.features(patched.photo), surface, patched)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
 def test_a_step_trains_the_backbone(model, batch):
     first, figures = model.training_loss(batch, generator())
     # Nothing was seen yet: nothing to compare with, a loss of 0 that has a gradient all the same.

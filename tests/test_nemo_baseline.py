@@ -13,7 +13,7 @@ from ntdm.baselines.nemo import NeMo, VertexSolver, nemo_inference
 from ntdm.batch import Batch
 from ntdm.camera import cam_from_obj, rotation
 from ntdm.config import InferConfig
-from ntdm.render_and_compare import Photos
+from ntdm.likelihood import Photos
 
 HALF, FOCAL, SIZE = (0.2, 0.42, 0.15), 600.0, (96, 128)
 VIEWPOINTS = torch.tensor(

@@ -66,10 +66,10 @@ def folder(tiny_folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def config(tiny):
     # Five photos: the two have parts of unequal size. SGD: where a gradient is next to nothing, Adam makes a
-    # whole step of its sign.
-    return replace(
-        tiny.TRAIN, optimiser="sgd", learning_rate=1e-3, batch_size=5, epochs=3, patches=0.8, augment=0.4
-    )
+    # whole step of its sign. With some seeds a rounding moves an input of a ReLU past zero, and the steps
+    # after it carry that further than the tolerance.
+    training = {"optimiser": "sgd", "learning_rate": 1e-3, "batch_size": 5, "epochs": 3, "seed": 2}
+    return replace(tiny.TRAIN, patches=0.8, augment=0.4, **training)
 
 
 @pytest.mark.parametrize("method", ["ntdm", "pose-classifier"])

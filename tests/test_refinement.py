@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ntdm.camera import cam_from_obj
+from ntdm.likelihood import Photos
 from ntdm.model import NTDM
 from ntdm.rasterize import rasterize
-from ntdm.render_and_compare import POSE_COLUMNS, Photos, Solver, fit_categories
+from ntdm.render_and_compare import POSE_COLUMNS, Solver, fit_categories
 
 # tests/ is no package: what these tests share is loaded by its path.
 painted = runpy.run_path(str(Path(__file__).with_name("painted_world.py")))

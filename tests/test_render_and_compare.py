@@ -10,7 +10,8 @@ import torch
 
 from ntdm import metrics
 from ntdm.camera import rotation
-from ntdm.render_and_compare import POSE_COLUMNS, Solver, encode
+from ntdm.likelihood import encode
+from ntdm.render_and_compare import POSE_COLUMNS, Solver
 
 # tests/ is no package: what these tests share is loaded by its path.
 painted = runpy.run_path(str(Path(__file__).with_name("painted_world.py")))

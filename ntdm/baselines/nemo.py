@@ -22,11 +22,12 @@ from ntdm.baselines.cuboid import Cuboid
 from ntdm.batch import Batch
 from ntdm.camera import cam_from_obj, camera_centre, project
 from ntdm.config import InferConfig, TrainConfig
+from ntdm.likelihood import Photos, encode
 from ntdm.losses import BackgroundBank, texel_cross_entropy
 from ntdm.method import FeatureModel, Guess
 from ntdm.model import SurfaceMap
 from ntdm.rasterize import interpolate, rasterize
-from ntdm.render_and_compare import Photos, Shape, Solver, encode
+from ntdm.render_and_compare import Shape, Solver
 
 # NeMo's weight of the term that keeps the photo's background features away from all vertices' features.
 CLUTTER_PUSH = 0.1
