@@ -187,6 +187,7 @@ class InferConfig:
     clutter_count: float = (
         128.0  # features it counts as, whatever the bank holds: a larger number makes more cells background
     )
+    visible_prior: float = 0.8  # probability, before it is looked at, that a cell inside the outline is visible
     silhouette: str = "soft"  # or "hard"
     sigma: float = 1.0  # pixels of the feature map
     refined_starts: int = 8  # best starts that are refined; the better one after `screening_steps` goes on
@@ -223,6 +224,7 @@ class InferConfig:
         _within(self, "infer", 0, None, "screening_steps", "steps", "shape_after", "size_prior")
         _within(self, "infer", 0, None, "patience", "least_gain", "class_margin")
         _within(self, "infer", 0, 1, "learning_rate", "learning_rate_decay", "clutter_weight")
+        _within(self, "infer", 0.01, 0.99, "visible_prior")
         _within(self, "infer", 1e-3, None, "distance", "sigma", "clutter_temperature", "clutter_count")
         _within(self, "infer", 0, LARGEST_SEED, "seed")
 

@@ -187,7 +187,7 @@ def photo_masks(
     crop_xy = crop_map.crop_from_photo(np.stack([columns.cpu().numpy() + 0.5, rows.cpu().numpy() + 0.5], -1))
     height, width = solver.image_size
     grid = cam.new_tensor(crop_xy / [width / 2, height / 2] - 1)[None, None]
-    logit = solver.foreground_logit(solution, photos)[:, None]
+    logit = solver.visible_logit(solution, photos)[:, None]
     values = F.grid_sample(logit, grid, align_corners=False, padding_mode="border")[0, 0, 0]
     visible = torch.zeros_like(amodal)
     visible[rows, columns] = values >= 0

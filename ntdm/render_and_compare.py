@@ -318,30 +318,35 @@ class Solver:
     def masks(self, solution: Solution, photos: Photos) -> tuple[Tensor, Tensor]:
         """Amodal and visible masks, bool [N, H, W] each, at crop resolution.
 
-        Amodal is the projection O of the mesh; visible is where, within O, the texture explains the photo
-        better than the background does (f . f' > f . beta and f . f' > 0), up-sampled as a logit.
+        Amodal is the projection O of the mesh; visible is where, within O, `visible_logit` is positive,
+        up-sampled.
         """
         count = len(photos.features)
         cam = cam_from_obj(solution.vertices, solution.viewpoint)
         focal = cam.new_full((count,), self.focal)
         full = rasterize(cam, self.model.faces, focal, solution.principal_point, self.image_size)
         amodal = full.face_index >= 0
-        logit = self.foreground_logit(solution, photos)
+        logit = self.visible_logit(solution, photos)
         fine = F.interpolate(logit[:, None], size=self.image_size, mode="bilinear", align_corners=False)[:, 0]
         # Cells outside O are 0, so that they do not decide over pixels at the rim; what no cell speaks for is
         # counted visible.
         return amodal, amodal & (fine >= 0)
 
     @torch.no_grad()
-    def foreground_logit(self, solution: Solution, photos: Photos) -> Tensor:
-        """The logit of ntdm.likelihood.foreground_logit on the grid [N, h, w]; 0 beyond O."""
+    def visible_logit(self, solution: Solution, photos: Photos) -> Tensor:
+        """T times the log odds that a cell of the grid [N, h, w] shows the object; 0 beyond O.
+
+        min(f . f' - f . beta, f . f') and what config.visible_prior adds (method: 3.4, where it is 1/2).
+        """
         cam = cam_from_obj(solution.vertices, solution.viewpoint)
         focal = cam.new_full((len(cam),), self.focal / self.model.stride)
         surface = self.model.surface_map(cam, focal, solution.principal_point / self.model.stride, self.size)
         inside = surface.fragments.face_index >= 0
         feature, evidence = self._rendered(surface, inside)
         cosine = (feature * photos.features[inside]).sum(-1)
-        relative = foreground_logit(cosine, photos.clutter[inside])
+        visible = self.config.visible_prior
+        prior = self.config.clutter_temperature * math.log(visible / (1 - visible))
+        relative = foreground_logit(cosine, photos.clutter[inside]) + prior
         logit = cosine.new_zeros(inside.shape)
         logit[inside] = torch.where(evidence > _LEAST_EVIDENCE, relative, 0.0)
         return logit

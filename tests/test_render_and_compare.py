@@ -147,6 +147,12 @@ def test_half_hidden_object(model, solver):
     assert (visible & ~amodal).sum() == 0
     # What is hidden is told from what is not, but for half a cell at the border.
     assert overlap(visible, truth & ~hidden).min() > 0.85
+    # The prior is in the log odds, within the outline alone.
+    even, sure = (Solver(model, 0, replace(solver.config, visible_prior=p), SIZE, FOCAL) for p in (0.5, 0.9))
+    logit, surer = (s.visible_logit(solution, photos) for s in (even, sure))
+    known = logit != 0
+    torch.testing.assert_close(surer - logit, 0.07 * math.log(9) * known)
+    assert known.any() and not known.all()
 
 
 def test_soft_silhouette_beats_hard_where_only_the_outline_tells(tiny):
