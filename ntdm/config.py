@@ -187,7 +187,7 @@ class InferConfig:
     clutter_count: float = (
         128.0  # features it counts as, whatever the bank holds: a larger number makes more cells background
     )
-    visible_prior: float = 0.8  # probability, before it is looked at, that a cell inside the outline is visible
+    visible_prior: float = 0.8  # that a cell inside the outline is visible, before it is looked at
     silhouette: str = "soft"  # or "hard"
     sigma: float = 1.0  # pixels of the feature map
     refined_starts: int = 8  # best starts that are refined; the better one after `screening_steps` goes on
