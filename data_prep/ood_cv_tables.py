@@ -231,7 +231,9 @@ def labelled_pose(item: Item, size: tuple[int, int], *, label: Label) -> ObjectP
             raise SampleError("no_object", text)
         found = object_class(objects[index])
         if found != label.category:
-            text = f"{item.annotation}: object {index} is called {found!r}, {label.where} says {label.category}"
+            text = (
+                f"{item.annotation}: object {index} is called {found!r}, {label.where} says {label.category}"
+            )
             raise SampleError("other_class", text)
         pose = replace(object_pose(objects[index], f"{item.annotation}, object {index}"), viewpoint=viewpoint)
         return pose if label.box else _cut_out(pose, size, item, label)
