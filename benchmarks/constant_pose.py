@@ -2,7 +2,7 @@
 
     python benchmarks/constant_pose.py CACHE
 
-Prints a line a split, all its categories together: the photos, and the share in percent that is right at pi/6 of
+Prints a line a split, all its categories together: the photos, and the percentage that is right at pi/6 of
 
     training   the best guess of a grid five degrees apart, chosen on CACHE's pascal3d/train
     own        the best of the split's own poses

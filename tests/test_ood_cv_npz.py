@@ -77,7 +77,7 @@ def test_splits(roots, capsys):
 
 
 def test_cads_of_training_photos_without_one(roots):
-    """Training photos are called as in PASCAL3D+, of either part; a CAD number means nothing for another class."""
+    """They are called as in PASCAL3D+, of either part; a CAD number means nothing for another class."""
     root, pascal3d = roots
     train = root / "train"
     names = ["n0_1", "2008_000001", "2008_000001_01", "2008_000001_02", "2008_000001_03"]

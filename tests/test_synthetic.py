@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
-import torch
 from PIL import Image
 
-from ntdm import camera
 from ntdm.config import CATEGORIES, NUISANCES, SyntheticConfig
 from ntdm.data_prep import synthetic, synthetic_models, synthetic_scene, synthetic_texture
 from ntdm.data_prep.synthetic import make_data
