@@ -25,6 +25,7 @@ import torch
 
 from ntdm import camera
 from ntdm.config import CATEGORIES
+from ntdm.data_prep.layout import LARGEST_TEXT, read_bytes
 from ntdm.data_prep.synthetic_texture import Array
 
 # degrees
@@ -141,7 +142,7 @@ def fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     for name in LISTS:
         _read(folder / name)
-        digest.update((folder / name).read_bytes())
+        digest.update(_text(folder / name).encode())
     return digest.hexdigest()[:16]
 
 
@@ -159,18 +160,18 @@ def constant_pose_shares(viewpoints: Array, guesses: Array, threshold: float = n
     return shares
 
 
+def _text(path: Path) -> str:
+    try:
+        return read_bytes(path, LARGEST_TEXT).decode("utf-8")
+    except ValueError as error:  # of the decoder, too
+        raise ValueError(f"--viewpoints: {error}; want a folder with {' and '.join(LISTS)}") from None
+
+
 @cache
 def _read(path: Path) -> dict[str, Array]:
     """Azimuth in 0..360, elevation and theta in -180..180 [N, 3] by category, degrees."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ValueError(
-            f"--viewpoints: {path} cannot be read ({why}); want a folder with {' and '.join(LISTS)}"
-        ) from None
     found: dict[str, list[list[float]]] = {}
-    for number, row in enumerate(csv.reader(text.splitlines()), 1):
+    for number, row in enumerate(csv.reader(_text(path).splitlines()), 1):
         folder = _FOLDER.search(row[0]) if row else None
         if number == 1 or not row:
             continue
