@@ -87,6 +87,12 @@ def object_class(fields: Any) -> str:
     return str(value.reshape(-1)[0]) if value.size else ""
 
 
+def object_cad(fields: Any) -> int:
+    """CAD file number - 1 of an object of :func:`read_objects`; -1 where it names none."""
+    number = _number(fields, "cad_index")
+    return int(number) - 1 if number is not None and 1 <= number <= 2**15 else -1
+
+
 def object_pose(fields: Any, where: str) -> ObjectPose:
     """Decode one object of :func:`read_objects`; `where` names it in messages.
 
@@ -110,8 +116,8 @@ def object_pose(fields: Any, where: str) -> ObjectPose:
     focal_px = numbers["focal"] * numbers["viewport"]
     if focal_px <= 0:
         raise SampleError("no_pose", f"{where}: focal times viewport is {focal_px}")
-    cad_index = _number(fields, "cad_index")
-    if cad_index is None or not 1 <= cad_index <= 2**15:
+    cad_index = object_cad(fields)
+    if cad_index < 0:
         raise SampleError("no_cad_index", f"{where} names no CAD model")
     bbox = np.asarray(fields["bbox"] if "bbox" in fields.dtype.names else [])
     if bbox.size != 4 or bbox.dtype.kind not in "fiu" or not np.isfinite(bbox).all():
@@ -122,7 +128,7 @@ def object_pose(fields: Any, where: str) -> ObjectPose:
         focal_px=focal_px,
         principal_point=pixels_from_matlab(np.array([numbers["px"], numbers["py"]])),
         bbox=pixels_from_matlab(bbox.reshape(4)),
-        cad_index=int(cad_index) - 1,
+        cad_index=cad_index,
     )
 
 

@@ -15,9 +15,16 @@ from functools import partial
 from pathlib import Path
 
 from ntdm.data_prep import nemo
-from ntdm.data_prep.annotation import ObjectPose, object_pose, read_objects
+from ntdm.data_prep.annotation import ObjectPose, object_cad, object_class, read_objects
 from ntdm.data_prep.layout import base_name, read_list, sift_names
-from ntdm.data_prep.ood_cv_layout import CATEGORIES, Contents, parse_name, record_of, split_folder
+from ntdm.data_prep.ood_cv_layout import (
+    CATEGORIES,
+    Contents,
+    ObjectName,
+    parse_name,
+    record_of,
+    split_folder,
+)
 from ntdm.data_prep.samples import Item
 
 
@@ -66,25 +73,31 @@ def _test_names(folder: Path, split: str, contents: Contents) -> dict[str, list[
 
 
 def _item(root: Path, base: str, pascal3d: Path, category: str, name: str) -> Item:
-    spelt = parse_name(name, category)
-    photo, number = (spelt.photo, spelt.object) if spelt else nemo.parse_name(name)
-    record = record_of(pascal3d, category, spelt.source, photo) if spelt else None
+    spelt = parse_name(name, category) or _train_name(name)
+    record = record_of(pascal3d, category, spelt.source, spelt.photo)
     return Item(
-        photo,
+        spelt.photo,
         folder=f"{base}/images",
         annotation=root / base / "annotations" / f"{name}.npz",
-        object=number,
+        object=spelt.object,
         photo=name,
-        pose=partial(_pose, record=record),
+        pose=partial(_pose, record=record, category=category),
     )
 
 
-def _pose(item: Item, size: tuple[int, int], *, record: Path | None) -> ObjectPose:
+def _train_name(name: str) -> ObjectName:
+    """A training photo, called as in PASCAL3D+, where names of the ImageNet part alone begin with "n"."""
+    photo, number = nemo.parse_name(name)
+    return ObjectName("imagenet" if photo.startswith("n") else "pascal", photo, number)
+
+
+def _pose(item: Item, size: tuple[int, int], *, record: Path, category: str) -> ObjectPose:
     """The pose of a .npz, with the CAD of the record where the .npz names none."""
     pose = nemo.prepared_pose(item, size)
-    if pose.cad_index >= 0 or record is None or not record.is_file():
+    if pose.cad_index >= 0 or not record.is_file():
         return pose
     objects, index = read_objects(record), item.object or 0
-    if index >= len(objects):
+    # CADs are numbered by category: an object of another class names a model of that one.
+    if index >= len(objects) or object_class(objects[index]) != category:
         return pose
-    return replace(pose, cad_index=object_pose(objects[index], f"{record}, object {index}").cad_index)
+    return replace(pose, cad_index=object_cad(objects[index]))

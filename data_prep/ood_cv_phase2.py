@@ -56,7 +56,7 @@ def read_phase2(root: Path, pascal3d: Path, categories: Sequence[str], splits: S
 def _label(row: Row, where: str, in_radians: bool) -> Label:
     angles = tuple(number(row[name]) for name in _ANGLES)
     degrees = tuple(map(math.degrees, angles)) if in_radians else angles
-    return Label(where, degrees, number(row["distance"]), None, recorded=False)
+    return Label(where, row["labels"], degrees, number(row["distance"]), None, recorded=False)
 
 
 def _item(base: str, root: Path, name: str, label: Label) -> Item:

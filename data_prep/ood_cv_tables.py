@@ -26,6 +26,7 @@ from ntdm.camera_numpy import PASCAL3D_FOCAL_PX
 from ntdm.data_prep.annotation import (
     ObjectPose,
     SampleError,
+    object_class,
     object_pose,
     pixels_from_matlab,
     read_objects,
@@ -61,6 +62,7 @@ class Label:
 
     Attributes:
         where: table and line, for messages.
+        category: of the object.
         angles: azimuth, elevation, theta, degrees.
         distance: CAD units.
         box: x0, y0, x1, y1 in MATLAB's frame; None where the photo is the box and its margin.
@@ -68,6 +70,7 @@ class Label:
     """
 
     where: str
+    category: str
     angles: tuple[float, ...]
     distance: float
     box: tuple[float, ...] | None
@@ -168,7 +171,7 @@ def _table_item(root: Path, pascal3d: Path, split: str, row: Row, where: str) ->
         return None
     own = root / "annotations" / f"{category}_{source}" / f"{name}.mat"
     box = tuple(number(row[side]) for side in ("left", "upper", "right", "lower"))
-    label = _label(row, "inplane_rotation", where, box, recorded=own.is_file() or source != WEB)
+    label = _label(row, category, "inplane_rotation", where, box, recorded=own.is_file() or source != WEB)
     return Item(
         name,
         folder=str(PurePosixPath(split_folder(split), path).parent),
@@ -192,13 +195,17 @@ def _crop_item(pascal3d: Path, split: str, row: Row, where: str) -> Item | None:
         annotation=record_of(pascal3d, category, source, name),
         object=number,
         photo=photo,
-        pose=partial(labelled_pose, label=_label(row, "theta", where, None, recorded=source != WEB)),
+        pose=partial(
+            labelled_pose, label=_label(row, category, "theta", where, None, recorded=source != WEB)
+        ),
     )
 
 
-def _label(row: Row, theta: str, where: str, box: tuple[float, ...] | None, recorded: bool) -> Label:
+def _label(
+    row: Row, category: str, theta: str, where: str, box: tuple[float, ...] | None, recorded: bool
+) -> Label:
     angles = tuple(number(row[name]) for name in ("azimuth", "elevation", theta))
-    return Label(where, angles, number(row["distance"]), box, recorded)
+    return Label(where, category, angles, number(row["distance"]), box, recorded)
 
 
 def number(text: str) -> float:
@@ -212,8 +219,8 @@ def number(text: str) -> float:
 def labelled_pose(item: Item, size: tuple[int, int], *, label: Label) -> ObjectPose:
     """The camera of a labelled object in its photo of `size` (h, w).
 
-    Raises SampleError: as annotation.read_objects and object_pose; no_object; no_bbox; crop_mismatch (a crop
-    that is not as large as its record's box).
+    Raises SampleError: as annotation.read_objects and object_pose; no_object; other_class (of the record's
+    object); no_bbox; crop_mismatch (a crop that is not as large as its record's box).
     """
     viewpoint = viewpoint_of([math.radians(angle) for angle in label.angles], label.distance, label.where)
     height, width = size
@@ -222,6 +229,12 @@ def labelled_pose(item: Item, size: tuple[int, int], *, label: Label) -> ObjectP
         if index >= len(objects):
             text = f"{item.annotation} has {len(objects)} objects, {label.where} names number {index}"
             raise SampleError("no_object", text)
+        found = object_class(objects[index])
+        if found != label.category:
+            text = (
+                f"{item.annotation}: object {index} is called {found!r}, {label.where} says {label.category}"
+            )
+            raise SampleError("other_class", text)
         pose = replace(object_pose(objects[index], f"{item.annotation}, object {index}"), viewpoint=viewpoint)
         return pose if label.box else _cut_out(pose, size, item, label)
     if label.box:

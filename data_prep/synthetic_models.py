@@ -29,6 +29,8 @@ from ntdm.data_prep.synthetic_parts import with_parts
 from ntdm.data_prep.synthetic_road import BUSES, CARS
 from ntdm.data_prep.synthetic_stretch import non_rigid
 
+SMALLEST, LARGEST = 0.1, 10.0  # CAD units: diagonals of released models that are shown
+
 RECIPES: dict[str, tuple[Recipe, ...]] = {
     "aeroplane": AEROPLANES,
     "bus": BUSES,
@@ -88,6 +90,13 @@ def models(category: str, cad_root: Path | None = None) -> Models:
             raise ValueError(
                 f"{next(iter(broken.values()))}; mend or remove it: photos are taken of every model"
             )
+        for k, (vertices, faces) in released.items():
+            diagonal = float(np.linalg.norm(np.ptp(vertices[np.unique(faces)], axis=0)))
+            if not SMALLEST <= diagonal <= LARGEST:
+                raise ValueError(
+                    f"CAD {k + 1:02d} of {category} in {cad_root} has a diagonal of {diagonal:.3g}: photos"
+                    f" are taken of models of {SMALLEST:g} to {LARGEST:g} units; mend or remove it"
+                )
         cads = {k + 1: with_parts(*model, category) for k, model in released.items()}
     training, unseen = _held_back(list(cads))
     stretched = tuple(range(max(cads) + 1, max(cads) + 1 + len(unseen or training)))

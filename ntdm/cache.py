@@ -181,6 +181,8 @@ class CacheFile:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._stored: dict[str, tuple[h5py.Dataset, bool, tuple[int, ...]]] = {}
+        if self.path.exists() and not self.path.is_file():
+            raise ValueError(f"{path} is called as a cache file and is none: move it away")
         if not self.path.is_file():
             raise ValueError(f"cache file {path} does not exist; `ntdm prep-data` makes it")
         try:
@@ -234,7 +236,7 @@ class CacheFile:
         """Names the file where the library cannot unpack what it holds."""
         try:
             yield
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError) as error:  # the last where a chunk was never written
             text = f"{self.path}: dataset {name} is damaged ({error})"
             raise ValueError(f"{text}; make it again with prep-data --overwrite") from None
 

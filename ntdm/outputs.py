@@ -32,7 +32,7 @@ def finished(path: Path, made_with: Mapping[str, Any], wanted: Mapping[str, Any]
 def atomic_path(final: Path) -> Iterator[Path]:
     """A temporary path beside `final`, renamed onto it only when the block ends without an error.
 
-    Raises ValueError where `final` is a device or the like.
+    Raises ValueError where `final` is a device or the like, or a folder and what was written is none.
     """
     if final.exists() and not (final.is_file() or final.is_dir()):
         raise ValueError(f"{final} is no file that could be replaced: name another")
@@ -40,6 +40,8 @@ def atomic_path(final: Path) -> Iterator[Path]:
     temporary = final.with_name(f".{final.stem}.{_host()}-{os.getpid()}.part{final.suffix}")
     try:
         yield temporary
+        if final.is_dir() and not temporary.is_dir():
+            raise ValueError(f"{final} is a folder, where a file is to be written: name another")
         os.replace(temporary, final)
     finally:
         _remove(temporary)

@@ -256,3 +256,22 @@ def test_broken_file_is_refused(tmp_path, damage, said):
     with pytest.raises(ValueError, match=said) as caught:
         cache.CacheFile(path)
     assert "car.h5" in str(caught.value)
+
+
+def test_a_folder_called_like_a_cache_file(tmp_path):
+    (tmp_path / "car.h5").mkdir()
+    with pytest.raises(ValueError, match=r"car\.h5 is called as a cache file and is none: move it away"):
+        cache.CacheFile(tmp_path / "car.h5")
+
+
+def test_a_photo_that_was_never_written(tmp_path):
+    path = write(tmp_path / "pascal3d" / "val" / "car.h5")
+    with h5py.File(path, "a") as file:
+        shape = file["images"].shape
+        del file["images"]
+        file.create_dataset("images", shape, np.uint8, chunks=(1, *shape[1:]))
+    with (
+        cache.CacheFile(path) as file,
+        pytest.raises(ValueError, match=r"car\.h5: dataset images is damaged .*; make it again"),
+    ):
+        file.read("images", 0)

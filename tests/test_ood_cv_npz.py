@@ -76,6 +76,25 @@ def test_splits(roots, capsys):
     }
 
 
+def test_cads_of_training_photos_without_one(roots):
+    """They are called as in PASCAL3D+, of either part; a CAD number means nothing for another class."""
+    root, pascal3d = roots
+    train = root / "train"
+    names = ["n0_1", "2008_000001", "2008_000001_01", "2008_000001_02", "2008_000001_03"]
+    for name in names:
+        write_sample(train / "processed", name)
+    (train / "car.txt").write_text("\n".join(names))
+    objects = [raw["annotated"](**change) for change in ({}, {"class": "bus"}, {"viewpoint": raw["EMPTY"]})]
+    raw["write_record"](pascal3d / "Annotations" / "car_pascal" / "2008_000001.mat", objects)
+    (path,) = prepare(roots, splits=["train"]).paths
+    with CacheFile(path) as file:
+        found = dict(zip(file["name"], file["cad_index"].tolist(), strict=True))
+    # n0_1 and the VOC photo's first object name CAD 02; the second is a bus, the third has no view but a CAD.
+    assert found == {
+        "n0_1_00": 1, "2008_000001_00": 1, "2008_000001_01": -1, "2008_000001_02": 1, "2008_000001_03": -1,
+    }  # fmt: skip
+
+
 def test_photos_and_annotations_without_each_other(roots):
     folder = roots[0] / "phase-1" / "iid_test"
     (write_sample(folder, "pascal_car_2008_000003_1")).unlink()

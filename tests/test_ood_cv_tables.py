@@ -112,6 +112,15 @@ def test_a_photo_of_pascal3d_without_its_record_is_counted(tables, pascal3d):
     assert report.files[0].dropped == {"annotation_missing": 2}
 
 
+def test_the_record_is_of_the_same_class(tables, pascal3d):
+    """Its CAD number means nothing for another category."""
+    record = pascal3d / "Annotations" / "car_pascal" / "2008_000001.mat"
+    write_record(record, [annotated(), annotated(**{"class": "bus"})])
+    write_table(tables / "nuisances/pose/pose_bias.csv", [row("2008_000001"), row("2008_000001", 1)])
+    report = prepare(tables, pascal3d, splits=["pose"])
+    assert (report.files[0].samples, report.files[0].dropped) == (1, {"other_class": 1})
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

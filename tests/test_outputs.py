@@ -43,6 +43,14 @@ def test_a_device_is_not_replaced() -> None:
         pass
 
 
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    final = tmp_path / "a.csv"
+    (final / "inside").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"a\.csv is a folder"), outputs.atomic_path(final) as part:
+        part.write_text("new")
+    assert os.listdir(tmp_path) == ["a.csv"] and os.listdir(final) == ["inside"]
+
+
 def test_hdf5_has_its_name_when_whole(tmp_path: Path) -> None:
     final = tmp_path / "a.h5"
     with outputs.atomic_hdf5(final) as file:

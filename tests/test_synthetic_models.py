@@ -2,8 +2,10 @@
 
 import csv
 import filecmp
+import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -293,13 +295,35 @@ def test_real_lists_cover_every_category() -> None:
 
 @pytest.mark.skipif(not LISTS.is_dir(), reason=f"needs the real viewpoint lists at {LISTS}")
 @pytest.mark.parametrize("seed", range(2))
-def test_no_constant_guess_scores_well_on_real_lists(seed: int) -> None:
+def test_no_photo_s_pose_is_a_good_guess_on_real_lists(seed: int) -> None:
     config = SyntheticConfig(categories=CATEGORIES, seed=seed)
     counts = {"val": config.val_per_category, "iid": config.iid_per_category}
     for split in ("val", "iid", *NUISANCES):
-        viewpoints = [
-            Sample(config, Path(), split, category, index, None, LISTS).angles
-            for category in shown(split, CATEGORIES)
-            for index in range(counts.get(split, config.ood_per_category))
-        ]
-        assert synthetic_viewpoints.best_constant_pose(np.array(viewpoints)) < 0.15, split
+        viewpoints = np.array(
+            [
+                Sample(config, Path(), split, category, index, None, LISTS).angles
+                for category in shown(split, CATEGORIES)
+                for index in range(counts.get(split, config.ood_per_category))
+            ]
+        )
+        assert synthetic_viewpoints.constant_pose_shares(viewpoints, viewpoints).max() < 0.15, split
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
+def test_a_list_of_viewpoints_that_is_no_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """Neither waited for nor read without end."""
+    make(tmp_path / "train.csv")
+    with pytest.raises(
+        ValueError, match=r"--viewpoints: .*train\.csv is .*; want a folder with train\.csv and"
+    ):
+        synthetic_viewpoints.fingerprint(tmp_path)
+
+
+@pytest.mark.parametrize("size", [0.0, 0.01, 20.0])
+def test_a_model_of_no_size_is_refused(tmp_path: Path, size: float) -> None:
+    folder = tmp_path / "CAD" / "car"
+    folder.mkdir(parents=True)
+    half = size / 2
+    (folder / "03.off").write_text(f"OFF\n3 1 0\n{-half} 0 0\n{half} 0 0\n0 0 0\n3 0 1 2\n")
+    with pytest.raises(ValueError, match=r"CAD 03 of car in .* has a diagonal of"):
+        synthetic_models.models("car", tmp_path)
