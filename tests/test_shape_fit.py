@@ -1,4 +1,4 @@
-"""surface.py and shape_fit.py: what is visible, exact distances, quality of the fit, the stage on a cache."""
+"""surface.py and shape_fit.py: what is visible, quality of the fit, the stage on a cache."""
 
 import dataclasses
 import json
@@ -54,23 +54,6 @@ def test_visible_surface_leaves_the_inside_out_whatever_the_winding():
 def test_visible_surface_names_a_broken_cad(cad, message):
     with pytest.raises(ValueError, match=message):
         surface.visible_surface(cad, torch.Generator(), "CAD 07")
-
-
-def test_nearest_faces_are_those_of_brute_force():
-    meshes = [ellipsoid(0.3, 0.4, 0.2, subdivisions=1), ellipsoid(0.5, 0.2, 0.2, subdivisions=2)]
-    points = 0.6 * torch.randn(2, 40, 3, generator=torch.Generator().manual_seed(1))
-    face, weights, foot = surface.NearestFaces(meshes, 1.0)(points)
-    for k, (vertices, faces) in enumerate(meshes):
-        cloud, triangles = torch.from_numpy(vertices), torch.from_numpy(faces.astype(np.int64))
-        again = surface.points_on_faces(cloud[None], triangles[face[k]][None], weights[k][None])[0]
-        torch.testing.assert_close(again, foot[k], atol=1e-5, rtol=0)
-        # No point of a fine sampling of any face is nearer than the foot.
-        a, b = torch.meshgrid(torch.linspace(0, 1, 21), torch.linspace(0, 1, 21), indexing="ij")
-        fine = torch.stack([1 - a - b, a, b], -1)[a + b <= 1.0001]
-        sampled = torch.einsum("sc,fcd->fsd", fine, cloud[triangles]).reshape(-1, 3)
-        distance, best = (points[k] - foot[k]).norm(dim=1), torch.cdist(points[k], sampled).min(1).values
-        assert (distance <= best + 1e-5).all()
-        assert (best - distance).max() < 0.02
 
 
 def test_the_loss_has_the_derivative_of_the_distances():
