@@ -183,7 +183,7 @@ def run(
             )
             _write_latents(files, list(found), latents)
         except ValueError as error:
-            failures.append(f"{category}: {error}")
+            failures.append(f"{category}: {str(error).removeprefix(f'{category}: ')}")
             say(failures[-1])
     if failures:
         others = f"; the {len(wanted) - len(failures)} others are done" if len(wanted) > len(failures) else ""

@@ -70,16 +70,18 @@ def visible_surface(cad: Cad, generator: torch.Generator, name: str = "CAD") -> 
         raise ValueError(f"{name} has faces of shape {faces.shape}: want triangles (F, 3)")
     if len(faces) == 0 or len(vertices) == 0:
         raise ValueError(f"{name} has {len(vertices)} vertices and {len(faces)} faces: nothing to fit")
-    if faces.min() < 0 or faces.max() >= len(vertices):
-        raise ValueError(f"{name} has a face that names vertex {faces.max()} of {len(vertices)}")
+    wrong = faces[(faces < 0) | (faces >= len(vertices))]
+    if len(wrong):
+        raise ValueError(f"{name} has a face that names vertex {wrong[0]} of {len(vertices)}")
     used = vertices[faces.reshape(-1)]
     if not np.isfinite(used).all():
         raise ValueError(f"{name} has vertices that are not finite numbers")
     centre, diagonal = (used.min(0) + used.max(0)) / 2, float(np.linalg.norm(np.ptp(used, axis=0)))
     cloud = torch.from_numpy(vertices)
     if diagonal and not SMALLEST <= diagonal <= LARGEST:
+        unit = " (is it in millimetres?)" if diagonal > LARGEST else ""
         raise ValueError(
-            f"{name} has a diagonal of {diagonal:.4g} units: want about 1 (is it in millimetres?); "
+            f"{name} has a diagonal of {diagonal:.4g} units: want about 1{unit}; "
             f"divide its vertices by {diagonal:.4g}"
         )
     if np.linalg.norm(centre) > FARTHEST * diagonal > 0:

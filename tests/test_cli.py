@@ -230,7 +230,9 @@ def test_shapes_on_cuda_want_kaolin(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     small = ("subdivisions=1", "steps=2", "surface_samples=50", "width=8", "layers=1")
     result = ntdm(*fit, *(word for setting in small for word in ("--set", setting)))
     assert result.exit_code == 0
-    assert "fit-shapes computes on the CPU: on CUDA it needs Kaolin (No module named 'kaolin')" in result.stderr
+    assert (
+        "fit-shapes computes on the CPU: on CUDA it needs Kaolin (No module named 'kaolin')" in result.stderr
+    )
 
 
 @pytest.mark.parametrize("where", [(), ("--cache", "c", "--cad-root", "d")])

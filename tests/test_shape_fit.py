@@ -43,11 +43,13 @@ def test_visible_surface_leaves_the_inside_out_whatever_the_winding():
         ((np.zeros((3, 3), np.float32), np.zeros((0, 3), np.int32)), "CAD 07 has 3 vertices and 0 faces"),
         ((np.zeros((3, 3), np.float32), np.array([[0, 1, 2]])), "without area"),
         ((np.zeros((3, 3), np.float32), np.array([[0, 1, 3]])), "names vertex 3 of 3"),
+        ((np.zeros((3, 3), np.float32), np.array([[0, 1, 2], [0, -5, 1]])), "names vertex -5 of 3"),
         ((np.full((3, 3), np.nan, np.float32), np.array([[0, 1, 2]])), "not finite"),
         ((np.eye(3, dtype=np.float32), np.array([[0, 1, 2]])), "has 1 of the 4 faces"),
         ((np.eye(4, 3, dtype=np.float32), np.array([[0, 1, 2, 3]])), r"want triangles \(F, 3\)"),
         ((np.eye(3, dtype=np.float32), np.zeros((10**7, 3), np.int8)), "10000000 faces: reduce it"),
         (ellipsoid(250.0, 400.0, 150.0), r"diagonal of .* \(is it in millimetres\?\)"),
+        (ellipsoid(0.002, 0.004, 0.002), r"diagonal of 0.009798 units: want about 1; divide its vertices by"),
         (ellipsoid(0.2, 0.4, 0.2, centre=(3.0, 0, 0)), r"centre at \(3, 0, 0\)"),
     ],
 )
@@ -223,6 +225,16 @@ def test_run_refuses_an_empty_cache_unknown_categories_and_different_cads(tmp_pa
         shape_fit.run(SMALL, tmp_path, tmp_path / "out", ["boat"])
     with pytest.raises(ValueError, match="carry different CADs"):
         shape_fit.run(SMALL, tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fit_that_diverges_stops_its_category_alone(tmp_path):
+    cads = {name: lambda: {0: box(0.2, 0.3, 0.2)} for name in ("car", "sofa")}
+    config = dataclasses.replace(SMALL, steps=2, laplacian_weight=1e300)
+    with pytest.raises(
+        ValueError, match="^car: fitting 1 CADs, medoid diverged at step 0: .*; sofa: fitting"
+    ):
+        shape_fit.run(config, None, tmp_path / "out", cads=cads)
     assert not (tmp_path / "out").exists()
 
 
