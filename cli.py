@@ -222,7 +222,7 @@ def fit_shapes(
     config: ConfigOption = "tiny",
     settings: SetOption = None,
     seed: SeedOption = None,
-    device: CpuOption = Device.auto,
+    device: DeviceOption = Device.auto,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Fit the deformable mesh of every category to its CADs; write shapes, and latents into the caches.
@@ -230,7 +230,7 @@ def fit_shapes(
     \b
     Example: ntdm fit-shapes --cache cache --out shapes
     """
-    from ntdm import shape_fit
+    from ntdm import nearest_faces, shape_fit
     from ntdm.data_prep import cad
     from ntdm.reports import diagnostics
 
@@ -238,6 +238,10 @@ def fit_shapes(
         raise typer.BadParameter("name either --cache or --cad-root")
     names = options.split(categories) or None
     found = cad.find_cads(cad_root) if cad_root is not None else None
+    where = options.resolved(device)
+    if device is Device.auto and where == "cuda" and (reason := nearest_faces.missing()):
+        say(f"fit-shapes computes on the CPU: on CUDA it needs Kaolin ({reason})")
+        where = "cpu"
     settled = configs.settled(ShapeConfig, config, settings, seed)
     print(
         shape_fit.run(
@@ -249,6 +253,7 @@ def fit_shapes(
             cads=found,
             frozen=freeze,
             plot=diagnostics.draw_convergence,
+            device=where,
         )
     )
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Everything about CUDA that needs a GPU, in one call: builds, tests, compute-sanitizer, 100 repeats bit for bit,
 # times. Usage: benchmarks/gpu_check.sh [OUT]; PYTHON names the interpreter, which needs torch, numpy, h5py, pillow
-# and pytest: the operators run from the checkout. Every step runs, whatever the others do; exit code 1 if one failed.
+# and pytest: the operators run from the checkout. With open3d and Kaolin also the distances of fit-shapes. Every step runs, whatever the others do; exit code 1 if one failed.
 set -u
 cd "$(dirname "$0")/.."
 out=${1:-gpu_check}
@@ -31,7 +31,8 @@ from ntdm import native
 start = time.time()
 print(native.built_cuda() or native.build_cuda(native.user_cache()), f'{time.time() - start:.1f} s')"
 step tests "$python" -m pytest -q -m gpu -rs tests/test_launch.py tests/test_uv_scatter.py tests/test_rasterize.py \
-    tests/test_rasterize_kaolin.py tests/test_texture_lookup.py tests/test_texture_update.py
+    tests/test_rasterize_kaolin.py tests/test_texture_lookup.py tests/test_texture_update.py \
+    tests/test_nearest_faces.py
 step repeat "$python" benchmarks/repeat.py --device cuda --repeats 100
 
 # torch's own kernels are not looked at: only ours, by name.
@@ -51,6 +52,14 @@ step bench_rasterize "$python" benchmarks/bench_rasterize.py --device cuda
 
 if "$python" -c "import ntdm.cli" 2>/dev/null; then
     step demo "$python" -c "from ntdm.cli import main; main()" demo --quick --device cuda "$out/demo"
+    if "$python" -c "from ntdm import nearest_faces; raise SystemExit(bool(nearest_faces.missing()))"; then
+        for device in cpu cuda; do # Kaolin's fit beside open3d's: quality and seconds a category
+            step "shapes_$device" "$python" -c "from ntdm.cli import main; main()" fit-shapes --device $device \
+                --cad-root "$out/demo/data/PASCAL3D+_release1.1" --out "$out/shapes_$device"
+        done
+    else
+        echo "Kaolin: not there, fit-shapes on CUDA not run"
+    fi
 fi
 [ -z "$failed" ] || { echo "gpu_check: failed:$failed"; exit 1; }
 echo "gpu_check: all held"

@@ -60,8 +60,9 @@ def read_off(path: Path) -> Cad:
         triangles = _triangles(lines[1 + number : 1 + number + faces])
     except (ValueError, OverflowError) as error:  # the latter of numbers that no int64 holds
         raise ValueError(f"{path} is not a usable OFF file: {reason(error)}") from None
-    if triangles.min() < 0 or triangles.max() >= number:
-        raise ValueError(f"{path}: a face names vertex {triangles.max()}, there are {number}, counted from 0")
+    wrong = triangles[(triangles < 0) | (triangles >= number)]
+    if len(wrong):
+        raise ValueError(f"{path}: a face names vertex {wrong[0]}, there are {number}, counted from 0")
     return vertices, triangles.astype(np.int32)
 
 
@@ -160,8 +161,9 @@ def _fault(vertices: np.ndarray, faces: np.ndarray) -> str | None:
     fault = _vertex_fault(vertices)
     if fault:
         return fault
-    if not (faces.min() >= 1 and faces.max() <= len(vertices)):
-        return f"a face names vertex {faces.max()}, there are {len(vertices)}, counted from 1"
+    wrong = faces[~((faces >= 1) & (faces <= len(vertices)))]
+    if len(wrong):
+        return f"a face names vertex {wrong[0]}, there are {len(vertices)}, counted from 1"
     return None
 
 
@@ -184,7 +186,7 @@ def _vertex_fault(vertices: np.ndarray) -> str | None:
         return "a vertex is not finite"
     farthest = float(np.abs(vertices).max())
     if farthest > _LARGEST:
-        return f"a coordinate is {farthest:g}, where a model's diagonal is 1"
+        return f"a coordinate is {farthest:g}, where a model's diagonal is 1: divide them by the diagonal"
     return None
 
 

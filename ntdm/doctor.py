@@ -111,10 +111,10 @@ def _kaolin() -> str:
         kaolin = importlib.import_module("kaolin")
     except (ImportError, OSError, RuntimeError) as error:
         return (
-            f"Kaolin: not usable ({str(error).splitlines()[0]}); not needed: ntdm has its own rasterizer\n"
+            f"Kaolin: not usable ({str(error).splitlines()[0]}); only fit-shapes needs it, on CUDA\n"
             "  get it: the README's section CUDA says which torch and Kaolin go together, and how"
         )
-    return f"Kaolin {kaolin.__version__} (its rasterizer runs on CUDA only)"
+    return f"Kaolin {kaolin.__version__} (rasterizer and distances run on CUDA only)"
 
 
 def _torchvision() -> str:

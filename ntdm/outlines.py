@@ -39,12 +39,13 @@ class Outlines:
         self._centre = torch.stack([_middle(s) for s in surfaces])
         self._depth = torch.stack([_signed(self._masks(k, s)) for k, s in enumerate(surfaces)])
 
-    def of(self, which: Sequence[int]) -> "Outlines":
-        """Those of some of the CADs."""
+    def of(self, which: Sequence[int], device: str = "cpu") -> "Outlines":
+        """Those of some of the CADs, for meshes on the device."""
         some = copy.copy(self)
         chosen = torch.tensor(which)
-        some._diagonal, some._centre = self._diagonal[chosen], self._centre[chosen]
-        some._depth = self._depth[chosen]
+        some._angles = self._angles.to(device)
+        some._diagonal, some._centre = self._diagonal[chosen].to(device), self._centre[chosen].to(device)
+        some._depth = self._depth[chosen].to(device)
         return some
 
     def excess(self, vertices: Tensor, faces: Tensor, views: int, generator: torch.Generator) -> Tensor:
@@ -57,11 +58,12 @@ class Outlines:
             [K] means over the outlines' pixels of signed lengths in diagonals, differentiable with respect to
             vertices: 1 a pixel or more outside the CAD's mask, -1 inside, 0 on its rim.
         """
-        K = len(vertices)
+        K, device = len(vertices), vertices.device
         pick = torch.stack([torch.randperm(VIEWS, generator=generator)[:views] for _ in range(K)])
         posed = torch.cat([self._posed(vertices[k], k, pick[k]) for k in range(K)])
         count = len(posed)
-        focal, principal_point = torch.full((count,), FOCAL * SIZE), torch.full((count, 2), SIZE / 2)
+        focal = torch.full((count,), FOCAL * SIZE, device=device)
+        principal_point = torch.full((count, 2), SIZE / 2, device=device)
         with torch.no_grad():
             seen = rasterize(posed, faces, focal, principal_point, (SIZE, SIZE))
             image, row, column, outward = _rim(seen.face_index >= 0)
@@ -75,7 +77,7 @@ class Outlines:
         # Depth is held: moving towards the camera would make every outline grow.
         x, y = rim[:, 0] / -rim[:, 2].detach(), rim[:, 1] / -rim[:, 2].detach()
         moved = DISTANCE * (x * outward[:, 0] - y * outward[:, 1])  # of a row y points down
-        return torch.zeros(count).index_add(0, image, share * moved).view(K, views).mean(1)
+        return torch.zeros(count, device=device).index_add(0, image, share * moved).view(K, views).mean(1)
 
     def _posed(self, vertices: Tensor, k: int, views: Tensor) -> Tensor:
         """[views, V, 3]: mesh [V, 3] of CAD k in the cameras' frames."""
@@ -117,9 +119,10 @@ def _rim(inside: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     image, row, column = (inside & (around < 4)).nonzero(as_tuple=True)
     # Away from the middle of the mask's part within two pixels.
     padded = torch.nn.functional.pad(inside.float(), (2, 2, 2, 2))
-    outward = torch.zeros(len(image), 2)
+    outward = torch.zeros(len(image), 2, device=inside.device)
     for down in range(-2, 3):
         for right in range(-2, 3):
             here = padded[image, row + 2 + down, column + 2 + right]
-            outward -= here[:, None] * torch.tensor([right, down])
+            outward[:, 0] -= right * here
+            outward[:, 1] -= down * here
     return image, row, column, torch.nn.functional.normalize(outward, dim=1)

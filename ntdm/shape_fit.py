@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntdm import cache
+from ntdm import cache, nearest_faces
 from ntdm.config import ShapeConfig, to_dict
 from ntdm.deform import DeformableMesh, load_shape, read_meta, save_shape
 from ntdm.mesh import write_plain_obj
@@ -39,19 +39,20 @@ Plot = Callable[[str, Sequence[Sequence[float]], Path], None]
 
 
 def fit(
-    surfaces: Sequence[Surface], config: ShapeConfig, label: str
+    surfaces: Sequence[Surface], config: ShapeConfig, label: str, device: str = "cpu"
 ) -> tuple[DeformableMesh, list[list[float]]]:
     """Fit Γ to the K CADs of one category, CAD k at the one-hot latent z_k.
 
     Args:
         surfaces: of the K CADs. config: template, network, loss. label: for the progress.
+        device: to compute on.
 
     Returns:
-        the model and the history of its meshes, [step, loss] about forty times for each template. ValueError
-        if the fit diverges.
+        the model, on the CPU, and the history of its meshes, [step, loss] about forty times for each
+        template. ValueError if the fit diverges.
     """
-    meshes, _, history = fit_meshes(surfaces, config, label)
-    return through(meshes, config, f"{label}, network"), history
+    meshes, _, history = fit_meshes(surfaces, config, label, device=device)
+    return through(meshes.to(device), config, f"{label}, network").cpu(), history
 
 
 def through(meshes: Tensor, config: ShapeConfig, label: str) -> DeformableMesh:
@@ -60,11 +61,11 @@ def through(meshes: Tensor, config: ShapeConfig, label: str) -> DeformableMesh:
     The network learns as much of the meshes, and of random mixtures of two of them, as it can; the offsets
     are the rest.
     """
-    K = len(meshes)
+    K, device = len(meshes), meshes.device
     generator = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = DeformableMesh(config, K)
+        model = DeformableMesh(config, K).to(device)
     with torch.no_grad():
         extents = meshes.amax(1) - meshes.amin(1)
         # A flat category (a picture frame) still needs a sphere, not a disc of no volume.
@@ -78,9 +79,9 @@ def through(meshes: Tensor, config: ShapeConfig, label: str) -> DeformableMesh:
             group["lr"] = NETWORK_RATE * _rate(step, config.network_steps)
         other = one_hot[torch.randperm(K, generator=generator)]
         # Half of them are CADs themselves, the others lie anywhere between two.
-        share = (2 * torch.rand(K, 1, generator=generator) - 1).clamp_min(0)
+        share = (2 * torch.rand(K, 1, generator=generator) - 1).clamp_min(0).to(device)
         z = torch.lerp(one_hot, other, share)
-        which = torch.randperm(V, generator=generator)[:NETWORK_VERTICES]
+        which = torch.randperm(V, generator=generator)[:NETWORK_VERTICES].to(device)
         off = model.network(z, which) - (z @ wanted[:, which].flatten(1)).view(K, -1, 3)
         optimiser.zero_grad()
         off.square().mean().backward()
@@ -95,10 +96,10 @@ def fit_latents(
 ) -> tuple[Tensor, list[list[float]]]:
     """Latents of CADs that Γ was not fitted to: z is optimised by Eq. 2, Ψ and s stay as they are.
 
-    The start is the fitted CAD that is nearest by Eq. 2.
+    The start is the fitted CAD that is nearest by Eq. 2. It is computed on the model's device.
 
     Returns:
-        z [N, K] for the N surfaces, and the history, [step, loss].
+        z [N, K] for the N surfaces, on that device, and the history, [step, loss].
     """
     generator = torch.Generator().manual_seed(seed)
     loss_of = ShapeLoss(model.template_faces, surfaces, model.config)
@@ -133,6 +134,7 @@ def run(
     cads: Mapping[str, Callable[[], Mapping[int, Cad]]] | None = None,
     frozen: bool = False,
     plot: Plot | None = None,
+    device: str = "cpu",
 ) -> Path:
     """Fit every category and write its latents into the cache files it came from.
 
@@ -145,13 +147,16 @@ def run(
         cads: category -> what returns its CADs by cad_index, for CADs without photos.
         frozen: the shapes in `out` stay as they are; the CADs get latents by :func:`fit_latents`.
         plot: draws the convergence plot of (title, history, path).
+        device: of the descents; visibility, starts and quality are computed on the CPU.
 
     Returns:
         out, with <category>.safetensors, .json, meshes/, sheets/; with frozen, latents/ instead.
 
     Raises:
-        ValueError: no cache file, an unknown category; after all others are done, those that failed and why.
+        ValueError: no cache file, an unknown category, CUDA without Kaolin; after all others are done, those
+            that failed and why.
     """
+    nearest_faces.check(device)
     if Path(out).is_file():
         raise ValueError(f"{out} is a file: name a folder for the shapes")
     sweep(Path(out))
@@ -173,10 +178,12 @@ def run(
             if not found:
                 more = f" nor {len(files) - 1} more" if len(files) > 1 else ""
                 raise ValueError(f"no CAD in {files[0]}{more}")
-            latents = (_freeze if frozen else _fit)(category, found, config, Path(out), overwrite, plot)
+            latents = (_freeze if frozen else _fit)(
+                category, found, config, Path(out), overwrite, plot, device
+            )
             _write_latents(files, list(found), latents)
         except ValueError as error:
-            failures.append(f"{category}: {error}")
+            failures.append(f"{category}: {str(error).removeprefix(f'{category}: ')}")
             say(failures[-1])
     if failures:
         others = f"; the {len(wanted) - len(failures)} others are done" if len(wanted) > len(failures) else ""
@@ -199,6 +206,7 @@ def _fit(
     out: Path,
     overwrite: bool,
     plot: Plot | None,
+    device: str,
 ) -> np.ndarray:
     """Fit one category unless that is done; returns the latents [K, K]."""
     path = out / f"{category}.safetensors"
@@ -208,7 +216,7 @@ def _fit(
         return np.eye(len(cads), dtype=np.float32)
     start = time.monotonic()
     surfaces = _surfaces(category, cads, config.seed)
-    model, history = fit(surfaces, config, f"{category}: fitting {len(cads)} CADs")
+    model, history = fit(surfaces, config, f"{category}: fitting {len(cads)} CADs", device)
     z = model.one_hot()
     with torch.no_grad():
         shapes, mean_shape = model(z), model(z.mean(0, keepdim=True))[0]
@@ -247,6 +255,7 @@ def _freeze(
     out: Path,
     overwrite: bool,
     plot: Plot | None,
+    device: str,
 ) -> np.ndarray:
     """Latents [N, K] of the category's CADs under the shape in `out`, which may never have seen them."""
     model = load_shape(out / f"{category}.safetensors")
@@ -264,7 +273,9 @@ def _freeze(
                 raise ValueError(f"{path} is damaged: pass --overwrite to make it again")
             return rows
     surfaces = _surfaces(category, cads, config.seed)
-    z, history = fit_latents(model, surfaces, f"{category}: latents of {len(cads)} CADs", config.seed)
+    label = f"{category}: latents of {len(cads)} CADs"
+    z, history = fit_latents(model.to(device), surfaces, label, config.seed)
+    model, z = model.cpu(), z.cpu()
     with torch.no_grad():
         shapes = model(z)
     for k, vertices in zip(cads, shapes, strict=True):

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ntdm.config import ShapeConfig
 from ntdm.mesh import face_neighbours, face_normals
-from ntdm.surface import NearestFaces, Surface, points_on_faces
+from ntdm.nearest_faces import nearest_faces, points_on_faces
+from ntdm.surface import Surface
 
 # Distances count as sqrt(d^2 + ROUND^2) - ROUND: squares let a web between wing and fuselage stand, because
 # it is nowhere far away; the distances themselves have no derivative at 0.
@@ -40,8 +41,8 @@ class ShapeLoss:
     """Eq. 2 and its regularisers for K meshes of one topology; lengths in units of each CAD's diagonal.
 
     Args:
-        faces: [F, 3] of every Γ(z_k). surfaces: of the K CADs. config: weights and, unless given as
-        `samples`, how many points are drawn from a CAD and from its Γ.
+        faces: [F, 3] of every Γ(z_k), on the device where the loss is computed. surfaces: of the K CADs.
+        config: weights and, unless given as `samples`, how many points are drawn from a CAD and from its Γ.
     """
 
     def __init__(
@@ -49,9 +50,10 @@ class ShapeLoss:
     ) -> None:
         self.faces, self.config, self.surfaces = faces, config, surfaces
         self.samples = samples or config.surface_samples
-        self.diagonal = torch.tensor([s.diagonal for s in surfaces])[:, None, None]
+        self.diagonal = torch.tensor([s.diagonal for s in surfaces])[:, None, None].to(faces.device)
         self.unit = float(self.diagonal.max())
-        self.cads = NearestFaces([(s.vertices.numpy(), s.faces.numpy()) for s in surfaces], self.unit)
+        cads = [(s.vertices.to(faces.device), s.faces.to(faces.device)) for s in surfaces]
+        self.cads = nearest_faces(cads, self.unit)
         self.edges, self.edge_faces = face_neighbours(faces)
         V = int(faces.max()) + 1
         self.degree = torch.bincount(self.edges.reshape(-1), minlength=V)[:, None]
@@ -60,21 +62,22 @@ class ShapeLoss:
         """The points of one step. On a CAD: by area on its visible surface, and its visible vertices.
 
         On Γ: a sixth vertices, the rest by area on its faces, which alone notice a face that spans the air
-        from handlebar to saddle.
+        from handlebar to saddle. They are drawn on the CPU, so that every device gets the same.
         """
         count = self.samples
         wanted = torch.stack([_draw(s, count, generator) for s in self.surfaces])
-        areas = self.areas(vertices.detach())
+        areas = self.areas(vertices.detach()).cpu()
         few = max(1, count // 6)
         face = torch.multinomial(areas, count - few, replacement=True, generator=generator)
         weights = -torch.rand(*face.shape, 3, generator=generator).clamp_min(1e-9).log()
-        return Draw(
+        drawn = Draw(
             wanted,
             torch.randint(vertices.shape[1], (few,), generator=generator),
             face,
             weights / weights.sum(-1, keepdim=True),
             areas.gather(1, face),
         )
+        return Draw(*(part.to(vertices.device) for part in drawn))
 
     def distance(self, vertices: Tensor, draw: Draw) -> Tensor:
         """Eq. 2 of each mesh: mean rounded distance of the CAD's points to Γ, plus that of Γ's to the CAD.
@@ -88,7 +91,7 @@ class ShapeLoss:
         Returns:
             [K] diagonals, differentiable with respect to vertices.
         """
-        gamma = NearestFaces([(v, self.faces.numpy()) for v in vertices.detach().numpy()], self.unit)
+        gamma = nearest_faces([(v, self.faces) for v in vertices.detach()], self.unit)
         face, weights, _ = gamma(draw.wanted)
         to_gamma = (points_on_faces(vertices, self.faces[face], weights) - draw.wanted) / self.diagonal
         on_faces = points_on_faces(vertices, self.faces[draw.face], draw.weights)

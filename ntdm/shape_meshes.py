@@ -35,17 +35,18 @@ History = list[list[float]]
 
 
 def fit_meshes(
-    surfaces: Sequence[Surface], config: ShapeConfig, label: str, joint: bool = True
+    surfaces: Sequence[Surface], config: ShapeConfig, label: str, joint: bool = True, device: str = "cpu"
 ) -> tuple[Tensor, Mesh, History]:
     """Meshes of one topology, mesh k like CAD k.
 
     Args:
         surfaces: of the K CADs. config: template and loss. label: for the progress.
         joint: corresponding vertices are to be corresponding parts; otherwise each CAD for itself.
+        device: of the descent; starts and smoothing are computed on the CPU.
 
     Returns:
         vertices [K, V, 3] in CAD units, their template (the unit icosphere), and [step, loss] about forty
-        times. ValueError if the fit diverges.
+        times; all on the CPU. ValueError if the fit diverges.
     """
     generator = torch.Generator().manual_seed(config.seed)
     boxes, outlines = Boxes(surfaces), Outlines(surfaces, config.seed)
@@ -58,17 +59,18 @@ def fit_meshes(
 
     def fitted(vertices: Tensor, which: Sequence[int], name: str) -> tuple[Tensor, Tensor, History]:
         some = [surfaces[k] for k in which]
-        return _descend(
-            vertices,
-            template,
+        found, left, steps = _descend(
+            vertices.to(device),
+            template.faces.to(device),
             smoother,
             some,
-            outlines.of(which),
+            outlines.of(which, device),
             config,
             level,
             f"{label}, {name}",
             generator,
         )
+        return found.cpu(), left.cpu(), steps
 
     everyone = list(range(len(surfaces)))
     if joint:
@@ -97,7 +99,7 @@ def fit_meshes(
 
 def _descend(
     vertices: Tensor,
-    template: Mesh,
+    faces: Tensor,
     smoother: Smoother,
     surfaces: Sequence[Surface],
     outlines: Outlines,
@@ -114,7 +116,7 @@ def _descend(
     """
     finer = max(0, level - COARSEST)
     samples = config.surface_samples * (2 if finer else 1)
-    loss_of = ShapeLoss(template.faces, surfaces, config, samples)
+    loss_of = ShapeLoss(faces, surfaces, config, samples)
     descent = SmoothDescent(smoother, vertices)
     first, last = STIFF[min(finer, 1)]
     history: History = []
@@ -126,7 +128,7 @@ def _descend(
         rate = config.learning_rate * FINER_RATE**finer * LAST_RATE**share
         moving = vertices.requires_grad_()
         loss = loss_of.distance(moving, loss_of.draw(moving, generator)) + loss_of.roughness(moving)
-        excess = outlines.excess(moving, template.faces, config.outline_views, generator)
+        excess = outlines.excess(moving, faces, config.outline_views, generator)
         (gradient,) = torch.autograd.grad((loss + config.outline_weight * excess).sum(), moving)
         if not torch.isfinite(gradient).all():
             raise ValueError(f"{label} diverged at step {step}: try smaller weights of the regularisers")

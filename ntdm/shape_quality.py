@@ -13,15 +13,9 @@ from torch import Tensor
 
 from ntdm import camera, metrics
 from ntdm.mesh import face_neighbours, face_normals, sample_surface
+from ntdm.nearest_faces import nearest_faces, points_on_faces
 from ntdm.rasterize import coverage
-from ntdm.surface import (
-    Cad,
-    NearestFaces,
-    Surface,
-    crossing_faces,
-    directions,
-    points_on_faces,
-)
+from ntdm.surface import Cad, Surface, crossing_faces, directions
 
 
 class Judge:
@@ -34,7 +28,7 @@ class Judge:
 
     def __init__(self, cad: Cad, surface: Surface, views: int = 48, size: int = 96) -> None:
         self.surface = surface
-        self._target = NearestFaces([(surface.vertices.numpy(), surface.faces.numpy())], surface.diagonal)
+        self._target = nearest_faces([(surface.vertices, surface.faces)], surface.diagonal)
         truth, truth_faces = as_mesh(cad)
         self._centre = middle(truth, truth_faces)
         self._views = [
@@ -52,7 +46,7 @@ class Judge:
             silhouette_iou against the whole CAD, and the shares of :func:`folds`.
         """
         surface, generator = self.surface, torch.Generator().manual_seed(0)
-        gamma = NearestFaces([(vertices.numpy(), faces.numpy())], surface.diagonal)
+        gamma = nearest_faces([(vertices, faces)], surface.diagonal)
         ours = sample_surface(vertices, faces, len(surface.points), generator)
         precision = (self._target(ours[None])[2][0] - ours).norm(dim=1).numpy() / surface.diagonal
         recall = (gamma(surface.points[None])[2][0] - surface.points).norm(dim=1).numpy() / surface.diagonal
@@ -111,7 +105,7 @@ def transfer(
         if not named:
             continue
         points = torch.from_numpy(np.stack([np.asarray(p, np.float32) for p in named.values()]))
-        source = NearestFaces([(shapes[j].numpy(), faces.numpy())], surfaces[j].diagonal)
+        source = nearest_faces([(shapes[j], faces)], surfaces[j].diagonal)
         face, weights, _ = source(points[None])
         for k, wanted in enumerate(anchors):
             both = [i for i, name in enumerate(named) if name in wanted]
@@ -120,7 +114,7 @@ def transfer(
             truth = torch.from_numpy(np.stack([wanted[name] for name in named if name in wanted])).float()
             carried = points_on_faces(shapes[k][None], faces[face], weights)[0][both]
             target = surfaces[k]
-            nearest = NearestFaces([(target.vertices.numpy(), target.faces.numpy())], target.diagonal)
+            nearest = nearest_faces([(target.vertices, target.faces)], target.diagonal)
             foot = nearest(points[both][None])[2][0]
             ours.append((carried - truth).norm(dim=1) / target.diagonal)
             baseline.append((foot - truth).norm(dim=1) / target.diagonal)

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ntdm import camera, picture
 from ntdm.mesh import face_normals
+from ntdm.nearest_faces import nearest_faces
 from ntdm.outputs import atomic_path
 from ntdm.rasterize import interpolate, rasterize
 from ntdm.shape_quality import as_mesh, middle
-from ntdm.surface import Cad, NearestFaces, Surface
+from ntdm.surface import Cad, Surface
 
 VIEWS = ((-60, 20), (30, 20), (90, 0), (0, 70))  # azimuth, elevation in degrees
 TILE = 160  # pixels
@@ -43,7 +44,7 @@ def write_sheet(
     for (k, cad), surface, vertices in zip(cads.items(), surfaces, shapes, strict=True):
         truth, truth_faces = as_mesh(cad)
         centre = middle(truth, truth_faces)
-        nearest = NearestFaces([(surface.vertices.numpy(), surface.faces.numpy())], surface.diagonal)
+        nearest = nearest_faces([(surface.vertices, surface.faces)], surface.diagonal)
         error = (nearest(vertices[None])[2][0] - vertices).norm(dim=1) / surface.diagonal
         tiles: list[list[picture.Picture]] = [[], [], []]
         for azimuth, elevation in VIEWS:

@@ -18,10 +18,10 @@ MEMORY = 0.98  # Adam's second beta: gradients at the start are far larger than 
 
 
 class Smoother:
-    """Solves with the uniform Laplacian L of a closed mesh.
+    """Solves with the uniform Laplacian L of a closed mesh, on the CPU wherever the fields are.
 
     Args:
-        faces: [F, 3]; each of the V vertices must be named.
+        faces: [F, 3], on the CPU; each of the V vertices must be named.
     """
 
     def __init__(self, faces: Tensor) -> None:
@@ -75,6 +75,6 @@ def _factors(matrix: sparse.csc_array) -> object:
 
 def _solve(factors: object, field: Tensor) -> Tensor:
     K, V, _ = field.shape
-    columns = field.detach().double().permute(1, 0, 2).reshape(V, 3 * K).numpy()
+    columns = field.detach().cpu().double().permute(1, 0, 2).reshape(V, 3 * K).numpy()
     solved = torch.from_numpy(factors.solve(columns))  # type: ignore[attr-defined]
-    return solved.reshape(V, K, 3).permute(1, 0, 2).to(field.dtype).contiguous()
+    return solved.reshape(V, K, 3).permute(1, 0, 2).to(field).contiguous()

@@ -1,10 +1,9 @@
-"""The surface of a CAD that is seen from outside, and exact nearest faces (open3d's BVH).
+"""The surface of a CAD that is seen from outside, by open3d's rays.
 
 CADs are open, wound at random, and full of seats and engines: a fit to all of that would be pulled inwards.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ntdm.mesh import face_normals, sample_surface
+from ntdm.nearest_faces import as_o3d, bvh
 
 Cad = tuple[np.ndarray, np.ndarray]  # vertices f32 [V, 3] in the object frame, faces [F, 3]
 
@@ -23,7 +23,6 @@ POOL = 20000  # points kept of a visible surface, from which fitting draws
 FEWEST_FACES, MOST_FACES = 4, 2_000_000  # of a CAD; ten million would take more than 4 GB
 SMALLEST, LARGEST = 0.1, 10.0  # diagonal in CAD units; PASCAL3D+ has 1, and cameras stand 5 away
 FARTHEST = 0.5  # centre from the origin, in diagonals: poses turn the object about its origin
-SPACING = 4.0  # between meshes that share one BVH, in units of their size: none reaches its neighbour
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,16 +70,18 @@ def visible_surface(cad: Cad, generator: torch.Generator, name: str = "CAD") -> 
         raise ValueError(f"{name} has faces of shape {faces.shape}: want triangles (F, 3)")
     if len(faces) == 0 or len(vertices) == 0:
         raise ValueError(f"{name} has {len(vertices)} vertices and {len(faces)} faces: nothing to fit")
-    if faces.min() < 0 or faces.max() >= len(vertices):
-        raise ValueError(f"{name} has a face that names vertex {faces.max()} of {len(vertices)}")
+    wrong = faces[(faces < 0) | (faces >= len(vertices))]
+    if len(wrong):
+        raise ValueError(f"{name} has a face that names vertex {wrong[0]} of {len(vertices)}")
     used = vertices[faces.reshape(-1)]
     if not np.isfinite(used).all():
         raise ValueError(f"{name} has vertices that are not finite numbers")
     centre, diagonal = (used.min(0) + used.max(0)) / 2, float(np.linalg.norm(np.ptp(used, axis=0)))
     cloud = torch.from_numpy(vertices)
     if diagonal and not SMALLEST <= diagonal <= LARGEST:
+        unit = " (is it in millimetres?)" if diagonal > LARGEST else ""
         raise ValueError(
-            f"{name} has a diagonal of {diagonal:.4g} units: want about 1 (is it in millimetres?); "
+            f"{name} has a diagonal of {diagonal:.4g} units: want about 1{unit}; "
             f"divide its vertices by {diagonal:.4g}"
         )
     if np.linalg.norm(centre) > FARTHEST * diagonal > 0:
@@ -93,7 +94,7 @@ def visible_surface(cad: Cad, generator: torch.Generator, name: str = "CAD") -> 
         raise ValueError(f"{name} has faces without area: nothing to fit")
     if len(faces) < FEWEST_FACES:
         raise ValueError(f"{name} has {len(faces)} of the {FEWEST_FACES} faces that the simplest solid has")
-    scene = _scene(vertices, faces)
+    scene = bvh(vertices, faces)
     hit = np.zeros(len(faces), bool)
     for direction in directions(VIEWS):
         hit[_first_hits(scene, centre, diagonal, direction)] = True
@@ -104,7 +105,7 @@ def visible_surface(cad: Cad, generator: torch.Generator, name: str = "CAD") -> 
     if len(points) < 100:
         raise ValueError(f"{name} has no surface that can be seen from outside")
     points, outward = points[:POOL], outward[:POOL]
-    face = scene.compute_closest_points(_o3d(points.numpy()))["primitive_ids"].numpy().astype(np.int64)
+    face = scene.compute_closest_points(as_o3d(points.numpy()))["primitive_ids"].numpy().astype(np.int64)
     normals = torch.nn.functional.normalize(
         face_normals(cloud[None], torch.from_numpy(faces[face]))[0], dim=1
     )
@@ -112,32 +113,6 @@ def visible_surface(cad: Cad, generator: torch.Generator, name: str = "CAD") -> 
     normals *= torch.where((normals * outward).sum(1, keepdim=True) < 0, -1.0, 1.0)
     corners = corners if len(corners) else points
     return Surface(cloud, seen, torch.from_numpy(faces), points, normals, corners, diagonal)
-
-
-class NearestFaces:
-    """Nearest faces of K meshes at once: one BVH over copies that stand SPACING * unit apart."""
-
-    def __init__(self, meshes: Sequence[Cad], unit: float) -> None:
-        counts = [len(vertices) for vertices, _ in meshes]
-        self._shift = np.zeros((len(meshes), 1, 3), np.float32)
-        self._shift[:, 0, 0] = SPACING * unit * np.arange(len(meshes))
-        vertices = np.concatenate([v + s for (v, _), s in zip(meshes, self._shift, strict=True)])
-        first = np.cumsum([0, *counts[:-1]])
-        self._scene = _scene(
-            vertices, np.concatenate([f + n for (_, f), n in zip(meshes, first, strict=True)])
-        )
-        self._first_face = np.cumsum([0, *(len(f) for _, f in meshes[:-1])])
-
-    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For points [K, P, 3], row k about mesh k: face [K, P], barycentric weights and foot [K, P, 3]."""
-        shape = points.shape[:2]
-        query = (points.detach().numpy() + self._shift).reshape(-1, 3)
-        found = self._scene.compute_closest_points(_o3d(query))
-        face = found["primitive_ids"].numpy().astype(np.int64).reshape(shape) - self._first_face[:, None]
-        uv = found["primitive_uvs"].numpy().reshape(*shape, 2)
-        weights = np.concatenate([1 - uv.sum(-1, keepdims=True), uv], -1)
-        foot = found["points"].numpy().reshape(*shape, 3) - self._shift
-        return torch.from_numpy(face), torch.from_numpy(weights), torch.from_numpy(foot)
 
 
 def crossing_faces(mesh: Cad) -> np.ndarray:
@@ -149,24 +124,6 @@ def crossing_faces(mesh: Cad) -> np.ndarray:
     return np.unique(np.asarray(soup.get_self_intersecting_triangles()))
 
 
-def points_on_faces(vertices: Tensor, faces: Tensor, weights: Tensor) -> Tensor:
-    """Points [K, P, 3] of meshes [K, V, 3] from faces' corners and weights [K, P, 3]; differentiable."""
-    K, V, _ = vertices.shape
-    number = faces + V * torch.arange(K)[:, None, None]
-    corners = vertices.reshape(-1, 3).index_select(0, number.reshape(-1)).reshape(*faces.shape, 3)
-    return (corners * weights[..., None]).sum(-2)
-
-
-def _o3d(array: np.ndarray) -> Any:
-    return open3d.core.Tensor(np.ascontiguousarray(array, np.float32))
-
-
-def _scene(vertices: np.ndarray, faces: np.ndarray) -> Any:
-    scene = open3d.t.geometry.RaycastingScene()
-    scene.add_triangles(_o3d(vertices), open3d.core.Tensor(np.ascontiguousarray(faces, np.uint32)))
-    return scene
-
-
 def _first_hits(scene: Any, centre: np.ndarray, diagonal: float, direction: np.ndarray) -> np.ndarray:
     """Faces met first by a GRID x GRID bundle of parallel rays that comes from `direction`."""
     side = np.cross(direction, [1, 0, 0] if abs(direction[0]) < 0.6 else [0, 1, 0])
@@ -175,7 +132,7 @@ def _first_hits(scene: Any, centre: np.ndarray, diagonal: float, direction: np.n
     a, b = (g.reshape(-1, 1) for g in np.meshgrid(steps, steps))
     start = centre + diagonal * (direction + a * side + b * np.cross(direction, side))
     rays = np.concatenate([start, np.broadcast_to(-direction, start.shape)], 1)
-    face = scene.cast_rays(_o3d(rays))["primitive_ids"].numpy()
+    face = scene.cast_rays(as_o3d(rays))["primitive_ids"].numpy()
     return face[face != scene.INVALID_ID]
 
 
@@ -186,7 +143,7 @@ def _escaping(scene: Any, points: Tensor, diagonal: float) -> tuple[Tensor, Tens
     for d in directions(PROBES):
         # Started a little off the surface, or each ray would meet its own face.
         rays = np.concatenate([start + 1e-4 * diagonal * d, np.broadcast_to(d, start.shape)], 1)
-        out = ~scene.test_occlusions(_o3d(rays)).numpy()
+        out = ~scene.test_occlusions(as_o3d(rays)).numpy()
         free += out
         outward += out[:, None] * d
     keep = torch.from_numpy(free >= OPEN_SHARE * PROBES)

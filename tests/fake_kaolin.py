@@ -1,7 +1,8 @@
-"""kaolin.render.mesh as its manual describes it, brute force: what the adapter is tested with on a CPU.
+"""What ntdm uses of Kaolin, as its manual describes it, brute force: its adapters' stand-in on a CPU.
 
-Image coordinates in [-1, 1]^2, x right, y up; the centre of pixel (i, j) is at ((2j + 1 - W) / W,
-(H - 2i - 1) / H); the largest z wins, the first of equals; features are interpolated affinely in the image.
+Of kaolin.render.mesh: image coordinates in [-1, 1]^2, x right, y up; the centre of pixel (i, j) is at
+((2j + 1 - W) / W, (H - 2i - 1) / H); the largest z wins, the first of equals; features are interpolated
+affinely in the image.
 """
 
 import torch
@@ -64,3 +65,35 @@ def dibr_soft_mask(
         outside = 1 - torch.where(near, 1 - torch.exp(-sigmainv * square), 1).prod(-1)
         masks.append(torch.where(selected_face_idx[b] >= 0, 1.0, outside))
     return torch.stack(masks)
+
+
+def point_to_mesh_distance(pointclouds, face_vertices):
+    """Of kaolin.metrics.trianglemesh: squared distances, faces, and the kinds of nearest points: 0 in the
+    plane, 1 to 3 a corner, 4 to 6 the edge 0-1, 1-2, 2-0. A face without area has no distance, and hides
+    all others.
+    """
+    assert pointclouds.dim() == 3 and pointclouds.shape[2] == 3, "points are [B, P, 3]"
+    assert face_vertices.dim() == 4 and face_vertices.shape[2:] == (3, 3), "face vertices are [B, F, 3, 3]"
+    assert len(pointclouds) == len(face_vertices) and pointclouds.dtype == face_vertices.dtype
+    assert pointclouds.is_contiguous() and face_vertices.is_contiguous()
+    found = []
+    for points, corner in zip(pointclouds, face_vertices, strict=True):
+        side = corner.roll(-1, 1) - corner  # [F, 3, 3]
+        normal = torch.linalg.cross(side[:, 0], side[:, 1])
+        normal = normal / normal.norm(dim=1, keepdim=True)
+        offset = points[:, None, None] - corner  # [P, F, 3, 3]
+        along = (offset * side).sum(-1) / side.square().sum(-1)
+        beyond = (offset * torch.linalg.cross(normal[:, None], side)).sum(-1) <= 0
+        square = (offset[:, :, 0] * normal).sum(-1).square()
+        kind = torch.zeros_like(square, dtype=torch.int32)
+        for k in range(3):
+            at_edge = (along[..., k] >= 0) & (along[..., k] <= 1) & beyond[..., k]
+            to_edge = (offset[..., k, :] - along[..., k, None] * side[:, k]).square().sum(-1)
+            at_corner = (along[..., k] < 0) & (along[..., k - 1] > 1)
+            to_corner = offset[..., k, :].square().sum(-1)
+            square = torch.where(at_corner, to_corner, torch.where(at_edge, to_edge, square))
+            kind = torch.where(at_corner, 1 + k, torch.where(at_edge, 4 + k, kind)).int()
+        best = square.argmin(1, keepdim=True)  # not a number counts as the least
+        found.append([square.gather(1, best)[:, 0], best[:, 0], kind.gather(1, best)[:, 0]])
+    square, best, kind = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return square, best, kind

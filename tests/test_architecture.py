@@ -13,8 +13,8 @@ STAGES = {
 }  # fmt: skip
 FILES = {"ntdm.cache", "ntdm.predictions", "ntdm.prediction_writer", "ntdm.sample_dataset", "ntdm.scoring"}
 DOORS = {
-    "kaolin": {"ntdm.rasterize_kaolin"},
-    "open3d": {"ntdm.surface"},
+    "kaolin": {"ntdm.rasterize_kaolin", "ntdm.nearest_faces"},
+    "open3d": {"ntdm.surface", "ntdm.nearest_faces"},
     "h5py": {"ntdm.cache", "ntdm.cache_check", "ntdm.predictions", "ntdm.prediction_writer", "ntdm.outputs"},
     "matplotlib": {"ntdm.reports.figures", "ntdm.reports.diagnostics"},
     "pycocotools": {"ntdm.export"},

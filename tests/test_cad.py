@@ -54,7 +54,7 @@ def test_polygons_become_fans(tmp_path):
         ("OFF\n3 1 0\n0 0 0\n1 0\n0 1 0\n3 0 1 2\n", "fewer than 3 coordinates"),
         (f"OFF\n3 1 0\n{TRIANGLE}3 0 1 3\n", "names vertex 3, there are 3"),
         (f"OFF\n3 1 0\n{TRIANGLE}3 0 1.5 2\n", ""),
-        (f"OFF\n3 1 0\n{TRIANGLE}3 -1 1 2\n", "a face names vertex"),
+        (f"OFF\n3 1 0\n{TRIANGLE}3 -1 1 2\n", "a face names vertex -1, there are 3"),
         (f"OFF\n3 1 0\n{TRIANGLE}2 0 1\n", "fewer than 3"),
         (f"OFF\n3 1 0\n{TRIANGLE}4 0 1 2\n", "has not the corners it says"),
         (f"OFF\n3 1 0\n{TRIANGLE}1001{' 0' * 1001}\n", "more than 1000"),
@@ -106,7 +106,7 @@ def test_models_of_a_matlab_file(tmp_path):
     vertices, faces = cads[0]
     assert vertices.dtype == np.float32 and vertices.tolist() == VERTICES.tolist()
     assert faces.dtype == np.int32 and faces.tolist() == [[0, 1, 2], [2, 1, 0]]  # uint8 does not wrap
-    assert "car.mat, model 02: a face names vertex 2, there are 3, counted from 1" in broken[1]
+    assert "car.mat, model 02: a face names vertex 0, there are 3, counted from 1" in broken[1]
     assert "names vertex 3, there are 2" in broken[2]
     assert "vertices are float64 (0, 0), want numbers" in broken[3] and "not finite" in broken[4]
     (tmp_path / "CAD" / "car").mkdir()

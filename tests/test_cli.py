@@ -8,9 +8,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
-from ntdm import doctor
+from ntdm import doctor, nearest_faces
 from ntdm.baselines.classifier import HEADS
 from ntdm.cli import app
 from ntdm.config import METHODS, NAMED_CONFIGS, InferConfig, ShapeConfig, TrainConfig, load_toml
@@ -213,6 +214,25 @@ def test_shapes_of_cads_without_photos(tmp_path: Path) -> None:
     assert len(list((out / "meshes").glob("car_*.obj"))) == 2 + 1 + 3
     assert ntdm(*fit, "--categories", "car").exit_code == 0
     assert "no CADs of category bus" in sentence(ntdm(*fit, "--categories", "bus"))
+
+
+def test_shapes_on_cuda_want_kaolin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw["write_cad"](tmp_path / "CAD" / "car" / "01.off")
+    fit = ("fit-shapes", "--cad-root", tmp_path, "--out", tmp_path / "out")
+    asked = (*fit, "--device", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "torch sees no CUDA device" in sentence(ntdm(*asked))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(nearest_faces, "missing", lambda: "No module named 'kaolin'")
+    assert "cannot be used here (No module named 'kaolin'): use --device cpu" in sentence(ntdm(*asked))
+    assert not (tmp_path / "out").exists()
+    # By default it says why, and computes on the CPU.
+    small = ("subdivisions=1", "steps=2", "surface_samples=50", "width=8", "layers=1")
+    result = ntdm(*fit, *(word for setting in small for word in ("--set", setting)))
+    assert result.exit_code == 0
+    assert (
+        "fit-shapes computes on the CPU: on CUDA it needs Kaolin (No module named 'kaolin')" in result.stderr
+    )
 
 
 @pytest.mark.parametrize("where", [(), ("--cache", "c", "--cad-root", "d")])
