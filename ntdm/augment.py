@@ -85,8 +85,8 @@ def covered(
     """Where patches cover a photo of `size` (H, W): bool [H, W].
 
     They are turned, with outlines between ellipse and rectangle: like occluders' they run in any direction.
-    Lengths and widths lie between the two `lengths`, of the photo's. What is covered is not learned from; the
-    features around it learn not to depend on it.
+    Lengths and widths lie between the two `lengths`, of the photo's. Of the object nothing is learned under
+    them; the features around them learn not to depend on them.
     """
     (height, width), (low, high) = size, lengths
     across, down = torch.arange(width) + 0.5, torch.arange(height) + 0.5

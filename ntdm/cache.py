@@ -182,7 +182,7 @@ class CacheFile:
         self.path = Path(path)
         self._stored: dict[str, tuple[h5py.Dataset, bool, tuple[int, ...]]] = {}
         if self.path.exists() and not self.path.is_file():
-            raise ValueError(f"{path} is called as a cache file and is none: move it away")
+            raise ValueError(f"{path} has the name of a cache file and is not a file: move it away")
         if not self.path.is_file():
             raise ValueError(f"cache file {path} does not exist; `ntdm prep-data` makes it")
         try:

@@ -134,8 +134,8 @@ class TrainConfig:
     zoom: float = 0.0  # largest factor of magnifying or reducing it, minus 1
     shift: float = 0.0  # largest shift in x and in y, of its shorter side
     patches: float = 0.8  # share of photos partly covered by others; 0 is the paper's choice
-    # Of the cross entropy by which cells that a patch hides learn to be called so; above 0 they are also half
-    # of the background samples. 0 is the paper's choice.
+    # Weight of the cross entropy by which cells that a patch hides learn to be called hidden (ntdm). Above 0,
+    # up to half of the background samples are such cells (ntdm, nemo). 0 is the paper's choice.
     occlusion_weight: float = 0.5
     patch_size: tuple[float, float] = (0.25, 0.7)  # shortest and longest patch, of the photo's sides
     bf16: bool = True
@@ -183,11 +183,11 @@ class InferConfig:
     background_term: bool = True  # false: only foreground cells enter the loss (Table 3)
     clutter_weight: float = 0.02  # kappa
     clutter: str = "mixture"  # of the bank's features; or "nearest", or their "mean" (NeMo's)
-    clutter_temperature: float = 0.07  # of the mixture; the training loss's
+    clutter_temperature: float = 0.07  # of the mixture, and of the visible mask's odds; the training loss's
     clutter_count: float = (
         128.0  # features it counts as, whatever the bank holds: a larger number makes more cells background
     )
-    visible_prior: float = 0.8  # that a cell inside the outline is visible, before it is looked at
+    visible_prior: float = 0.8  # probability that a cell inside the outline is visible, before a look at it
     silhouette: str = "soft"  # or "hard"
     sigma: float = 1.0  # pixels of the feature map
     refined_starts: int = 8  # best starts that are refined; the better one after `screening_steps` goes on

@@ -80,10 +80,10 @@ class FeatureModel(Model):
         return ~self._touched(~batch.background)
 
     def _background_samples(self, features: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
-        """A few features an image from cells that show background only [n, d].
+        """`background_per_image` features an image, or fewer, of cells that show background only [n, d].
 
-        Where what hides objects is learned, half of them lie over the object, if a patch left so many there:
-        they are few among the background, and the hardest to tell from the object.
+        With `occlusion_weight` up to half of them are of cells inside the object's outline, where a patch of
+        background covers it: those are few, and the hardest to tell from the object.
         """
         empty, wanted = self._empty(batch), self.config.background_per_image
         cells = [free.nonzero()[:, 0] for free in empty.flatten(1)]

@@ -102,10 +102,11 @@ class NTDM(FeatureModel):
         return SurfaceMap(fragments, attributes, *interpolate(attributes, self.faces, fragments).split(3, -1))
 
     def training_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """The contrastive loss of a batch; then moves textures and background bank towards its features.
+        """The losses of a batch; then moves textures and background bank towards its features.
 
         Returns:
-            mean over the texels of the batch, and figures for the log.
+            the contrastive loss, a mean over the texels of the batch, plus `occlusion_weight` times the mean
+            over its hidden cells; and figures for the log.
         """
         config, texels = self.config, self.config.texture_size**2
         features = self.features(batch.photo)
@@ -194,13 +195,21 @@ class NTDM(FeatureModel):
         return mean.flatten(0, 2), weight.flatten(1, 2)
 
     def _occlusion_loss(self, features: Tensor, surface: SurfaceMap, batch: Batch) -> Tensor:
-        """The cross entropy of the cells whose object a patch hides behind background.
+        """Cross entropy of the cells where a patch of background hides the object; a scalar.
 
-        They learn to give the answer that inference asks of them; texture and bank are constants here.
+        It teaches them the answer that inference wants there: that the background explains them better than
+        the texture, by inference's mixture with its default `clutter_count`, and with no `visible_prior`.
+        Textures and bank are constants here. A mean over the cells of all processes, of which this is its
+        own part; zero without patches, and while the bank is empty.
+
+        Args:
+            features: unit [B, h, w, d].
+            surface: the annotated meshes on their grid.
         """
-        config, bank = self.config, self.bank.valid().clone()  # push overwrites it before the backward pass
+        config, bank = self.config, self.bank.valid()
         if batch.hidden is None or len(bank) == 0:
             return features.new_zeros(())
+        bank = bank.clone()  # push overwrites it before the backward pass
         hidden = (surface.fragments.face_index >= 0) & self._empty(batch) & self._touched(batch.hidden)
         with torch.no_grad():
             category = torch.tensor(batch.category, device=hidden.device)[hidden.nonzero()[:, 0]]

@@ -336,7 +336,8 @@ class Solver:
     def visible_logit(self, solution: Solution, photos: Photos) -> Tensor:
         """T times the log odds that a cell of the grid [N, h, w] shows the object; 0 beyond O.
 
-        min(f . f' - f . beta, f . f') and what config.visible_prior adds (method: 3.4, where it is 1/2).
+        min(f . f' - f . beta, f . f') + T log(p / (1 - p)), T `clutter_temperature` and p `visible_prior`
+        (method: 3.4, where p is 1/2).
         """
         cam = cam_from_obj(solution.vertices, solution.viewpoint)
         focal = cam.new_full((len(cam),), self.focal / self.model.stride)

@@ -260,7 +260,7 @@ def test_broken_file_is_refused(tmp_path, damage, said):
 
 def test_a_folder_called_like_a_cache_file(tmp_path):
     (tmp_path / "car.h5").mkdir()
-    with pytest.raises(ValueError, match=r"car\.h5 is called as a cache file and is none: move it away"):
+    with pytest.raises(ValueError, match=r"car\.h5 has the name of a cache file and is not a file: move it"):
         cache.CacheFile(tmp_path / "car.h5")
 
 

@@ -179,7 +179,7 @@ def test_half_of_the_background_lies_over_the_object(model, batch):
 
 
 def test_hidden_cells_learn_to_be_called_hidden(tiny, batch):
-    """The occlusion term alone turns the decision there round; it needs patches and a bank."""
+    """The occlusion term alone turns the decision there; it needs patches and a bank."""
     model = build(tiny)
     patched = hidden_by_background(batch)
     features = model.features(patched.photo)
@@ -194,7 +194,7 @@ def test_hidden_cells_learn_to_be_called_hidden(tiny, batch):
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[0] > math.log(2) > 2 * losses[-1]  # from called visible to called hidden, in the mean
 
 
 def test_a_step_trains_the_backbone(model, batch):
