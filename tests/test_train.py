@@ -83,7 +83,7 @@ def interrupt_after(monkeypatch, epochs: int) -> None:
 
 @pytest.mark.parametrize("method", ["ntdm", "classifier"])
 def test_interrupted_run_ends_as_if_it_had_not_been(tiny, tiny_folder, tmp_path, monkeypatch, method):
-    config = replace(tiny.TRAIN if method == "ntdm" else tiny.CLASSIFIER, epochs=2, augment=0.5)
+    config = replace(tiny.TRAIN if method == "ntdm" else tiny.CLASSIFIER, epochs=2, augment=0.5, patches=0.8)
     whole = start(tiny_folder, tmp_path / "whole", config)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 1)
