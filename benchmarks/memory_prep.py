@@ -16,7 +16,6 @@ import io
 import os
 import re
 import resource
-import runpy
 import shutil
 import signal
 import sys
@@ -30,10 +29,11 @@ import scipy
 
 from ntdm.config import PrepConfig
 
-TESTS = Path(__file__).resolve().parents[1] / "tests"
-hostile, trees, damage = (
-    runpy.run_path(str(TESTS / f"{name}.py")) for name in ("hostile_files", "small_trees", "fuzz_damage")
-)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+import fuzz_damage
+import hostile_files
+import small_trees
+
 SECONDS, BYTES = 5.0, 10**9
 
 
@@ -97,16 +97,16 @@ def main() -> None:
           f"crops of {tuple(args.image_size)}; bounds {SECONDS:g} s, {BYTES / 1e6:.0f} MB")  # fmt: skip
     folder, wrong = Path(tempfile.mkdtemp(prefix="memory-prep-")), 0
     try:
-        calls = trees["write_trees"](folder / "trees")
+        calls = small_trees.write_trees(folder / "trees")
         call = calls["pascal3d"]
         seconds, size, text = measured(call, tuple(args.image_size))
         assert "samples" in text, text
         print(f"{'sound files':24} {'':38} {seconds:5.1f} s {size / 1e6:6.0f} MB  {text}", flush=True)
-        for kind, writers in hostile["WRITERS"].items():
+        for kind, writers in hostile_files.WRITERS.items():
             places: list[tuple[str, Path]] = []
             for tree in calls:
-                names = sorted(p for p in (folder / "trees" / tree).rglob("*") if p.suffix in damage["KINDS"])
-                found = [path for path in names if damage["KINDS"][path.suffix] == kind]
+                files = sorted((folder / "trees" / tree).rglob("*"))
+                found = [path for path in files if fuzz_damage.KINDS.get(path.suffix) == kind]
                 places += [(tree, path) for path in found if kind in ("csv", "list") or path == found[0]]
             if kind == "photo":
                 places = [place for place in places if place[0] in ("pascal3d", "occluded")]

@@ -2,16 +2,16 @@
 
 import ctypes
 import functools
-import runpy
 import subprocess
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
 
+import tiny_world
 from ntdm import (
     launch,
     native,
@@ -41,13 +41,13 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny() -> SimpleNamespace:
-    """The names of tiny_world.py: configurations, and writers of caches and shapes."""
-    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_world.py"))))
+def tiny() -> ModuleType:
+    """tiny_world.py: configurations, and writers of caches and shapes."""
+    return tiny_world
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tiny: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_folder(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Caches, shapes and two finished runs; not to be written to: copy what a test changes.
 
     cache/ (pascal3d/train and val, occluded_pascal3d/L1), shapes/, ntdm/ and classifier/.

@@ -16,7 +16,6 @@ import collections
 import json
 import os
 import resource
-import runpy
 import shutil
 import signal
 import sys
@@ -28,11 +27,10 @@ import h5py
 import numpy as np
 import torch
 
+import tiny_world as tiny
+from fuzz_damage import _bytes as damage
 from ntdm import cache, export, inspect, sample_dataset, shape_fit, train
 
-HERE = Path(__file__).parent
-damage = runpy.run_path(str(HERE / "fuzz_damage.py"))["_bytes"]
-tiny = argparse.Namespace(**runpy.run_path(str(HERE / "tiny_world.py")))
 SECONDS, BYTES = 5, 2**30
 VALUES = (
     np.nan, np.inf, -1, 0, 10**6, 2**40, "", "text", "../../x", b"\xff", [1, 2], [[1.0]], [], "{}", "[1]",

@@ -5,7 +5,6 @@ import io
 import math
 import os
 import re
-import runpy
 import struct
 import warnings
 import zipfile
@@ -16,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 from PIL import Image
+
+from hostile_files import WRITERS as HOSTILE
 
 NUMBERS = (
     0, 1, -1, 2, 127, 255, 256, 65535, 2**31 - 1, -(2**31), 2**32 - 1, 2**53, 1e-9, 1e-300, 5e-324, 0.3, 1e5,
@@ -30,9 +31,6 @@ KINDS = {
     ".off": "off", ".mat": "mat", ".npz": "npz", ".csv": "csv", ".txt": "list", ".JPEG": "photo",
     ".jpg": "photo", ".h5": "cache",
 }  # fmt: skip
-
-
-HOSTILE = runpy.run_path(str(Path(__file__).with_name("hostile_files.py")))["WRITERS"]
 
 
 class Opener:

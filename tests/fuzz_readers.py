@@ -19,7 +19,6 @@ import json
 import math
 import os
 import resource
-import runpy
 import shutil
 import signal
 import subprocess
@@ -31,17 +30,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import fuzz_damage as mutations
+import small_trees as trees
 from ntdm.cache import Sample
 from ntdm.data_prep import nemo, occluded_pascal3d, ood_cv, pascal3d
 from ntdm.data_prep.annotation import SampleError
 from ntdm.data_prep.prepare import FAULTS
 from ntdm.data_prep.samples import Listing, make_samples
 
-trees, mutations = (
-    runpy.run_path(str(Path(__file__).with_name(f"{name}.py"))) for name in ("small_trees", "fuzz_damage")
-)
-write_trees, CONFIG = trees["write_trees"], trees["CONFIG"]
-damage, KINDS = mutations["damage"], mutations["KINDS"]
+write_trees, CONFIG = trees.write_trees, trees.CONFIG
+damage, KINDS = mutations.damage, mutations.KINDS
 
 SECONDS, BYTES = 5.0, 2**30  # of processor time; beyond what the process has before the first case
 WAITING = 300  # seconds, whatever it waits for

@@ -1,6 +1,5 @@
 """Every packaging that prep-data reads, each as a dataset of two or three photos of cars."""
 
-import runpy
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -8,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+import raw_trees as raw
 from ntdm.config import PrepConfig
 from ntdm.data_prep import nemo, occluded_pascal3d, ood_cv, pascal3d
 from ntdm.data_prep.prepare import PrepReport
-
-raw = runpy.run_path(str(Path(__file__).with_name("raw_trees.py")))
 
 CONFIG = PrepConfig(image_size=(16, 24), scale=0.1, objects="all")
 
@@ -20,8 +18,8 @@ CONFIG = PrepConfig(image_size=(16, 24), scale=0.1, objects="all")
 def write_trees(folder: Path) -> dict[str, Callable[..., PrepReport]]:
     """The datasets, each in a folder of `folder` called by its key; for each the call that prepares it into
     `folder`/cache, to be given `strict`, `workers` or `overwrite`."""
-    photo, record, annotated = raw["write_photo"], raw["write_record"], raw["annotated"]
-    base = raw["write_pascal3d"](folder / "pascal3d", train=2, val=0)
+    photo, record, annotated = raw.write_photo, raw.write_record, raw.annotated
+    base = raw.write_pascal3d(folder / "pascal3d", train=2, val=0)
     two = [annotated(), annotated({"px": 30.0}, bbox=np.array([[5.7, 30.2, 50.0, 70.9]]))]
     record(base / "Annotations" / "car_imagenet" / "n0_1.mat", two)
     photo(base / "Images" / "car_pascal" / "2008_000001.jpg", seed=7)
@@ -35,10 +33,10 @@ def write_trees(folder: Path) -> dict[str, Callable[..., PrepReport]]:
     shutil.copytree(base / "Annotations", old / "Annotations")
     shutil.copytree(base / "Image_sets", old / "Image_sets")
     corners = np.array([(x, y, z) for x in (-0.1, 0.1) for y in (-0.3, 0.3) for z in (-0.1, 0.1)])
-    raw["write_mat_cads"](old / "CAD" / "car.mat", [(corners, np.uint8([[1, 2, 3], [6, 7, 8]]))] * 2)
+    raw.write_mat_cads(old / "CAD" / "car.mat", [(corners, np.uint8([[1, 2, 3], [6, 7, 8]]))] * 2)
 
     occluded = folder / "occluded"
-    masks = {"mask": np.full(raw["PHOTO_SIZE"], 230, np.uint8), "occluder_mask": np.eye(80, 100, dtype=bool)}
+    masks = {"mask": np.full(raw.PHOTO_SIZE, 230, np.uint8), "occluder_mask": np.eye(80, 100, dtype=bool)}
     for name in ("n0_0", "n0_1"):
         photo(occluded / "images" / "carFGL2_BGL2" / f"{name}.JPEG")
         _npz(occluded / "annotations" / "carFGL2_BGL2" / f"{name}.npz", masks | {"category": "car"})

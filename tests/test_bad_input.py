@@ -1,6 +1,5 @@
 """Every reader and every kind of file: one bad file costs its samples alone, is named, and no more."""
 
-import runpy
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -10,16 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import raw_trees as raw
 from ntdm.cache import CacheFile
 from ntdm.config import PrepConfig
 from ntdm.data_prep import pascal3d
 from ntdm.data_prep.layout import valid_name
 from ntdm.data_prep.prepare import FAULTS, PrepReport
+from small_trees import write_trees
 
 # tests/ is no package: what several tests share is loaded by its path.
 HERE = Path(__file__).parent
-raw = runpy.run_path(str(HERE / "raw_trees.py"))
-write_trees = runpy.run_path(str(HERE / "small_trees.py"))["write_trees"]
 
 # The files that one sample or more depend on, but not all of them.
 FILES = {
@@ -165,9 +164,9 @@ def test_a_category_without_cads_costs_its_samples_alone(trees, capsys):
         root / "Image_sets" / "car_imagenet_train.txt", root / "Image_sets" / "bus_imagenet_train.txt"
     )
     shutil.copy(root / "Image_sets" / "car_imagenet_val.txt", root / "Image_sets" / "bus_imagenet_val.txt")
-    record = raw["write_record"]
+    record = raw.write_record
     for path in (root / "Annotations" / "bus_imagenet").glob("*.mat"):
-        record(path, [raw["annotated"](**{"class": "bus"})])
+        record(path, [raw.annotated(**{"class": "bus"})])
     prepare = partial(pascal3d.prepare, root, folder / "cache", PrepConfig(image_size=(32, 32)))
     report = prepare(splits=["train"])
     files = {file.key: file for file in report.files}

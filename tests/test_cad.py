@@ -1,15 +1,12 @@
 """The OFF reader: what people write is read, what is broken is refused with its name."""
 
-import runpy
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+import raw_trees as raw
 from ntdm.data_prep.cad import find_cads, read_anchors, read_cads, read_off
 
 # tests/ is no package: what the readers' tests share is loaded by its path.
-raw = runpy.run_path(str(Path(__file__).with_name("raw_trees.py")))
 
 TRIANGLE = "0 0 0\n1 0 0\n0 1 0\n"
 
@@ -53,7 +50,7 @@ def test_polygons_become_fans(tmp_path):
         ("OFF\n3 1 0\n0 0 0\n1 0 nan\n0 1 0\n3 0 1 2\n", "not finite"),
         ("OFF\n3 1 0\n0 0 0\n1 0\n0 1 0\n3 0 1 2\n", "fewer than 3 coordinates"),
         (f"OFF\n3 1 0\n{TRIANGLE}3 0 1 3\n", "names vertex 3, there are 3"),
-        (f"OFF\n3 1 0\n{TRIANGLE}3 0 1.5 2\n", ""),
+        (f"OFF\n3 1 0\n{TRIANGLE}3 0 1.5 2\n", "could not convert string '1.5'"),
         (f"OFF\n3 1 0\n{TRIANGLE}3 -1 1 2\n", "a face names vertex -1, there are 3"),
         (f"OFF\n3 1 0\n{TRIANGLE}2 0 1\n", "fewer than 3"),
         (f"OFF\n3 1 0\n{TRIANGLE}4 0 1 2\n", "has not the corners it says"),
@@ -90,7 +87,7 @@ FACES = np.uint8([[1, 2, 3], [3, 2, 1]])
 
 
 def test_models_of_a_matlab_file(tmp_path):
-    raw["write_mat_cads"](
+    raw.write_mat_cads(
         tmp_path / "CAD" / "car.mat",
         [
             (VERTICES, FACES),
@@ -115,7 +112,7 @@ def test_models_of_a_matlab_file(tmp_path):
 
 
 def test_a_matlab_file_of_no_models(tmp_path):
-    raw["write_mat_cads"](tmp_path / "CAD" / "car.mat", [])
+    raw.write_mat_cads(tmp_path / "CAD" / "car.mat", [])
     with pytest.raises(
         ValueError, match=r"no usable CAD model of car: .*car\.mat holds an empty struct array"
     ):
@@ -130,7 +127,7 @@ def test_polygons_of_several_sizes_keep_their_order(tmp_path):
 
 def test_broken_matlab_files(tmp_path):
     path = tmp_path / "CAD" / "car.mat"
-    raw["write_mat_cads"](path.with_name("bus.mat"), [(VERTICES, FACES)])
+    raw.write_mat_cads(path.with_name("bus.mat"), [(VERTICES, FACES)])
     path.with_name("bus.mat").rename(path)
     with pytest.raises(ValueError, match=r"car\.mat holds no struct array car with vertices and faces"):
         read_cads(tmp_path, "car")
@@ -140,9 +137,9 @@ def test_broken_matlab_files(tmp_path):
 
 
 def test_all_categories_of_a_root_and_what_was_left_out(tmp_path, capsys):
-    raw["write_cad"](tmp_path / "CAD" / "car" / "01.off")
+    raw.write_cad(tmp_path / "CAD" / "car" / "01.off")
     (tmp_path / "CAD" / "car" / "02.off").write_text("OFF\n0 0 0\n")
-    raw["write_mat_cads"](tmp_path / "CAD" / "bus.mat", [(VERTICES, FACES)])
+    raw.write_mat_cads(tmp_path / "CAD" / "bus.mat", [(VERTICES, FACES)])
     found = find_cads(tmp_path)
     assert list(found) == ["bus", "car"]
     assert list(found["bus"]()) == [0] and list(found["car"]()) == [0]
@@ -173,7 +170,7 @@ def test_anchors_of_a_broken_file(tmp_path):
     path.write_bytes(b"this is a letter")
     with pytest.raises(ValueError, match=r"car\.mat is not a readable \.mat file"):
         read_anchors(tmp_path, "car")
-    raw["write_mat_cads"](path, [(VERTICES, FACES)])
+    raw.write_mat_cads(path, [(VERTICES, FACES)])
     assert read_anchors(tmp_path, "car") == {0: {}}  # its only anchor is empty
 
 

@@ -1,7 +1,6 @@
 """The commands' surface: help, exit codes, and errors of one sentence. What stages do is tested with them."""
 
 import errno
-import runpy
 import subprocess
 import sys
 import tomllib
@@ -11,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+import raw_trees as raw
 from ntdm import doctor, nearest_faces
 from ntdm.baselines.classifier import HEADS
 from ntdm.cli import app
@@ -18,7 +18,6 @@ from ntdm.config import METHODS, NAMED_CONFIGS, InferConfig, ShapeConfig, TrainC
 from ntdm.options import every_test_split
 
 # tests/ is no package: what the readers' tests share is loaded by its path.
-raw = runpy.run_path(str(Path(__file__).with_name("raw_trees.py")))
 
 COMMANDS = (
     "doctor", "make-data", "prep-data", "inspect", "fit-shapes", "train", "infer", "evaluate", "import",
@@ -197,9 +196,9 @@ def test_a_missing_cache_is_a_sentence(tmp_path: Path) -> None:
 def test_shapes_of_cads_without_photos(tmp_path: Path) -> None:
     """Every picture and mesh is there, and a category whose only CAD is broken does not stop the others."""
     root, out = tmp_path / "cads", tmp_path / "shapes"
-    raw["write_cad"](root / "CAD" / "car" / "01.off")
-    raw["write_cad"](root / "CAD" / "car" / "03.off", (0.2, 0.3, 0.1))
-    raw["write_cad"](root / "CAD" / "boat" / "01.off", (100.0, 250.0, 80.0))
+    raw.write_cad(root / "CAD" / "car" / "01.off")
+    raw.write_cad(root / "CAD" / "car" / "03.off", (0.2, 0.3, 0.1))
+    raw.write_cad(root / "CAD" / "boat" / "01.off", (100.0, 250.0, 80.0))
     small = "subdivisions=1", "steps=4", "surface_samples=50", "width=8", "layers=1"
     settings = [word for setting in small for word in ("--set", setting)]
     fit = ("fit-shapes", "--cad-root", root, "--out", out, *settings)
@@ -217,7 +216,7 @@ def test_shapes_of_cads_without_photos(tmp_path: Path) -> None:
 
 
 def test_shapes_on_cuda_want_kaolin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raw["write_cad"](tmp_path / "CAD" / "car" / "01.off")
+    raw.write_cad(tmp_path / "CAD" / "car" / "01.off")
     fit = ("fit-shapes", "--cad-root", tmp_path, "--out", tmp_path / "out")
     asked = (*fit, "--device", "cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

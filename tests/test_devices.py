@@ -3,10 +3,8 @@
 The CPU computes in both cases, so the files must be the same to the last bit.
 """
 
-import runpy
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,18 +12,18 @@ from PIL import Image
 
 from ntdm import evaluate, infer, texture_update, train
 from ntdm.cache import CacheFile
+from pretended_cuda import pretended_cuda
 
 
 @pytest.fixture
-def cuda(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A device on which what was not moved there is an error."""
-    pretended = runpy.run_path(str(checkout / "tests" / "pretended_cuda.py"))
 
     def update(tensors, *rest):
         texture_update._run_cpu([tensor.held for tensor in tensors], *rest)
 
     monkeypatch.setattr(texture_update, "_run_cuda", update)
-    with pretended["pretended_cuda"]():
+    with pretended_cuda():
         yield "cuda:0"
 
 

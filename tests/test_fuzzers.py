@@ -23,6 +23,7 @@ def test_the_fuzzer_sees_what_it_is_for(tmp_path):
     """It would be quiet, too, if it looked at nothing: a reader that unpickles is found out."""
     code = (
         "import runpy, sys, numpy as np\n"
+        "sys.path.insert(0, {tests!r})\n"
         "sys.argv = [{script!r}, '--part', '0', '400']\n"
         "from ntdm.data_prep import nemo, samples\n"
         "none = lambda array: array.dtype == object and array.shape == () and array.item() is None\n"
@@ -30,7 +31,7 @@ def test_the_fuzzer_sees_what_it_is_for(tmp_path):
         "loose = lambda path: {{name: array for name, array in fields(path) if not none(array)}}\n"
         "nemo.read_npz = samples.read_npz = loose\n"
         "runpy.run_path({script!r}, run_name='__main__')\n"
-    ).format(script=str(HERE / "fuzz_readers.py"))
+    ).format(script=str(HERE / "fuzz_readers.py"), tests=str(HERE))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert any("pickle" in line.get("finding", "") for line in found), done.stderr[-2000:]

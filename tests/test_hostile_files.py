@@ -1,7 +1,6 @@
 """Files made to exhaust a reader: refused by what they would cost, before they cost it."""
 
 import io
-import runpy
 import subprocess
 import sys
 import zlib
@@ -12,6 +11,8 @@ import pytest
 import scipy.io
 from PIL import Image, ImageOps
 
+import hostile_files as hostile
+import raw_trees as raw
 from ntdm import npz, photo
 from ntdm.config import PrepConfig
 from ntdm.data_prep import pascal3d
@@ -21,7 +22,6 @@ from ntdm.data_prep.ood_cv_tables import read_rows
 from ntdm.data_prep.prepare import photos_per_task
 
 HERE = Path(__file__).parent
-hostile, raw = (runpy.run_path(str(HERE / f"{name}.py")) for name in ("hostile_files", "raw_trees"))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ hostile, raw = (runpy.run_path(str(HERE / f"{name}.py")) for name in ("hostile_f
 )
 def test_mat_files_of_far_too_many_parts(tmp_path, writer, said):
     path = tmp_path / "record.mat"
-    hostile[writer](path)
+    getattr(hostile, writer)(path)
     with pytest.raises(ValueError, match=rf"record\.mat is not a readable \.mat file: it .*{said}"):
         read_mat(path, "record")
 
@@ -50,7 +50,7 @@ def test_mat_files_of_far_too_many_parts(tmp_path, writer, said):
 )
 def test_npz_files_of_far_too_many_parts(tmp_path, writer, said):
     path = tmp_path / "a.npz"
-    hostile[writer](path)
+    getattr(hostile, writer)(path)
     with pytest.raises(ValueError, match=rf"a\.npz is not a readable \.npz file: .*{said}"):
         npz.unpack(path.read_bytes(), path)
 
@@ -73,12 +73,12 @@ def test_a_file_that_a_library_quotes_in_its_error_is_still_one_short_sentence(t
 
 
 def test_lists_and_tables_longer_than_any(tmp_path):
-    hostile["list_of_lines"](tmp_path / "car.txt")
+    hostile.list_of_lines(tmp_path / "car.txt")
     with pytest.raises(ValueError, match=r"car\.txt has more than 40000 lines, which none has"):
         read_list(tmp_path / "car.txt")
     for writer in ("csv_of_columns", "csv_of_short_rows"):
         (tmp_path / "a.csv").write_text("name,pose\nx,1\n")
-        hostile[writer](tmp_path / "a.csv")
+        getattr(hostile, writer)(tmp_path / "a.csv")
         with pytest.raises(ValueError, match=r"a\.csv has more than 40000 rows, which no table has"):
             read_rows(tmp_path, "a.csv", ("name", "pose"))
     (tmp_path / "a.csv").write_text(",".join(f"c{i}" for i in range(100_000)))
@@ -87,8 +87,8 @@ def test_lists_and_tables_longer_than_any(tmp_path):
 
 
 def test_a_photo_of_more_objects_than_anyone_annotates(tmp_path):
-    root = raw["write_pascal3d"](tmp_path / "p", train=2)
-    hostile["mat_of_objects"](root / "Annotations" / "car_imagenet" / "n0_0.mat")
+    root = raw.write_pascal3d(tmp_path / "p", train=2)
+    hostile.mat_of_objects(root / "Annotations" / "car_imagenet" / "n0_0.mat")
     every = PrepConfig(image_size=(32, 32), objects="all")
     report = pascal3d.prepare(root, tmp_path / "c", every, splits=["train"])
     assert (report.files[0].samples, report.files[0].dropped) == (1, {"annotation_unreadable": 1})

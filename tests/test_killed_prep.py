@@ -1,6 +1,5 @@
 """A prep that is killed: what has its final name is whole, and the same command ends as if undisturbed."""
 
-import runpy
 import signal
 import subprocess
 import sys
@@ -8,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import raw_trees as raw
 from ntdm.config import PrepConfig
 from ntdm.data_prep import pascal3d
 
-raw = runpy.run_path(str(Path(__file__).with_name("raw_trees.py")))
 CONFIG = PrepConfig(image_size=(32, 48), scale=0.15)
 
 # The process ends itself, as SIGKILL would, when it calls the function for the n-th time.
@@ -52,7 +51,7 @@ if __name__ == "__main__":
     ],
 )
 def test_the_same_command_after_a_kill_gives_what_an_undisturbed_one_gives(tmp_path, name, count, whole):
-    root = raw["write_pascal3d"](tmp_path / "p", train=10, val=10)
+    root = raw.write_pascal3d(tmp_path / "p", train=10, val=10)
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
     arguments = [str(root), str(tmp_path / "killed"), name, str(count)]

@@ -2,21 +2,18 @@
 
 import builtins
 import json
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
+import torchvision_operators
 from ntdm import evaluate, train
 from ntdm.baselines import mask_rcnn
 from ntdm.batch import Batch
 from ntdm.config import to_dict
 from ntdm.sample_table import ERROR_COLUMNS, KEY_COLUMNS, OPTIONAL_ERROR_COLUMNS, read_errors
 from ntdm.trained import load
-
-OPERATORS = str(Path(__file__).with_name("torchvision_operators.py"))
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +24,7 @@ def torchvision():
     except ImportError:
         pytest.skip("torchvision is not installed")
     except RuntimeError:
-        runpy.run_path(OPERATORS)["install"]()
+        torchvision_operators.install()
 
 
 def scenes(count: int = 4, seed: int = 0) -> Batch:
@@ -127,21 +124,20 @@ def test_the_stand_ins_are_torchvisions_operators(torchvision, aligned):
 
     if not extension._has_ops():
         pytest.skip("torchvision's own operators do not fit this torch")
-    ours = runpy.run_path(OPERATORS)
     draw = torch.Generator().manual_seed(0)
     features = torch.randn(3, 5, 13, 17, generator=draw, requires_grad=True)
     low = torch.rand(40, 2, generator=draw) * torch.tensor([100.0, 70.0])
     high = torch.minimum(low + 60 * torch.rand(40, 2, generator=draw), torch.tensor([136.0, 104.0]))
     boxes = torch.cat([low, high], 1)
     rois = torch.cat([torch.arange(40)[:, None] % 3, boxes], 1)
-    found = ours["roi_align"](features, rois, 1 / 8, 7, 14, 2, aligned)
+    found = torchvision_operators.roi_align(features, rois, 1 / 8, 7, 14, 2, aligned)
     wanted = ops.roi_align(features, rois, (7, 14), 1 / 8, 2, aligned)
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)  # 3e-6 seen
     weight = torch.randn(found.shape, generator=draw)
     gradients = [torch.autograd.grad((each * weight).sum(), features)[0] for each in (found, wanted)]
     torch.testing.assert_close(*gradients, atol=1e-3, rtol=0)
     score = torch.rand(40, generator=draw)
-    kept = ours["nms"](boxes, score, 0.3)
+    kept = torchvision_operators.nms(boxes, score, 0.3)
     assert torch.equal(kept, ops.nms(boxes, score, 0.3)) and len(kept) < 40
 
 

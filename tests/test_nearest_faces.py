@@ -2,15 +2,16 @@
 
 import dataclasses
 import json
-import runpy
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+
+import fake_kaolin
+from pretended_cuda import pretended_cuda
 
 pytest.importorskip("open3d")  # a machine with a GPU may have torch alone
 
@@ -18,10 +19,7 @@ from ntdm import mesh, nearest_faces, shape_fit, shape_loss
 from ntdm.config import ShapeConfig
 from ntdm.deform import load_shape
 from ntdm.nearest_faces import foot_weights, points_on_faces
-
-HERE = Path(__file__).parent
-_simple = runpy.run_path(str(HERE / "simple_cads.py"))
-box, ellipsoid, join, seen = (_simple[name] for name in ("box", "ellipsoid", "join", "seen"))
+from simple_cads import box, ellipsoid, join, seen
 
 SMALL = ShapeConfig(
     subdivisions=1, width=16, layers=2, frequencies=2, steps=3, network_steps=3, surface_samples=90
@@ -33,7 +31,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Kaolin's point_to_mesh_distance as its manual describes it."""
     kaolin, metrics = ModuleType("kaolin"), ModuleType("kaolin.metrics")
     metrics.trianglemesh = ModuleType("kaolin.metrics.trianglemesh")
-    metrics.trianglemesh.__dict__.update(runpy.run_path(str(HERE / "fake_kaolin.py")))
+    metrics.trianglemesh.__dict__.update(vars(fake_kaolin))
     kaolin.metrics = metrics
     for module in (kaolin, metrics, metrics.trianglemesh):
         monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -68,7 +66,7 @@ def cuda(request: pytest.FixtureRequest) -> Iterator[str]:
     """A CUDA device with Kaolin, or a CPU that says it is one, with the stand-in."""
     if request.param == "pretended":
         request.getfixturevalue("stand_in")
-        with runpy.run_path(str(HERE / "pretended_cuda.py"))["pretended_cuda"]():
+        with pretended_cuda():
             yield "cuda:0"
         return
     nearest_faces.missing.cache_clear()

@@ -1,22 +1,19 @@
 """NeMo-prepared trees: every form gives the camera that made the photo; no pickle is run."""
 
 import math
-import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import raw_trees as raw
 from ntdm.cache import CacheFile
 from ntdm.config import PrepConfig
 from ntdm.data_prep import nemo, pascal3d
 from ntdm.data_prep.annotation import SampleError, object_pose, read_objects
 from ntdm.data_prep.samples import Item
-
-# tests/ is no package: what the readers' tests share is loaded by its path.
-raw = runpy.run_path(str(Path(__file__).with_name("raw_trees.py")))
-annotated, write_record, PHOTO_SIZE = (raw[name] for name in ("annotated", "write_record", "PHOTO_SIZE"))
+from raw_trees import PHOTO_SIZE, annotated, write_record
 
 CONFIG = PrepConfig(image_size=(64, 96), scale=0.3)
 VIEW = {"azimuth": 300.0, "elevation": 10.0, "theta": -5.0, "distance": 6.0, "px": 52.25, "py": 38.5}
@@ -85,7 +82,7 @@ def write_prepared(root: Path, name: str, photo: Path, form: str, folder: str = 
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
-    root = raw["write_pascal3d"](tmp_path / "pascal3d", train=1, val=1)
+    root = raw.write_pascal3d(tmp_path / "pascal3d", train=1, val=1)
     record = root / "Annotations" / "car_imagenet" / "n0_0.mat"
     write_record(record, [annotated(VIEW, bbox=BBOX[None])])
     return root
@@ -196,7 +193,7 @@ def test_a_file_without_a_cad_index_gives_a_sample_without_masks(tree, tmp_path)
 
 
 def test_trains_are_a_category_too(tree, tmp_path):
-    raw["write_pascal3d"](tree, "train")
+    raw.write_pascal3d(tree, "train")
     write_prepared(tmp_path / "prepared" / "val", "n0_0", photo_of(tree), "old", folder="train")
     report = prepare(tmp_path / "prepared", tree, categories=["train"])
     assert [(file.key, file.samples) for file in report.files] == [("nemo_prepared/val/train", 1)]

@@ -1,21 +1,20 @@
 """Occluded PASCAL3D+: occluders follow the photo through the crop; poses come from PASCAL3D+."""
 
-import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import raw_trees as raw
 from ntdm.cache import CacheFile
 from ntdm.config import PrepConfig
 from ntdm.data_prep import occluded_pascal3d
 from ntdm.data_prep.samples import read_masks
 
 # tests/ is no package: what the readers' tests share is loaded by its path.
-raw = runpy.run_path(str(Path(__file__).with_name("raw_trees.py")))
 
 CONFIG = PrepConfig(image_size=(64, 96), scale=0.3)
-HEIGHT, WIDTH = raw["PHOTO_SIZE"]
+HEIGHT, WIDTH = raw.PHOTO_SIZE
 
 
 class Opener:
@@ -37,7 +36,7 @@ def write_masks(path: Path, **changes) -> None:
 
 @pytest.fixture
 def roots(tmp_path) -> tuple[Path, Path]:
-    pascal3d = raw["write_pascal3d"](tmp_path / "pascal3d")
+    pascal3d = raw.write_pascal3d(tmp_path / "pascal3d")
     root = tmp_path / "occluded"
     (root / "lists").mkdir(parents=True)
     for level in (1, 3):
@@ -45,7 +44,7 @@ def roots(tmp_path) -> tuple[Path, Path]:
         names = [f"n1_{i}" for i in range(3)]
         (root / "lists" / f"{folder}.txt").write_text("\n".join(f"{name}.JPEG" for name in names))
         for i, name in enumerate(names):
-            raw["write_photo"](root / "images" / folder / f"{name}.JPEG", seed=50 * level + i)
+            raw.write_photo(root / "images" / folder / f"{name}.JPEG", seed=50 * level + i)
             write_masks(root / "annotations" / folder / f"{name}.npz")
     return root, pascal3d
 

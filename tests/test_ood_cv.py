@@ -1,19 +1,18 @@
 """OOD-CV: which packaging a folder holds; packaging B: which object is in which split."""
 
 import re
-import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import raw_trees as raw
 from ntdm.cache import CacheFile
 from ntdm.config import PrepConfig
 from ntdm.data_prep import layout, ood_cv
+from raw_trees import annotated
 
 # tests/ is no package: what the readers' tests share is loaded by its path.
-raw = runpy.run_path(str(Path(__file__).with_name("raw_trees.py")))
-annotated = raw["annotated"]
 
 CONFIG = PrepConfig(image_size=(64, 96), scale=0.3)
 WEB = "car_+_snow_google_0022"
@@ -21,17 +20,17 @@ WEB = "car_+_snow_google_0022"
 
 @pytest.fixture
 def roots(tmp_path) -> tuple[Path, Path]:
-    pascal3d = raw["write_pascal3d"](tmp_path / "pascal3d")
-    raw["write_photo"](pascal3d / "Images" / "car_pascal" / "2008_000001.jpg")
-    raw["write_record"](pascal3d / "Annotations" / "car_pascal" / "2008_000001.mat", [annotated()])
+    pascal3d = raw.write_pascal3d(tmp_path / "pascal3d")
+    raw.write_photo(pascal3d / "Images" / "car_pascal" / "2008_000001.jpg")
+    raw.write_record(pascal3d / "Annotations" / "car_pascal" / "2008_000001.mat", [annotated()])
     root = tmp_path / "ood_cv"
     lists = root / "lists"
     lists.mkdir(parents=True)
     (lists / "TrainSet.txt").write_text("n0_0\nn0_3\n2008_000001\nn9_unknown\nn0_0\n")
     for i, name in enumerate(("a", "b", WEB)):
-        raw["write_photo"](root / "images" / "car" / f"{name}.JPEG", seed=i)
+        raw.write_photo(root / "images" / "car" / f"{name}.JPEG", seed=i)
         objects = [annotated({"azimuth": 10.0}), annotated({"azimuth": 20.0}), annotated({"distance": 0.0})]
-        raw["write_record"](root / "annotations" / "car" / f"{name}.mat", objects)
+        raw.write_record(root / "annotations" / "car" / f"{name}.mat", objects)
     (lists / "car_shape.txt").write_text("a 0\na 1\na 1\n")
     (lists / "car_weather.txt").write_text(f"{WEB} 1\na 1\nb 2\n")
     (lists / "car_all.txt").write_text(f"a 0\na 1\nb 0\nb 1\nb 2\nb 7\n{WEB} 1\n")

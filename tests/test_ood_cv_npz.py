@@ -1,18 +1,17 @@
 """OOD-CV, packaging C: the .npz's pose, the record's CAD where the .npz has none."""
 
 import math
-import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import raw_trees as raw
 from ntdm.cache import CacheFile
 from ntdm.config import PrepConfig
 from ntdm.data_prep import ood_cv
 
 # tests/ is no package: what the readers' tests share is loaded by its path.
-raw = runpy.run_path(str(Path(__file__).with_name("raw_trees.py")))
 
 CONFIG = PrepConfig(image_size=(64, 96), scale=0.3)
 ANGLES = {"azimuth": math.radians(310), "elevation": math.radians(10), "theta": math.radians(-5)}
@@ -21,7 +20,7 @@ WEB = "collection_car_car_+_snow_google_0022_0"
 
 def write_sample(folder: Path, name: str, **fields) -> Path:
     """A prepared photo and the least that is known of its .npz."""
-    raw["write_photo"](folder / "images" / f"{name}.JPEG")
+    raw.write_photo(folder / "images" / f"{name}.JPEG")
     path = folder / "annotations" / f"{name}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, **(ANGLES | {"distance": 6.0} | fields))
@@ -30,7 +29,7 @@ def write_sample(folder: Path, name: str, **fields) -> Path:
 
 @pytest.fixture
 def roots(tmp_path) -> tuple[Path, Path]:
-    pascal3d = raw["write_pascal3d"](tmp_path / "pascal3d")
+    pascal3d = raw.write_pascal3d(tmp_path / "pascal3d")
     root = tmp_path / "pose-npz"
     for name in ("n0_0", "n0_1", "2008_000001_01"):
         write_sample(root / "train" / "processed", name, cad_index=np.uint8(1))
@@ -84,8 +83,8 @@ def test_cads_of_training_photos_without_one(roots):
     for name in names:
         write_sample(train / "processed", name)
     (train / "car.txt").write_text("\n".join(names))
-    objects = [raw["annotated"](**change) for change in ({}, {"class": "bus"}, {"viewpoint": raw["EMPTY"]})]
-    raw["write_record"](pascal3d / "Annotations" / "car_pascal" / "2008_000001.mat", objects)
+    objects = [raw.annotated(**change) for change in ({}, {"class": "bus"}, {"viewpoint": raw.EMPTY})]
+    raw.write_record(pascal3d / "Annotations" / "car_pascal" / "2008_000001.mat", objects)
     (path,) = prepare(roots, splits=["train"]).paths
     with CacheFile(path) as file:
         found = dict(zip(file["name"], file["cad_index"].tolist(), strict=True))
@@ -98,7 +97,7 @@ def test_cads_of_training_photos_without_one(roots):
 def test_photos_and_annotations_without_each_other(roots):
     folder = roots[0] / "phase-1" / "iid_test"
     (write_sample(folder, "pascal_car_2008_000003_1")).unlink()
-    raw["write_photo"](folder / "images" / "pascal_car_2008_000002_0.JPEG")
+    raw.write_photo(folder / "images" / "pascal_car_2008_000002_0.JPEG")
     (folder / "images" / "imagenet_car_n0_1_0.JPEG").unlink()
     write_sample(folder, "pascal_bus_2008_000003_1", distance=0.0)
     with pytest.raises(

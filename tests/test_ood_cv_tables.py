@@ -2,22 +2,19 @@
 
 import csv
 import pickle
-import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import raw_trees as raw
 from ntdm.cache import CacheFile
 from ntdm.config import PrepConfig
 from ntdm.data_prep import ood_cv
 from ntdm.data_prep.ood_cv_layout import CATEGORIES, SPLITS
 from ntdm.data_prep.ood_cv_tables import read_crops, read_tables
-
-# tests/ is no package: what the readers' tests share is loaded by its path.
-raw = runpy.run_path(str(Path(__file__).with_name("raw_trees.py")))
-annotated, write_photo, write_record = (raw[name] for name in ("annotated", "write_photo", "write_record"))
+from raw_trees import annotated, write_photo, write_record
 
 CONFIG = PrepConfig(image_size=(64, 96), scale=0.3)
 WEB = "car_+_snow_google_0022"
@@ -43,7 +40,7 @@ def write_table(path: Path, rows: list[dict]) -> Path:
 @pytest.fixture
 def pascal3d(tmp_path) -> Path:
     """PASCAL3D+ with a VOC photo of two cars."""
-    root = raw["write_pascal3d"](tmp_path / "pascal3d")
+    root = raw.write_pascal3d(tmp_path / "pascal3d")
     write_photo(root / "Images" / "car_pascal" / "2008_000001.jpg", seed=7)
     second = annotated({"px": 30.0}, bbox=np.array([[5.7, 30.2, 50.0, 70.9]]))
     write_record(root / "Annotations" / "car_pascal" / "2008_000001.mat", [annotated(), second])

@@ -1,7 +1,6 @@
 """PASCAL3D+: what the protocol keeps is exact, from every release and part of it."""
 
 import math
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -9,28 +8,20 @@ import pytest
 import torch
 from PIL import Image
 
+import raw_trees as raw
 from ntdm import camera
 from ntdm.cache import CacheFile
 from ntdm.config import PrepConfig
 from ntdm.data_prep import pascal3d
 from ntdm.data_prep.annotation import object_pose, read_objects
 from ntdm.data_prep.cad import read_off
-
-# tests/ is no package: what the readers' tests share is loaded by its path.
-raw, tree = (
-    runpy.run_path(str(Path(__file__).with_name(f"{name}.py"))) for name in ("raw_trees", "pascal3d_tree")
-)
-annotated, write_record, write_photo, EMPTY = (
-    raw[name] for name in ("annotated", "write_record", "write_photo", "EMPTY")
-)
-CONFIG, annotation, photo, prepare, dropped = (
-    tree[name] for name in ("CONFIG", "annotation", "photo", "prepare", "dropped")
-)
+from pascal3d_tree import CONFIG, annotation, dropped, photo, prepare
+from raw_trees import EMPTY, annotated, write_photo, write_record
 
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    return raw["write_pascal3d"](tmp_path / "PASCAL3D+_release1.1")
+    return raw.write_pascal3d(tmp_path / "PASCAL3D+_release1.1")
 
 
 def test_files_and_fields(root):
@@ -81,7 +72,7 @@ def test_a_point_of_the_object_is_where_the_crops_camera_sees_it(root):
 def test_any_number_of_workers_gives_the_same_bytes(root):
     one = prepare(root, splits=None).paths
     bytes_one = [path.read_bytes() for path in one]
-    many = raw["write_pascal3d"](root.parent / "again", train=20)
+    many = raw.write_pascal3d(root.parent / "again", train=20)
     serial = pascal3d.prepare(many, root.parent / "serial", CONFIG, workers=1).paths
     parallel = pascal3d.prepare(many, root.parent / "parallel", CONFIG, workers=2).paths
     assert [p.read_bytes() for p in serial] == [p.read_bytes() for p in parallel]
@@ -164,7 +155,7 @@ def test_gray_and_cmyk_photos(root, mode):
 
 
 def test_a_category_with_one_cad(tmp_path):
-    root = raw["write_pascal3d"](tmp_path / "p", cads=1)
+    root = raw.write_pascal3d(tmp_path / "p", cads=1)
     with CacheFile(prepare(root).paths[0]) as file:
         assert list(file.cads()) == [0] and len(file) == 6
 
@@ -200,7 +191,7 @@ def test_the_voc_part_by_the_lists_of_voc(root):
 def test_release_1_0_with_cads_in_matlab_files(root):
     from_off = prepare(root).paths[0]
     cads = {k: read_off(root / "CAD" / "car" / f"{k + 1:02d}.off") for k in (0, 1)}
-    raw["write_mat_cads"](root / "CAD" / "car.mat", [(v, (f + 1).astype(np.uint8)) for v, f in cads.values()])
+    raw.write_mat_cads(root / "CAD" / "car.mat", [(v, (f + 1).astype(np.uint8)) for v, f in cads.values()])
     for path in (root / "CAD" / "car").glob("*.off"):
         path.unlink()
     from_mat = pascal3d.prepare(root, root.parent / "mat", CONFIG, splits=["train"]).paths[0]
@@ -223,7 +214,7 @@ def test_exif_rotation_is_ignored(root):
 
 def test_one_photo_in_the_folders_of_two_categories(root):
     """VOC photos come once for each category in them, each with its own objects annotated."""
-    raw["write_pascal3d"](root, "bus")
+    raw.write_pascal3d(root, "bus")
     report = prepare(root, splits=["train"])
     names = []
     for path in report.paths:

@@ -1,31 +1,22 @@
 """PASCAL3D+: what is dropped is counted, what is broken is named, what is wrong altogether is refused."""
 
 import re
-import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
 
+import raw_trees as raw
 from ntdm.cache import CacheFile
 from ntdm.data_prep import pascal3d
-
-# tests/ is no package: what the readers' tests share is loaded by its path.
-raw, tree = (
-    runpy.run_path(str(Path(__file__).with_name(f"{name}.py"))) for name in ("raw_trees", "pascal3d_tree")
-)
-annotated, write_record, write_photo, EMPTY = (
-    raw[name] for name in ("annotated", "write_record", "write_photo", "EMPTY")
-)
-CONFIG, annotation, photo, prepare, dropped = (
-    tree[name] for name in ("CONFIG", "annotation", "photo", "prepare", "dropped")
-)
+from pascal3d_tree import CONFIG, annotation, dropped, photo, prepare
+from raw_trees import EMPTY, annotated, write_record
 
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    return raw["write_pascal3d"](tmp_path / "PASCAL3D+_release1.1")
+    return raw.write_pascal3d(tmp_path / "PASCAL3D+_release1.1")
 
 
 def cut(path: Path) -> None:
@@ -141,7 +132,7 @@ def test_records_whose_objects_lack_a_field(root, field):
     "field", ["azimuth", "elevation", "theta", "distance", "focal", "viewport", "px", "py"]
 )
 def test_viewpoints_that_lack_a_field(root, field):
-    view = {key: value for key, value in raw["VIEW"].items() if not key.startswith(field)}
+    view = {key: value for key, value in raw.VIEW.items() if not key.startswith(field)}
     fields = annotated()
     fields["viewpoint"] = view
     write_record(annotation(root), [fields])

@@ -1,16 +1,15 @@
 """The Kaolin backend against the native operators: with a stand-in, and with Kaolin where it runs."""
 
 import math
-import runpy
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
+import fake_kaolin
 from ntdm import camera, mesh, rasterize_kaolin
 from ntdm.rasterize import _takes_kaolin, rasterize, soft_silhouette
 
@@ -24,7 +23,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     if request.param == "stand-in":
         kaolin, render = ModuleType("kaolin"), ModuleType("kaolin.render")
         render.mesh = ModuleType("kaolin.render.mesh")
-        render.mesh.__dict__.update(runpy.run_path(str(Path(__file__).with_name("fake_kaolin.py"))))
+        render.mesh.__dict__.update(vars(fake_kaolin))
         kaolin.render = render
         for module in (kaolin, render, render.mesh):
             monkeypatch.setitem(sys.modules, module.__name__, module)

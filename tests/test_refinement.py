@@ -1,10 +1,8 @@
 """The solver's steps: gradients of the loss, what moves and what stays, when it ends, whom it leaves out."""
 
 import math
-import runpy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,18 +13,17 @@ from ntdm.likelihood import Photos
 from ntdm.model import NTDM
 from ntdm.rasterize import rasterize
 from ntdm.render_and_compare import POSE_COLUMNS, Solver, fit_categories
-
-# tests/ is no package: what these tests share is loaded by its path.
-painted = runpy.run_path(str(Path(__file__).with_name("painted_world.py")))
-SIZE = painted["SIZE"]
-FOCAL = painted["FOCAL"]
-DEFAULT = painted["DEFAULT"]
-VIEWPOINTS = painted["VIEWPOINTS"]
-painted_model = painted["painted_model"]
-noise = painted["noise"]
-photographs = painted["photographs"]
-degrees = painted["degrees"]
-one_colour = painted["one_colour"]
+from painted_world import (
+    DEFAULT,
+    FOCAL,
+    SIZE,
+    VIEWPOINTS,
+    degrees,
+    noise,
+    one_colour,
+    painted_model,
+    photographs,
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,7 @@
 """Analysis by synthesis on feature maps of which the truth is known: starts, what is found, its masks."""
 
 import math
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,22 +10,20 @@ from ntdm import metrics
 from ntdm.camera import rotation
 from ntdm.likelihood import encode
 from ntdm.render_and_compare import POSE_COLUMNS, Solver
-
-# tests/ is no package: what these tests share is loaded by its path.
-painted = runpy.run_path(str(Path(__file__).with_name("painted_world.py")))
-SIZE = painted["SIZE"]
-FOCAL = painted["FOCAL"]
-DIM = painted["DIM"]
-DEFAULT = painted["DEFAULT"]
-VIEWPOINTS = painted["VIEWPOINTS"]
-painting = painted["painting"]
-painted_model = painted["painted_model"]
-noise = painted["noise"]
-photographs = painted["photographs"]
-with_clutter = painted["with_clutter"]
-degrees = painted["degrees"]
-overlap = painted["overlap"]
-one_colour = painted["one_colour"]
+from painted_world import (
+    DEFAULT,
+    DIM,
+    FOCAL,
+    SIZE,
+    VIEWPOINTS,
+    degrees,
+    noise,
+    one_colour,
+    overlap,
+    painted_model,
+    photographs,
+    with_clutter,
+)
 
 
 @pytest.fixture(scope="module")

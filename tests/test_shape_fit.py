@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import math
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +11,7 @@ import torch
 from ntdm import cache, mesh, shape_fit, shape_loss, shape_quality, surface
 from ntdm.config import ShapeConfig
 from ntdm.deform import load_shape, read_meta
-
-_simple = runpy.run_path(str(Path(__file__).with_name("simple_cads.py")))
-box, ellipsoid, join, seen = (_simple[name] for name in ("box", "ellipsoid", "join", "seen"))
+from simple_cads import box, ellipsoid, join, seen
 
 RADII = ([0.2, 0.4, 0.2], [0.4, 0.2, 0.1], [0.2, 0.2, 0.6])
 SMALL = ShapeConfig(subdivisions=2, width=32, layers=2, frequencies=4, steps=80, surface_samples=500)

@@ -1,8 +1,6 @@
 """smoothing.py, shape_start.py, outlines.py, shape_meshes.py: what the meshes start from and move by."""
 
 import dataclasses
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +8,7 @@ import torch
 
 from ntdm import mesh, outlines, shape_meshes, shape_quality, shape_start, smoothing
 from ntdm.config import ShapeConfig
-
-_simple = runpy.run_path(str(Path(__file__).with_name("simple_cads.py")))
-box, ellipsoid, join, seen = (_simple[name] for name in ("box", "ellipsoid", "join", "seen"))
+from simple_cads import box, ellipsoid, join, seen
 
 SMALL = ShapeConfig(subdivisions=2, surface_samples=500)
 
