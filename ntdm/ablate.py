@@ -1,4 +1,4 @@
-"""Ablations: `ntdm ablate`. The runs of Table 3, each with one thing of the method changed.
+"""Ablations: `ntdm ablate`. The runs of Table 3 and one of ours, each with one thing of the method changed.
 
     full            nothing
     no-background   cells that look like background do not enter the loss (Eq. 10 without its second sum)
@@ -6,6 +6,7 @@
     fixed-shape     the shape stays what it starts as, the mean of the CADs' latents
     latent-random   inference starts from a random mixture of the CADs' latents
     latent-average  inference starts from their mean
+    hard-silhouette a cell is of the object or not, nothing between (not in the paper's table)
 
 What changes inference alone shares the weights of `full`: its folder is a run folder with a link to them.
 """
@@ -36,13 +37,14 @@ class Ablation:
     infer: Mapping[str, Any] = field(default_factory=dict)
 
 
-ABLATIONS = {  # in the order of Table 3
+ABLATIONS = {  # in the order of Table 3, then ours
     "full": Ablation(),
     "no-background": Ablation(infer={"background_term": False}),
     "single-alpha": Ablation(train={"view_bins": 1}),
     "fixed-shape": Ablation(infer={"refine_shape": False, "latent_start": "average"}),
     "latent-random": Ablation(infer={"latent_start": "random"}),
     "latent-average": Ablation(infer={"latent_start": "average"}),
+    "hard-silhouette": Ablation(infer={"silhouette": "hard"}),
 }
 
 

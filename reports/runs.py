@@ -19,7 +19,10 @@ from ntdm.predictions import made_with, read_predictions
 from ntdm.sample_table import Table, read_errors
 
 # The rows of Table 3, in its order: the names that `ntdm ablate` gives its runs.
-ABLATIONS = ("full", "no-background", "single-alpha", "fixed-shape", "latent-random", "latent-average")
+ABLATIONS = (
+    "full", "no-background", "single-alpha", "fixed-shape", "latent-random", "latent-average",
+    "hard-silhouette",
+)  # fmt: skip
 
 _MIXED_LEVELS = tuple(f"FGL{i}_BGL{j}" for i in (1, 2, 3) for j in (1, 2, 3) if i != j)
 KNOWN_SPLITS = {

@@ -12,7 +12,10 @@ from ntdm import ablate, evaluate, train, trained
 from ntdm.predictions import made_with
 from ntdm.reports import tables
 
-NAMES = ("full", "no-background", "single-alpha", "fixed-shape", "latent-random", "latent-average")
+NAMES = (
+    "full", "no-background", "single-alpha", "fixed-shape", "latent-random", "latent-average",
+    "hard-silhouette",
+)  # fmt: skip
 
 
 def start(tiny, tiny_folder, out: Path, **options) -> list[Path]:
@@ -51,6 +54,7 @@ def test_each_changes_what_it_says(ablated, tiny):
         "fixed-shape": {"refine_shape": False, "latent_start": "average"},
         "latent-random": {"latent_start": "random"},
         "latent-average": {"latent_start": "average"},
+        "hard-silhouette": {"silhouette": "hard"},
     }
 
 
