@@ -70,6 +70,8 @@ def _sentence(error: Exception) -> str:
         return (
             f"no space left on the disk ({error.filename or error}): free some and run the same command again"
         )
+    if isinstance(error, BrokenPipeError):
+        return "what reads this command's output ended before it did: the rest was not done"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error) or repr(error)

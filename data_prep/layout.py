@@ -23,6 +23,7 @@ OOD_CV_LISTS = "OOD-CV, packaging B (pose.zip)"
 OOD_CV_NPZ = "OOD-CV, packaging C (pose-npz of the challenge)"
 OOD_CV_PHASE2 = "OOD-CV, packaging C, phase 2 of the challenge (photos and gt.csv)"
 NEMO = "a NeMo-prepared tree"
+VOC = "PASCAL VOC alone (PASCAL3D+ keeps it in PASCAL/VOCdevkit, beside Annotations and CAD)"
 
 # What tells the packagings of OOD-CV apart, the first match holds: labels.csv is a table too.
 _OOD_CV_MARKS = {
@@ -56,6 +57,8 @@ def recognise(root: Path) -> str | None:
         return "OOD-CV, phase 2 of the challenge, without its gt.csv"
     if has("*/annotations/*/*.npz") or has("annotations/*/*.npz"):
         return NEMO
+    if has("VOCdevkit") or has("VOC20*/JPEGImages") or has("JPEGImages", "ImageSets"):
+        return VOC
     return None
 
 

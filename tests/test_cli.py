@@ -247,6 +247,11 @@ def test_cads_come_from_one_place(where: tuple[str, ...]) -> None:
         (OSError(errno.ENOSPC, "No space left on device", "a.h5"), 1, "no space left on the disk (a.h5)"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "b.mat"), 1, "b.mat: No such file"),
         (ValueError("c.off has no faces"), 1, "c.off has no faces"),
+        (
+            BrokenPipeError(errno.EPIPE, "Broken pipe"),
+            1,
+            "what reads this command's output ended before it did",
+        ),
         (KeyboardInterrupt(), 130, "interrupted; the same command resumes"),
     ],
 )

@@ -154,6 +154,8 @@ def test_packagings_are_told_apart(tmp_path, files, packaging):
         (["annotations/carFGL1_BGL1"], "looks like Occluded PASCAL3D+"),
         (["annotations/car/a.npz"], "looks like a NeMo-prepared tree"),
         (["phase-2/images"], "looks like OOD-CV, phase 2"),
+        (["VOC2012/JPEGImages"], "looks like PASCAL VOC alone"),
+        (["JPEGImages", "ImageSets"], "looks like PASCAL VOC alone"),
         (["things"], "looks like none of the known datasets"),
     ],
 )
