@@ -27,7 +27,7 @@ from ntdm.external_formats import (
 )
 from ntdm.outputs import atomic_path, finished, sweep
 from ntdm.prediction_writer import write_predictions
-from ntdm.predictions import Prediction, made_with, read_predictions
+from ntdm.predictions import FREE_POSE_COLUMNS, Prediction, made_with, read_predictions
 from ntdm.progress import say
 from ntdm.sample_table import KEY_COLUMNS, write_errors
 from ntdm.scoring import score
@@ -137,6 +137,7 @@ def _joined(guesses: Mapping[Sample, Guess], truth: Truth, files: Sequence[Path]
             f"{', '.join(map(str, files))}: no prediction for {len(missing)} of the {len(known)} samples of "
             f"{truth.where}, the first is {tuple(missing[0])}: write a failed prediction with nan as its pose"
         )
+    _check_alike(guesses)
     rows = []
     for sample in truth.samples:
         guess = guesses[sample]
@@ -148,6 +149,22 @@ def _joined(guesses: Mapping[Sample, Guess], truth: Truth, files: Sequence[Path]
             )
         )  # fmt: skip
     return rows
+
+
+def _check_alike(guesses: Mapping[Sample, Guess]) -> None:
+    """ValueError where one file predicts what another one leaves out: the columns would have holes."""
+    first, *others = guesses.values()
+    names = (*Guess._fields[:-1], *FREE_POSE_COLUMNS)
+    for guess in others:
+        for name, ours, theirs in zip(
+            names, (*first[:-1], *first.free), (*guess[:-1], *guess.free), strict=True
+        ):
+            if (ours is None) != (theirs is None):
+                has, lacks = (guess, first) if ours is None else (first, guess)
+                raise ValueError(
+                    f"{lacks.where}: {name} is empty, but {has.where} has it: all files of a split must "
+                    "predict the same"
+                )
 
 
 def _describe(out: Path, method: str) -> None:
@@ -178,13 +195,15 @@ def _score_labels(predictions: Path, truth: Truth, errors: Path) -> Path:
     rows = [place[sample] for sample in truth.samples]
     angles = np.stack([table[name][rows] for name in ANGLES], -1)
     columns = {name: table[name][rows] for name in KEY_COLUMNS}
-    columns["rotation_error"] = metrics.rotation_error(
-        metrics.rotation_from_angles(angles), metrics.rotation_from_angles(truth.viewpoint)
-    )
+    has_pose = table.measured("azimuth")
+    if has_pose:
+        columns["rotation_error"] = metrics.rotation_error(
+            metrics.rotation_from_angles(angles), metrics.rotation_from_angles(truth.viewpoint)
+        )
     if table.measured("predicted_category"):
         columns["class_correct"] = (columns["category"] == table["predicted_category"][rows]).astype(int)
     if table.measured("seconds"):
         columns["seconds"] = table["seconds"][rows]
-    failed = int((~np.isfinite(angles).all(-1)).sum())
+    failed = int((~np.isfinite(angles).all(-1)).sum()) if has_pose else 0
     say(f"{truth.dataset}/{truth.split}: {len(rows)} samples, {failed} failed predictions")
     return write_errors(errors, columns)

@@ -1,6 +1,7 @@
 """Prediction files of other programs, read: our CSV, the OOD-CV challenge's CSV, NeMo's .npz.
 
-    csv      our prediction CSV (docs/formats.md), radians; only the key and the three angles are needed
+    csv      our prediction CSV (docs/formats.md), radians; only the key and the three angles are needed, and
+             these are empty columns for a method that predicts no pose but a category
     ood-cv   imgs,labels,azimuth,elevation,theta[,distance], degrees; labels is the photo's category, as in
              the challenge's own tables, and is not read
     nemo     photo name -> distance, theta, elevation, azimuth (radians), and what follows
@@ -41,9 +42,9 @@ class Guess(NamedTuple):
     """What a file predicts of one sample; radians, CAD units; nan: the prediction failed."""
 
     where: str  # file and line, for messages
-    azimuth: float
-    elevation: float
-    theta: float
+    azimuth: float | None  # None, the three of them: the method predicts no pose
+    elevation: float | None
+    theta: float | None
     distance: float | None = None
     predicted_category: str | None = None
     score: float | None = None
@@ -81,6 +82,15 @@ def _read_csv(files: Sequence[Path], truth: Truth) -> dict[Sample, Guess]:
             if table.measured(column):
                 too_far = np.abs(table[column]) > 2 * math.pi + ROUNDING
                 refuse(table, column, too_far, "radians are wanted; is it in degrees?")
+        for angles in (ANGLES, FREE_POSE_COLUMNS[:3]):
+            said = {column: table.measured(column) for column in angles}
+            if len(set(said.values())) > 1:
+                has, lacks = max(said, key=said.__getitem__), min(said, key=said.__getitem__)
+                raise ValueError(f"{path}: column {lacks} is empty, but {has} is not")
+        if len(table) and not table.measured("azimuth") and not table.measured("predicted_category"):
+            raise ValueError(f"{path}: azimuth and predicted_category are both empty: nothing is predicted")
+        if table.measured("seconds"):
+            refuse(table, "seconds", table["seconds"] < 0, "a non-negative number is wanted")
         for i, key in enumerate(table.keys()):
             where = f"{path}, line {table.lines[i]}"
             for column, want in (("dataset", truth.dataset), ("split", truth.split)):
@@ -89,9 +99,9 @@ def _read_csv(files: Sequence[Path], truth: Truth) -> dict[Sample, Guess]:
             cells = {name: table[name][i].item() for name in table.columns if table.measured(name)}
             guess = Guess(
                 where,
-                azimuth=cells.get("azimuth", math.nan),
-                elevation=cells.get("elevation", math.nan),
-                theta=cells.get("theta", math.nan),
+                azimuth=cells.get("azimuth"),
+                elevation=cells.get("elevation"),
+                theta=cells.get("theta"),
                 distance=cells.get("distance"),
                 predicted_category=cells.get("predicted_category"),
                 score=cells.get("score"),
@@ -113,7 +123,8 @@ def _read_ood_cv(files: Sequence[Path], truth: Truth) -> dict[Sample, Guess]:
                 raise ValueError(f"{where}: {row['imgs']} is none of the samples of {truth.where}")
             angles = [number(row[name], where, name) for name in ANGLES]
             largest = max([largest, *(abs(a) for a in angles if math.isfinite(a))])
-            azimuths.add(angles[0])
+            if math.isfinite(angles[0]):
+                azimuths.add(angles[0])
             azimuth, elevation, theta = map(math.radians, angles)
             guess = Guess(where, azimuth, elevation, theta)
             before = guesses.get(names[stem])
@@ -199,7 +210,7 @@ def _add(guesses: dict[Sample, Guess], sample: Sample, guess: Guess) -> None:
 
 
 def _same(a: Guess, b: Guess) -> bool:
-    return np.array_equal(a[1:4], b[1:4], equal_nan=True)
+    return np.array_equal(np.array(a[1:4], float), np.array(b[1:4], float), equal_nan=True)
 
 
 def challenge_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:

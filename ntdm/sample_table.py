@@ -26,6 +26,7 @@ ERROR_COLUMNS = (*KEY_COLUMNS, "rotation_error", "amodal_iou", "visible_iou", "c
 OPTIONAL_ERROR_COLUMNS = ("rotation_error_free", "amodal_iou_free")
 
 MOST_ROWS = 500_000  # of a split: a file of more is none of ours, and would fill the memory
+LONGEST_CELL = 1000  # characters: one that is longer would make its whole column as wide in memory
 ROUNDING = 1e-6  # radians by which a printed pi may exceed pi
 
 
@@ -114,6 +115,8 @@ def read_table(
                 where = f"{path}, line {reader.line_num}"
                 if len(row) != len(header):
                     raise ValueError(f"{where}: {len(row)} cells under {len(header)} columns")
+                if max(map(len, row)) > LONGEST_CELL:
+                    raise ValueError(f"{where}: a cell of more than {LONGEST_CELL} characters")
                 if any("\0" in cell for cell in row):
                     raise ValueError(f"{where}: a NUL byte; is it a text file?")
                 if len(rows) == MOST_ROWS:

@@ -176,6 +176,12 @@ def test_a_failed_prediction_counts_as_wrong(cache, tmp_path):
         (lambda r: r[4].__setitem__(4, ""), r"theirs.csv, line 6: column azimuth has 1 holes in 6 rows"),
         (lambda r: r[0].__setitem__(3, "x_00"), r"theirs.csv, line 2: .*'x_00'\) is none of the samples"),
         (lambda r: r[0].__setitem__(1, "train"), r"theirs.csv, line 2: split is 'train', want 'val'"),
+        (lambda r: r[0].__setitem__(3, "x" * 1001), r"theirs.csv, line 2: a cell of more than 1000 charact"),
+        (lambda r: [x.__setitem__(5, "") for x in r], r"theirs.csv: column elevation is empty, but azimuth"),
+        (
+            lambda r: [x.__setitem__(slice(4, 7), ["", "", ""]) for x in r],
+            r"theirs.csv: azimuth and predicted_category are both empty: nothing is predicted",
+        ),
     ],
 )  # fmt: skip
 def test_bad_rows_of_our_csv(cache, tmp_path, change, message):
@@ -226,6 +232,51 @@ def test_what_else_is_refused(cache, tmp_path):
         external.run("csv", [changed], tmp_path / "run", "m", SPLIT, cache)
     errors = external.run("csv", [changed], tmp_path / "run", "m", SPLIT, cache, overwrite=True)
     assert read_errors(errors)["rotation_error"].max() == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_method_without_a_pose_has_no_pose_accuracy(cache, tmp_path):
+    rows = [[*row[:4], "", "", "", row[2]] for row in our_rows(cache)]
+    path = write(tmp_path / "theirs.csv", [*HEADER, "predicted_category"], rows)
+    errors = read_errors(external.run("csv", [path], tmp_path / "run", "m", SPLIT, cache))
+    assert not errors.measured("rotation_error")
+    assert errors["class_correct"].tolist() == [1.0] * 6
+    true = [[f"imagenet_{row[2]}_{row[3]}.jpg", row[2], 1, 2, 3, 4] for row in rows]
+    labels = write(tmp_path / "labels.csv", list(OOD_CV_COLUMNS), true)
+    for row in rows:  # photo_0_1 is object 1 of photo_0: photo_0_01
+        row[3] = f"{row[3][:-1]}0{row[3][-1]}"
+    path = write(tmp_path / "theirs.csv", [*HEADER, "predicted_category"], rows)
+    errors = read_errors(external.run("csv", [path], tmp_path / "other", "m", SPLIT, labels=labels))
+    assert not errors.measured("rotation_error") and errors.measured("class_correct")
+
+
+def test_files_of_one_split_that_predict_different_things(cache, tmp_path):
+    rows = our_rows(cache)
+    first = write(tmp_path / "bus.csv", HEADER, rows[:3])
+    second = write(tmp_path / "car.csv", [*HEADER, "seconds"], [[*row, 0.5] for row in rows[3:]])
+    with pytest.raises(ValueError, match=r"bus.csv, line 2: seconds is empty, but .*car.csv, line 2 has it"):
+        external.run("csv", [first, second], tmp_path / "run", "m", SPLIT, cache)
+    second = write(tmp_path / "car.csv", [*HEADER, "seconds"], [[*row, -0.5] for row in rows[3:]])
+    with pytest.raises(ValueError, match=r"car.csv, line 2: seconds is -0.5; a non-negative number"):
+        external.run("csv", [second], tmp_path / "run", "m", SPLIT, cache)
+    assert not (tmp_path / "run").exists()
+
+
+def test_failed_predictions_are_not_taken_for_radians(real_data, tmp_path):
+    """Twenty objects and not one answer; of twenty that are all in radians the file is still refused."""
+    labels = labels_of(real_data, "shape")
+    lines = labels.read_text().splitlines()[:21]
+    some = tmp_path / "labels.csv"
+    some.write_text("\n".join(lines) + "\n")
+    rows = [line.split(",") for line in lines[1:]]
+    failed = write(
+        tmp_path / "nan.csv", list(OOD_CV_COLUMNS), [[*r[:2], "nan", "nan", "nan", 1] for r in rows]
+    )
+    errors = read_errors(external.run("ood-cv", [failed], tmp_path / "run", "m", "ood_cv/shape", labels=some))
+    assert (errors["rotation_error"] == math.pi).all()
+    radians = [[*r[:2], *(math.radians(float(angle)) for angle in r[2:5]), 1] for r in rows]
+    wrong = write(tmp_path / "radians.csv", list(OOD_CV_COLUMNS), radians)
+    with pytest.raises(ValueError, match=r"this format is in degrees; is the file in radians\?"):
+        external.run("ood-cv", [wrong], tmp_path / "other", "m", "ood_cv/shape", labels=some)
 
 
 def labels_of(real_data: Path, name: str) -> Path:
