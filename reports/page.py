@@ -32,6 +32,14 @@ small { display: block; color: #6b6b75; font-size: .75em; font-weight: 400 }
 details { margin: .3rem 0 } summary { cursor: pointer }
 figure { margin: 1rem 0 } img { max-width: 100%; height: auto } figcaption { color: #55555f }
 dt { font-weight: 600 } dd { margin: 0 0 .4rem }
+@media (max-width: 45rem) {
+  table { font-size: .85rem }
+  th, td, thead button { padding: .2rem .35rem }
+  thead th { padding: 0 }
+  thead th:not(.text) { min-width: 0 }
+  th.text:first-child, td.text:first-child { position: sticky; left: 0; background: #fff }
+  td.text:first-child { white-space: normal; min-width: 7.5rem; overflow-wrap: anywhere }
+}
 """
 
 # An empty cell stays below, whichever way a column is sorted.
