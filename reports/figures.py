@@ -12,15 +12,26 @@ from matplotlib.ticker import NullFormatter
 
 from ntdm.outputs import atomic_path
 from ntdm.reports.page import Picture
-from ntdm.reports.runs import Run
-from ntdm.reports.typeset import PUBLISHED_SUFFIX, Block, Line
+from ntdm.reports.runs import PUBLISHED_SUFFIX, Run
+from ntdm.reports.typeset import Block, Line
 
 _LINES_PANEL, _BARS_PANEL = (4.2, 3.2), (8.4, 2.3)  # inches
 _LEGEND_ENTRY = 2.4  # inches
 _CURVES_PANEL, _STAGES_PANEL = (3.4, 2.9), (4.4, 0.34)  # inches; of the second, the height a bar
 _CONFUSION_CELL = 0.34, 0.14  # inches, with numbers and without
 _MOST_NUMBERS = 6  # categories: in a larger confusion matrix numbers would run into each other
+_MOST_BAR_NUMBERS = 24  # in a panel, for the same reason
 _MARKERS = "osD^vPX*"
+_OPTIONAL = ("_curves", "_confusion", "_seconds")  # endings of figures that not every table has
+# Published rows, in lower case, that our runs have under another name.
+_OURS = {
+    "mt mask r-cnn": "mask-rcnn",
+    "w/o background": "no-background",
+    "single α_b": "single-alpha",
+    "fixed shape": "fixed-shape",
+    "latent random": "latent-random",
+    "latent average 1/n": "latent-average",
+}
 
 Styles = dict[str, tuple[str, Any]]  # method -> marker, colour
 
@@ -33,7 +44,9 @@ def draw_all(
     splits: Mapping[str, str],
     runs: Sequence[Run],
 ) -> list[Picture]:
-    """The figures that there is something for; the table's own is the first.
+    """The figures that there is something for; the table's own is the first. A method has one colour in all.
+
+    What an earlier report left of the others is removed: it would pass for this one's.
 
     Args:
         target: path of the table; a figure has its name and an ending of its own.
@@ -47,7 +60,10 @@ def draw_all(
             draw(*content, temporary)
         drawn.append(Picture(path, caption))
 
-    save("", "The table, with 95 % intervals; pale: published.", draw_table, title, blocks, ordered)
+    colours = _paired_colours(
+        [*(run.method for run in runs), *(line.method for block in blocks for line in block.lines)]
+    )
+    save("", "The table, with 95 % intervals; pale: published.", draw_table, title, blocks, ordered, colours)
     curves: dict[str, dict[str, np.ndarray]] = {column: {} for column in splits}
     guesses: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {run.method: {} for run in runs}
     for run in runs:
@@ -58,7 +74,7 @@ def draw_all(
                 guesses[run.method][column] = run.errors[split]["category"], run.predicted[split]
     if any(curves.values()):
         caption = "Share of images with a smaller pose error; dotted: π/18 and π/6."
-        save("_curves", caption, draw_error_curves, "Cumulative pose error", curves)
+        save("_curves", caption, draw_error_curves, "Cumulative pose error", curves, colours)
     if any(guesses.values()):
         caption = "Images of a category (row) by predicted category (column), percent of the row."
         save("_confusion", caption, draw_confusion, "Predicted categories", guesses, tuple(splits))
@@ -68,19 +84,26 @@ def draw_all(
     if training or prediction:
         caption = "Time of the stages, each on the device that its run.json names."
         stages = {"training, seconds": training, "prediction, seconds an image": prediction}
-        save("_seconds", caption, draw_seconds, "Time of the stages", stages)
+        save("_seconds", caption, draw_seconds, "Time of the stages", stages, colours)
+    for ending in _OPTIONAL:
+        path = target.with_name(f"{target.stem}{ending}.png")
+        if path not in [picture.path for picture in drawn]:
+            path.unlink(missing_ok=True)
     return drawn
 
 
-def draw_table(title: str, blocks: Sequence[Block], ordered: bool, path: Path) -> None:
+def draw_table(
+    title: str, blocks: Sequence[Block], ordered: bool, colours: Mapping[str, Any], path: Path
+) -> None:
     """One panel a block: lines over ordered columns (occlusion levels), bars over unordered ones.
 
-    Published rows are dashed or hatched and pale, in the colour of the measured row of the same name; a cell
-    that was not measured is left out.
+    Published rows are dashed or hatched and pale; a cell that was not measured is left out.
+
+    Args:
+        blocks: the table. ordered: whether its columns are a scale. colours: by method.
     """
     lines = sorted((line for block in blocks for line in block.lines), key=lambda line: line.published)
     methods = list(dict.fromkeys(line.method for line in lines))
-    colours = _paired_colours(lines)
     styles = {m: (_MARKERS[i % len(_MARKERS)], colours[m]) for i, m in enumerate(methods)}
     columns = min(len(blocks), 2) if ordered else 1
     rows = -(-len(blocks) // columns)
@@ -118,15 +141,16 @@ def draw_table(title: str, blocks: Sequence[Block], ordered: bool, path: Path) -
     figure.savefig(path, dpi=150, format="png", metadata={"Software": None})
 
 
-def draw_error_curves(title: str, errors: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
+def draw_error_curves(
+    title: str, errors: Mapping[str, Mapping[str, np.ndarray]], colours: Mapping[str, Any], path: Path
+) -> None:
     """Share of samples with a smaller pose error, by error; a panel a column, a line a method.
 
     Args:
-        errors: column -> method -> [N] degrees.
+        errors: column -> method -> [N] degrees. colours: by method.
     """
     shown = {column: methods for column, methods in errors.items() if methods}
     names = list(dict.fromkeys(method for methods in shown.values() for method in methods))
-    colours = _colours(names)
     across = 2 if len(shown) == 4 else min(len(shown), 3)
     down = -(-len(shown) // across)
     width, height = _CURVES_PANEL
@@ -204,7 +228,7 @@ def draw_confusion(
         if len(shown) > 1:
             above = down * i - 0.6 - 0.17 / cell
             panel.text(-0.5, above, method, fontsize=size + 1, va="bottom", weight="bold")
-    panel.imshow(grid, cmap="Blues", vmin=0, vmax=100)
+    panel.imshow(grid, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     if numbers:
         for row, left in np.argwhere(np.isfinite(grid)):
             value = grid[row, left]
@@ -232,14 +256,15 @@ def _confusion(true: np.ndarray, predicted: np.ndarray, names: Sequence[str]) ->
     return np.divide(100 * counts, total, out=np.full_like(counts, np.nan), where=total > 0)
 
 
-def draw_seconds(title: str, stages: Mapping[str, Mapping[str, float]], path: Path) -> None:
+def draw_seconds(
+    title: str, stages: Mapping[str, Mapping[str, float]], colours: Mapping[str, Any], path: Path
+) -> None:
     """The stages' times as dots on logarithmic scales, where a bar would have no foot to begin at.
 
     Args:
-        stages: stage and its unit -> method -> seconds.
+        stages: stage and its unit -> method -> seconds. colours: by method.
     """
     shown = {stage: times for stage, times in stages.items() if times}
-    colours = _colours(list(dict.fromkeys(method for times in shown.values() for method in times)))
     most = max(len(times) for times in shown.values())
     width, height = _STAGES_PANEL
     figure = Figure((width * len(shown), height * most + 1.3), layout="constrained")
@@ -268,16 +293,13 @@ def draw_seconds(title: str, stages: Mapping[str, Mapping[str, float]], path: Pa
     figure.savefig(path, dpi=150, format="png", metadata={"Software": None})
 
 
-def _paired_colours(lines: Sequence[Line]) -> dict[str, Any]:
-    """A colour a method; a published one has that of the measured one whose name it bears."""
-    names = {line.method: line.method.removesuffix(PUBLISHED_SUFFIX).casefold() for line in lines}
-    colours = _colours(list(dict.fromkeys(names.values())))
-    return {method: colours[name] for method, name in names.items()}
-
-
-def _colours(methods: Sequence[str]) -> dict[str, Any]:
-    palette = colormaps["tab10" if len(methods) <= 10 else "tab20"]
-    return {method: palette(i % palette.N) for i, method in enumerate(methods)}
+def _paired_colours(methods: Sequence[str]) -> dict[str, Any]:
+    """A colour a method; a published one has that of the measured one it is the paper's row of."""
+    bare = {method: method.removesuffix(PUBLISHED_SUFFIX).casefold() for method in methods}
+    names = {method: _OURS.get(name, name) for method, name in bare.items()}
+    different = list(dict.fromkeys(names.values()))
+    palette = colormaps["tab10" if len(different) <= 10 else "tab20"]
+    return {method: palette(different.index(name) % palette.N) for method, name in names.items()}
 
 
 def _lines(panel: Axes, block: Block, styles: Styles, handles: dict[str, Any]) -> None:
@@ -314,8 +336,7 @@ def _bars(panel: Axes, block: Block, styles: Styles, handles: dict[str, Any]) ->
         )
         if not line.published:
             _whiskers(panel, places, line, "0.25")
-        # More numbers than these would run into each other.
-        if len(block.lines) * len(block.columns) <= 30:
+        if len(block.lines) * len(block.columns) <= _MOST_BAR_NUMBERS:
             for x, cell in zip(places, line.cells, strict=True):
                 if cell is not None:
                     top = cell.value if cell.high is None else cell.high
@@ -324,12 +345,14 @@ def _bars(panel: Axes, block: Block, styles: Styles, handles: dict[str, Any]) ->
 
 def _whiskers(panel: Axes, places: np.ndarray, line: Line, colour: Any) -> None:
     """95 % intervals of the cells that have one."""
-    for x, cell in zip(places, line.cells, strict=True):
-        if cell is not None and cell.low is not None and cell.high is not None:
-            panel.errorbar(
-                x, cell.value, [[cell.value - cell.low], [cell.high - cell.value]],
-                fmt="none", ecolor=colour, elinewidth=1.0, capsize=2.5,
-            )  # fmt: skip
+    bounded = [
+        (x, cell.value, cell.value - cell.low, cell.high - cell.value)
+        for x, cell in zip(places, line.cells, strict=True)
+        if cell is not None and cell.low is not None and cell.high is not None
+    ]
+    if bounded:
+        x, value, below, above = np.array(bounded).T
+        panel.errorbar(x, value, [below, above], fmt="none", ecolor=colour, elinewidth=1.0, capsize=2.5)
 
 
 def _values(line: Line) -> np.ndarray:

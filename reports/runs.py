@@ -18,6 +18,7 @@ from ntdm.config import NUISANCES, OCCLUSION_LEVELS
 from ntdm.predictions import made_with, read_predictions
 from ntdm.sample_table import Table, read_errors
 
+PUBLISHED_SUFFIX = " (published)"
 # The rows of Table 3, in its order: the names that `ntdm ablate` gives its runs.
 ABLATIONS = (
     "full", "no-background", "single-alpha", "fixed-shape", "latent-random", "latent-average",
@@ -26,7 +27,8 @@ ABLATIONS = (
 
 _MIXED_LEVELS = tuple(f"FGL{i}_BGL{j}" for i in (1, 2, 3) for j in (1, 2, 3) if i != j)
 KNOWN_SPLITS = {
-    "ood_cv": ("iid", *NUISANCES, "occlusion"),
+    "pascal3d": ("val", "train", "voc_val", "voc_train"),
+    "ood_cv": ("iid", *NUISANCES, "occlusion", "train"),
     "occluded_pascal3d": (*OCCLUSION_LEVELS, *_MIXED_LEVELS),
 }
 
@@ -70,6 +72,11 @@ def read_run(path: Path, splits: Sequence[str]) -> Run:
         raise ValueError(
             f"{path / 'config.json'} has no line of text under the key 'method', the name of the table's row"
         )
+    if method.endswith(PUBLISHED_SUFFIX):
+        raise ValueError(
+            f"{path / 'config.json'}: the method is {method!r}, and {PUBLISHED_SUFFIX.strip()} marks the "
+            "papers' rows: give it another name"
+        )
     about = read_json(path / "run.json") if (path / "run.json").exists() else {}
     seconds = about.get("seconds", 0)
     if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
@@ -88,6 +95,8 @@ def check_comparable(runs: Sequence[Run]) -> None:
     """ValueError unless the runs have names of their own, the same data, and the very same samples."""
     for i, run in enumerate(runs):
         for other in runs[:i]:
+            if run.path.resolve() == other.path.resolve():
+                raise ValueError(f"{run.path} is given twice: name every run once")
             if run.method == other.method:
                 raise ValueError(
                     f"{other.path / 'config.json'} and {run.path / 'config.json'} both have the method name "
@@ -128,7 +137,7 @@ def _check_split_names(run: Path) -> None:
         for file in sorted((run / "errors" / dataset).glob("[!.]*.csv")):
             if file.stem not in known:
                 raise ValueError(
-                    f"{file}: {dataset} has no split {file.stem!r}; its test splits are {', '.join(known)}"
+                    f"{file}: {dataset} has no split {file.stem!r}; its splits are {', '.join(known)}"
                 )
 
 

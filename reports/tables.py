@@ -30,11 +30,12 @@ from ntdm.reports.measures import (
     estimate,
 )
 from ntdm.reports.page import Picture
-from ntdm.reports.runs import ABLATIONS, Run, check_comparable, read_run
-from ntdm.reports.typeset import PUBLISHED_SUFFIX, Block, Cell, Line, latex, markdown
+from ntdm.reports.runs import ABLATIONS, PUBLISHED_SUFFIX, Run, check_comparable, read_run
+from ntdm.reports.typeset import Block, Cell, Line, latex, markdown
 from ntdm.sample_table import write_csv
 
 Estimates = Mapping[Key, Estimate]
+_TABLE_3_METRICS = ("pose_acc_pi_6", "pose_acc_pi_18", "amodal_iou")
 
 
 @dataclass(frozen=True)
@@ -127,17 +128,21 @@ def report(
     estimates = estimate(found, layout.splits, layout.means)
     rows = read_published(table) if published else []
     rows += measured_rows(found, layout, estimates)
+    # Table 3 has no column for what only a classifier measures.
+    rows = [row for row in rows if table != 3 or row.metric in _TABLE_3_METRICS]
     if not rows:
         wanted = ", ".join(f"errors/{split}.csv" for split in layout.splits.values())
         raise ValueError(
-            f"nothing to show in table {table}: no run given has any of {wanted}; run evaluate first"
+            f"nothing to show in table {table}: no run given has errors that it shows in {wanted}; "
+            "run evaluate first"
         )
     blocks = _metric_columns(rows) if table == 3 else _metric_blocks(layout.columns, rows)
     target = out / f"table_{table}.csv"
     notes = [*_notes(found, layout, rows), *(layout.notes if published else ())]
     label = f"Table {table}"
-    drawn = figures.draw_all(target, f"{label}. {layout.title}", blocks, layout.ordered, layout.splits, found)
+    # First what may still refuse: a cache that has not what was predicted.
     shown = pictures(layout.splits, target.with_name(f"{target.stem}_pictures")) if pictures else ()
+    drawn = figures.draw_all(target, f"{label}. {layout.title}", blocks, layout.ordered, layout.splits, found)
     text = {
         ".md": markdown(label, layout.title, blocks, notes, drawn[0].path.name),
         ".tex": latex(label, layout.title, blocks, notes),
@@ -238,14 +243,13 @@ def _metric_blocks(columns: Sequence[str], rows: Sequence[Row]) -> list[Block]:
 
 def _metric_columns(rows: Sequence[Row]) -> list[Block]:
     """Table 3's one block: a line a method, a column a metric."""
-    shown = list(METRICS)[:3]
     lines = []
     for method in dict.fromkeys(row.method for row in rows):
         mine = {row.metric: row for row in rows if row.method == method}
         first = next(iter(mine.values()))
-        cells = tuple(mine[m].cells["all"] if m in mine else None for m in shown)
+        cells = tuple(mine[m].cells["all"] if m in mine else None for m in _TABLE_3_METRICS)
         lines.append(Line(method, cells, first.n, first.published))
-    return [Block("Ablation", tuple(LABELS[m] for m in shown), tuple(lines))]
+    return [Block("Ablation", tuple(LABELS[m] for m in _TABLE_3_METRICS), tuple(lines))]
 
 
 def _breakdown_blocks(estimates: Estimates, layout: Layout) -> list[Block]:
@@ -289,7 +293,7 @@ def _csv(
     table: int, columns: Sequence[str], rows: Sequence[Row], blocks: Sequence[Block]
 ) -> tuple[list[str], list[list[str]]]:
     if table == 3:
-        header = ["method", *list(METRICS)[:3], "n"]
+        header = ["method", *_TABLE_3_METRICS, "n"]
         return header, [[a.method, *map(_cell, a.cells), _count(a.n)] for a in blocks[0].lines]
     lines = [[r.method, r.metric, *(_cell(r.cells.get(c)) for c in columns), _count(r.n)] for r in rows]
     return ["method", "metric", *columns, "n"], lines

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from ntdm.reports.measures import Estimate
 
-PUBLISHED_SUFFIX = " (published)"
 Cell = Estimate | None  # None: not measured, an empty cell, never 0
 
 

@@ -124,11 +124,13 @@ def test_perfect_errors_are_a_hundred(tmp_path: Path) -> None:
 
 
 def test_a_published_row_has_the_colour_of_its_measured_one() -> None:
-    names = {"nemo": False, "NeMo (published)": True, "other": False, "Other 2 (published)": True}
-    lines = [Line(name, (), None, published) for name, published in names.items()]
-    colours = figures._paired_colours(lines)
+    names = ["nemo", "NeMo (published)", "mask-rcnn", "MT Mask R-CNN (published)", "Other 2 (published)"]
+    colours = figures._paired_colours(names)
     assert colours["nemo"] == colours["NeMo (published)"]
+    assert colours["mask-rcnn"] == colours["MT Mask R-CNN (published)"]
     assert len({colours[name] for name in names}) == 3
+    ablations = [*ABLATIONS, *(row.method for row in tables.read_published(3))]
+    assert len(set(figures._paired_colours(ablations).values())) == len(ABLATIONS)
 
 
 def test_published_means_are_sample_weighted() -> None:
@@ -177,6 +179,8 @@ def test_runs_that_cannot_be_compared(tmp_path: Path) -> None:
         ValueError, match=r"a/config.json and .*b/config.json both have the method name 'mine'"
     ):
         tables.report(1, [a, b], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"a is given twice: name every run once"):
+        tables.report(1, [a, tmp_path / "b" / ".." / "a"], tmp_path / "out")
     (b / "config.json").write_text('{"method": "other"}')
     tables.report(1, [a, b], tmp_path / "out")
     put(b, "pascal3d/val", errors_of(9, 5))
@@ -192,7 +196,7 @@ def test_bad_runs_are_named(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(ValueError, match="table 4 is unknown"):
         tables.report(4, [run], out)
-    with pytest.raises(ValueError, match=r"no run given has any of errors/pascal3d/val.csv"):
+    with pytest.raises(ValueError, match=r"no run given has errors that it shows in errors/pascal3d/val.csv"):
         tables.report(3, [run], out, published=False)
     path = put(run, "pascal3d/val", errors_of(4, 2))
     (run / "errors/ood_cv").mkdir()
@@ -208,6 +212,11 @@ def test_bad_runs_are_named(tmp_path: Path) -> None:
         tables.report(1, [run], out)
     (run / "config.json").write_text('{"method": "a\\nb"}')
     with pytest.raises(ValueError, match="no line of text under the key 'method'"):
+        tables.report(1, [run], out)
+    (run / "config.json").write_text('{"method": "NTDM (published)"}')
+    with pytest.raises(
+        ValueError, match=r"config.json: the method is 'NTDM \(published\)', and \(published\) marks"
+    ):
         tables.report(1, [run], out)
     for text in ("{", "[" * 100_000):
         (run / "config.json").write_text(text)
@@ -244,18 +253,63 @@ def test_table_3_is_in_the_papers_order(tmp_path: Path) -> None:
     assert "Seeds: full 0, no-background 0," in (tmp_path / "out/table_3.md").read_text()
 
 
+def test_table_3_has_no_row_of_what_it_does_not_show(tmp_path: Path) -> None:
+    classes = make_run(tmp_path / "classes", "classes")
+    put(classes, "pascal3d/val", errors_of(10, 5, classes=4))
+    path = classes / "errors/pascal3d/val.csv"
+    text = path.read_text()
+    for error in ("0.4", repr(math.pi / 6), repr(math.pi)):
+        text = text.replace(f"_00,{error},0.5,", "_00,,,")
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"no run given has errors that it shows in errors/pascal3d/val.csv"):
+        tables.report(3, [classes], tmp_path / "out", published=False)
+    poses = make_run(tmp_path / "poses", "full")
+    put(poses, "pascal3d/val", errors_of(10, 5))
+    found = cells(tables.report(3, [classes, poses], tmp_path / "out", published=False))
+    assert [method for method, _ in found] == ["full"]
+
+
+def test_a_report_leaves_no_figure_of_another(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", "mine", seconds=3.0)
+    put(run, "pascal3d/val", errors_of(4, 2))
+    predict(run, "pascal3d/val", ["bus", "bus", "car", "bus"], "one")
+    out = tables.report(1, [run], tmp_path / "out").parent
+    assert (out / "table_1_confusion.png").exists() and (out / "table_1_seconds.png").exists()
+    other = make_run(tmp_path / "b", "other")
+    put(other, "pascal3d/val", errors_of(4, 2))
+    tables.report(1, [other], out)
+    assert sorted(path.name for path in out.glob("*.png")) == ["table_1.png", "table_1_curves.png"]
+
+
+def test_a_refused_picture_leaves_nothing(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", "mine")
+    put(run, "pascal3d/val", errors_of(4, 2))
+
+    def refuse(splits: object, folder: Path) -> list[tuple[Path, str]]:
+        raise ValueError("no such cache")
+
+    with pytest.raises(ValueError, match="no such cache"):
+        tables.report(1, [run], tmp_path / "out", pictures=refuse)
+    assert not (tmp_path / "out").exists()
+
+
 def test_misspelt_splits_are_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", "mine")
     put(run, "ood_cv/pose", errors_of(4, 2))
     put(run, "ood_cv/wether", errors_of(4, 2))
-    with pytest.raises(
-        ValueError, match=r"wether.csv: ood_cv has no split 'wether'; its test splits are iid"
-    ):
+    with pytest.raises(ValueError, match=r"wether.csv: ood_cv has no split 'wether'; its splits are iid"):
         tables.report(2, [run], tmp_path / "out")
     put(run, "occluded_pascal3d/L4", errors_of(4, 2))
     (run / "errors/ood_cv/wether.csv").unlink()
     with pytest.raises(ValueError, match=r"L4.csv: occluded_pascal3d has no split 'L4'"):
         tables.report(2, [run], tmp_path / "out")
+    (run / "errors/occluded_pascal3d/L4.csv").unlink()
+    put(run, "pascal3d/vall", errors_of(4, 2))
+    with pytest.raises(ValueError, match=r"vall.csv: pascal3d has no split 'vall'; its splits are val, "):
+        tables.report(2, [run], tmp_path / "out")
+    (run / "errors/pascal3d/vall.csv").unlink()
+    put(run, "ood_cv/train", errors_of(4, 2))  # evaluated for its own sake, in no table
+    assert tables.report(2, [run], tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
