@@ -204,7 +204,8 @@ def _fit(
         sums = {k: sums.get(k, 0.0) + v for k, v in figures.items()}
         count += 1
         if (step + 1) % per_epoch == 0:
-            if sums.get("texels") == 0 or sums.get("vertices") == 0:
+            # The first step only fills the textures: where it is a whole epoch, nothing was to be compared.
+            if step > 0 and 0 in (sums.get("texels"), sums.get("vertices")):
                 raise ValueError(
                     "an epoch used no texel or vertex: no photo shows its mesh, or quad_extent or "
                     "view_temperature leave nothing of it"

@@ -198,7 +198,10 @@ def read_published(table: int) -> list[Row]:
 def _notes(runs: Sequence[Run], layout: Layout, rows: Sequence[Row]) -> list[str]:
     """What a reader must know beside the numbers: protocol, sizes, seeds, intervals, what is missing."""
     notes = ["Percent; accuracies count errors strictly below the threshold, means are over images."]
-    notes.append("Pose and masks: under the true category, as in the papers; class: the method's own choice.")
+    notes.append(
+        "Pose and masks: under the true category (class-known), as in the papers; class: the method's own "
+        "choice (class-free)."
+    )
     if layout.means:
         notes.append("The mean is over all images, the macro mean over the columns.")
     sizes = {c: len(run.errors[s]) for c, s in layout.splits.items() for run in runs if s in run.errors}

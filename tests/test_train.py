@@ -182,6 +182,20 @@ def test_loss_that_is_not_a_number(tiny, tiny_folder, tmp_path):
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
+def test_an_epoch_of_one_step(tiny, tiny_folder, tmp_path):
+    """The first step has no texture to compare with; what it fills is learned from in the second."""
+    start(tiny_folder, tmp_path / "run", replace(tiny.TRAIN, batch_size=12))
+    with open(tmp_path / "run" / "train.csv", newline="") as file:
+        texels = [float(row["texels"]) for row in csv.DictReader(file)]
+    assert texels[0] == 0 < texels[1]
+
+
+def test_meshes_that_no_photo_shows(tiny, tiny_folder, tmp_path):
+    with pytest.raises(ValueError, match="an epoch used no texel or vertex"):
+        start(tiny_folder, tmp_path / "run", replace(tiny.TRAIN, quad_extent=1e-6))
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
 def test_unknown_method(tiny, tiny_folder, tmp_path):
     with pytest.raises(ValueError, match="method is 'nerf': want ntdm or nemo or"):
         start(tiny_folder, tmp_path / "run", replace(tiny.TRAIN, method="nerf"))
