@@ -55,7 +55,8 @@ class NTDM(FeatureModel):
             raise ValueError("model: no shapes given; run `ntdm fit-shapes` first")
         self.config = config
         self.categories = tuple(sorted(shapes))
-        self.shapes = nn.ModuleDict({c: shapes[c] for c in self.categories}).requires_grad_(False)
+        # By number: a ModuleDict takes no key that a module has as an attribute, and "train" is a category.
+        self.shapes = nn.ModuleList([shapes[c] for c in self.categories]).requires_grad_(False)
         template = shapes[self.categories[0]].template
         sizes = {c: len(shapes[c].template.vertices) for c in self.categories}
         if len(set(sizes.values())) > 1:
@@ -78,7 +79,7 @@ class NTDM(FeatureModel):
 
     def shape(self, category: int) -> DeformableMesh:
         """Γ of a category by its index."""
-        shape = self.shapes[self.categories[category]]
+        shape = self.shapes[category]
         assert isinstance(shape, DeformableMesh)
         return shape
 

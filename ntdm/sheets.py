@@ -154,7 +154,7 @@ def read_fits(
     for n, (i, key) in enumerate(zip(rows, keys, strict=True)):
         if key not in photos:
             raise ValueError(f"{paths[0].parent} has no sample {key}, which {run_folder} predicted")
-        row, shape = place[key], model.shapes[key[0]]
+        row, shape = place[key], model.shape(model.categories.index(key[0]))
         latent = torch.from_numpy(masks.latent[n, : shape.num_latents])[None].to(model.faces.device)
         vertices = shape(latent) * float(masks.scale[n])
         viewpoint = vertices.new_tensor([[float(table[column][row]) for column in predictions.POSE_COLUMNS]])

@@ -55,7 +55,7 @@ def photographs(model: NTDM, viewpoints: Tensor) -> tuple[Photos, Tensor]:
     """The painting at each viewpoint over noise, and its true amodal masks bool [N, H, W]."""
     count, (height, width) = len(viewpoints), SIZE
     z = torch.eye(2)[torch.arange(count) % 2]
-    cam = cam_from_obj(model.shapes["car"](z), viewpoints)
+    cam = cam_from_obj(model.shape(0)(z), viewpoints)
     focal, point = torch.full((count,), FOCAL), torch.tensor([width / 2, height / 2]).expand(count, 2)
     grid = (height // model.stride, width // model.stride)
     surface = model.surface_map(cam, focal / model.stride, point / model.stride, grid)

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from ntdm.batch import Batch
 from ntdm.cache import find
 from ntdm.camera import cam_from_obj, camera_centre
-from ntdm.config import ShapeConfig
+from ntdm.config import CATEGORIES, ShapeConfig
 from ntdm.deform import DeformableMesh
 from ntdm.mesh import sphere_uv
 from ntdm.model import NTDM
@@ -63,6 +63,14 @@ def test_categories_are_sorted_and_shapes_frozen(tiny):
     assert all(p.requires_grad for p in model.backbone.parameters())
 
 
+def test_every_category_has_its_shape(tiny):
+    """One of them is called as a method of torch's modules is: train."""
+    shapes = {c: tiny.shape((0.2, 0.3, 0.4), seed) for seed, c in enumerate(CATEGORIES)}
+    model = NTDM(tiny.TRAIN, shapes)
+    for number, category in enumerate(model.categories):
+        assert model.shape(number) is shapes[category]
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 def test_features_are_unit_vectors_channels_last(tiny, batch, bf16):
     model = build(tiny, bf16=bf16).eval()
@@ -74,7 +82,7 @@ def test_features_are_unit_vectors_channels_last(tiny, batch, bf16):
 
 def test_surface_map_holds_the_sphere_point_and_the_view(tiny, model):
     viewpoint = torch.tensor([[0.0, 0.0, 0.0, 5.0]])
-    vertices = model.shapes["car"](torch.eye(2)[:1])
+    vertices = model.shape(0)(torch.eye(2)[:1])
     point = torch.tensor([[32.0, 32.0]])
     surface = model.surface_map(cam_from_obj(vertices, viewpoint), torch.tensor([300.0]), point, (64, 64))
     covered = surface.fragments.face_index >= 0
@@ -99,12 +107,7 @@ def test_first_step_lays_the_photo_onto_the_right_texels(tiny, model, batch):
     def painting(points: Tensor) -> Tensor:
         return normalize((points @ waves).cos(), dim=-1)
 
-    vertices = torch.cat(
-        [
-            model.shapes[model.categories[c]](z[None])
-            for c, z in zip(batch.category, batch.latent, strict=True)
-        ]
-    )
+    vertices = torch.cat([model.shape(c)(z[None]) for c, z in zip(batch.category, batch.latent, strict=True)])
     cam = cam_from_obj(vertices, batch.viewpoint)
     surface = model.surface_map(cam, batch.focal / 4, batch.principal_point / 4, (16, 16))
     covered = surface.fragments.face_index >= 0

@@ -12,7 +12,7 @@ from ntdm.baselines.cuboid import Cuboid
 from ntdm.baselines.nemo import NeMo, VertexSolver, nemo_inference
 from ntdm.batch import Batch
 from ntdm.camera import cam_from_obj, rotation
-from ntdm.config import InferConfig
+from ntdm.config import CATEGORIES, InferConfig
 from ntdm.likelihood import Photos
 
 HALF, FOCAL, SIZE = (0.2, 0.42, 0.15), 600.0, (96, 128)
@@ -28,6 +28,14 @@ def build(tiny, **config) -> NeMo:
         "sofa": Cuboid([-x for x in HALF[::-1]], HALF[::-1], 200),
     }
     return NeMo(replace(tiny.TRAIN, method="nemo", **config), boxes)
+
+
+def test_every_category_has_its_cuboid(tiny):
+    """One of them is called as a method of torch's modules is: train."""
+    boxes = {c: Cuboid([-x for x in HALF], HALF, 100 + 50 * i) for i, c in enumerate(CATEGORIES)}
+    model = NeMo(replace(tiny.TRAIN, method="nemo"), boxes)
+    for number, category in enumerate(model.categories):
+        assert model.cuboid(number) is boxes[category]
 
 
 def painting(points: torch.Tensor, dim: int = 16) -> torch.Tensor:

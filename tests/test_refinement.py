@@ -99,7 +99,7 @@ def test_clutter_weight_bounds_what_a_cell_may_cost(model):
     for kappa in (0.0, 0.02, 0.1):
         solver = Solver(model, 0, replace(config, clutter_weight=kappa), SIZE, FOCAL)
         rows = solver.starts[:1]
-        cam = cam_from_obj(model.shapes["car"](rows[:, POSE_COLUMNS:]), torch.tensor([[0.0, 0.0, 0.0, 5.0]]))
+        cam = cam_from_obj(model.shape(0)(rows[:, POSE_COLUMNS:]), torch.tensor([[0.0, 0.0, 0.0, 5.0]]))
         point = torch.tensor([[SIZE[1] / 8, SIZE[0] / 8]])
         covered = rasterize(cam, model.faces, torch.tensor([FOCAL / 4]), point, features.shape[1:3])
         share = (covered.face_index >= 0).double().mean().item()

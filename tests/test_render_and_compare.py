@@ -120,7 +120,7 @@ def test_solution_is_what_its_fields_say(model, solver, solved):
     assert ((solution.viewpoint[:, 0] >= 0) & (solution.viewpoint[:, 0] < 2 * math.pi)).all()
     centre = torch.tensor([SIZE[1] / 2, SIZE[0] / 2])
     torch.testing.assert_close(solution.principal_point, centre.expand(len(VIEWPOINTS), 2))
-    vertices = model.shapes["car"](solution.latent) * solution.scale[:, None, None]
+    vertices = model.shape(0)(solution.latent) * solution.scale[:, None, None]
     torch.testing.assert_close(solution.vertices, vertices)
     pose, scale = solution.viewpoint, solution.scale[:, None].log()
     rows = torch.cat([pose[:, :3], pose[:, 3:].log(), torch.zeros(len(pose), 2), scale, solution.latent], 1)

@@ -46,7 +46,7 @@ class NeMo(FeatureModel):
         super().__init__()
         self.config = config
         self.categories = tuple(sorted(shapes))
-        self.shapes = nn.ModuleDict({c: shapes[c] for c in self.categories})
+        self.shapes = nn.ModuleList([shapes[c] for c in self.categories])
         self.backbone = backbone.feature_net(config.backbone, config.feature_dim, config.backbone_weights)
         self.bank = BackgroundBank(config.background_bank, config.feature_dim)
         widest = max(len(shapes[c].vertices) for c in self.categories)
@@ -58,7 +58,7 @@ class NeMo(FeatureModel):
 
     def cuboid(self, category: int) -> Cuboid:
         """The mesh of a category by its number."""
-        shape = self.shapes[self.categories[category]]
+        shape = self.shapes[category]
         assert isinstance(shape, Cuboid)
         return shape
 
