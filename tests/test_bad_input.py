@@ -17,9 +17,6 @@ from ntdm.data_prep.layout import valid_name
 from ntdm.data_prep.prepare import FAULTS, PrepReport
 from small_trees import write_trees
 
-# tests/ is no package: what several tests share is loaded by its path.
-HERE = Path(__file__).parent
-
 # The files that one sample or more depend on, but not all of them.
 FILES = {
     "pascal3d": [

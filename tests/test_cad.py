@@ -6,8 +6,6 @@ import pytest
 import raw_trees as raw
 from ntdm.data_prep.cad import find_cads, read_anchors, read_cads, read_off
 
-# tests/ is no package: what the readers' tests share is loaded by its path.
-
 TRIANGLE = "0 0 0\n1 0 0\n0 1 0\n"
 
 

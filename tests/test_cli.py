@@ -17,8 +17,6 @@ from ntdm.cli import app
 from ntdm.config import METHODS, NAMED_CONFIGS, InferConfig, ShapeConfig, TrainConfig, load_toml
 from ntdm.options import every_test_split
 
-# tests/ is no package: what the readers' tests share is loaded by its path.
-
 COMMANDS = (
     "doctor", "make-data", "prep-data", "inspect", "fit-shapes", "train", "infer", "evaluate", "import",
     "report", "ablate", "export", "demo",

@@ -21,8 +21,6 @@ from ntdm.data_prep.mat import read_mat
 from ntdm.data_prep.ood_cv_tables import read_rows
 from ntdm.data_prep.prepare import photos_per_task
 
-HERE = Path(__file__).parent
-
 
 @pytest.mark.parametrize(
     ("writer", "said"),

@@ -11,8 +11,6 @@ from ntdm.config import PrepConfig
 from ntdm.data_prep import occluded_pascal3d
 from ntdm.data_prep.samples import read_masks
 
-# tests/ is no package: what the readers' tests share is loaded by its path.
-
 CONFIG = PrepConfig(image_size=(64, 96), scale=0.3)
 HEIGHT, WIDTH = raw.PHOTO_SIZE
 

@@ -12,8 +12,6 @@ from ntdm.config import PrepConfig
 from ntdm.data_prep import layout, ood_cv
 from raw_trees import annotated
 
-# tests/ is no package: what the readers' tests share is loaded by its path.
-
 CONFIG = PrepConfig(image_size=(64, 96), scale=0.3)
 WEB = "car_+_snow_google_0022"
 

@@ -11,8 +11,6 @@ from ntdm.cache import CacheFile
 from ntdm.config import PrepConfig
 from ntdm.data_prep import ood_cv
 
-# tests/ is no package: what the readers' tests share is loaded by its path.
-
 CONFIG = PrepConfig(image_size=(64, 96), scale=0.3)
 ANGLES = {"azimuth": math.radians(310), "elevation": math.radians(10), "theta": math.radians(-5)}
 WEB = "collection_car_car_+_snow_google_0022_0"
