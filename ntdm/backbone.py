@@ -2,8 +2,9 @@
 
 ``ResNet50Features`` is NeMo's extractor (method: torchvision's ResNet-50 up to layer4, two up-sampling
 layers back to stride 8); its parameter names are torchvision's, so that a torchvision state dict loads by
-name. ``TinyFeatures`` is the same idea at a size that trains on a CPU: stride 4, up-sampled from stride 8.
-Both end in a 1 x 1 convolution without bias and an L2 norm over channels.
+name. ``TinyFeatures`` is the same idea at a size that trains on a CPU: stride 4, up-sampled from stride 8;
+``SmallFeatures`` goes down to stride 16. All end in a 1 x 1 convolution without bias and an L2 norm over
+channels.
 """
 
 import pickle
@@ -183,18 +184,41 @@ class TinyFeatures(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         fine = self.layer1(self.stem(x))
-        y = self.up(_upsample_concat(self.layer2(fine), fine))
+        y = self.up(_upsample_concat(self.coarse(fine), fine))
         return F.normalize(self.head(y), dim=1)
+
+    def coarse(self, fine: Tensor) -> Tensor:
+        """What stride 8 sees, [B, 128, H/8, W/8], of the map of stride 4."""
+        return self.layer2(fine)
+
+
+class SmallFeatures(TinyFeatures):
+    """TinyFeatures and a level more: [B, 3, H, W] -> unit features [B, d, H/4, W/4].
+
+    Its features know what is around them: to which end of an aeroplane a wing belongs. It serves photos of
+    whole objects; where occluders are, see TinyFeatures.
+    """
+
+    def __init__(self, feature_dim: int) -> None:
+        super().__init__(feature_dim)
+        self.layer3 = nn.Sequential(BasicBlock(128, 192, 2), BasicBlock(192, 192))
+        self.up_coarse = BasicBlock(192 + 128, 128)
+
+    def coarse(self, fine: Tensor) -> Tensor:
+        c2 = self.layer2(fine)
+        return self.up_coarse(_upsample_concat(self.layer3(c2), c2))
 
 
 FeatureNet = ResNet50Features | TinyFeatures
 Trunk = ResNet50Trunk | TinyTrunk
-FEATURES: dict[str, type[FeatureNet]] = {"tiny": TinyFeatures, "resnet50": ResNet50Features}
+FEATURES: dict[str, type[FeatureNet]] = {
+    "tiny": TinyFeatures, "small": SmallFeatures, "resnet50": ResNet50Features,
+}  # fmt: skip
 TRUNKS: dict[str, type[Trunk]] = {"tiny": TinyTrunk, "resnet50": ResNet50Trunk}
 
 
 def feature_net(name: str, feature_dim: int, weights: str = "") -> FeatureNet:
-    """A feature extractor by name ("tiny" or "resnet50"), channels-last.
+    """A feature extractor by name, a key of FEATURES, channels-last.
 
     Args:
         weights: path of a local torchvision ResNet-50 state dict (only for "resnet50"); "" is from scratch.

@@ -101,7 +101,7 @@ class TrainConfig:
     """`ntdm train`: backbone, neural texture, contrastive loss, optimiser."""
 
     method: str = "ntdm"  # or another of METHODS
-    backbone: str = "tiny"  # or "resnet50"
+    backbone: str = "tiny"  # or "small" (ntdm, nemo), which sees more around a cell, or "resnet50"
     backbone_weights: str = ""  # a local torchvision ResNet-50 state dict; empty: from scratch
     feature_dim: int = 64
     view_bins: int = 7
@@ -137,6 +137,7 @@ class TrainConfig:
     # Weight of the cross entropy by which cells that a patch hides learn to be called hidden (ntdm). Above 0,
     # up to half of the background samples are such cells (ntdm, nemo). 0 is the paper's choice.
     occlusion_weight: float = 0.5
+    clutter_count: float = 128.0  # features that the background bank counts as there; as inference's
     patch_size: tuple[float, float] = (0.25, 0.7)  # shortest and longest patch, of the photo's sides
     bf16: bool = True
     resize: int = 0  # classifiers: pixels of the square that photos are resized to; 0 leaves them as they are
@@ -147,7 +148,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _one_of(self, "train", "method", *METHODS)
-        _one_of(self, "train", "backbone", "tiny", "resnet50")
+        _one_of(self, "train", "backbone", "tiny", "small", "resnet50")
         _one_of(self, "train", "schedule", "cosine", "exponential", "steps")
         _one_of(self, "train", "optimiser", "adam", "sgd")
         sizes = ("feature_dim", "view_bins", "texture_size", "positives", "epochs", "batch_size", "pose_bins")
@@ -169,6 +170,7 @@ class TrainConfig:
         _within(self, "train", 0, 1, *shares, "quad_extent", "background_weight")
         _within(self, "train", 0, 4, "far_angle")
         _within(self, "train", 1e-12, None, "temperature", "learning_rate")
+        _within(self, "train", 1e-3, None, "clutter_count")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ def test_trunks_pool_the_whole_photo(name, dim):
     assert model.dim == dim and pooled.shape == (2, dim)
 
 
-@pytest.mark.parametrize(("name", "stride"), [("tiny", 4), ("resnet50", 8)])
+@pytest.mark.parametrize(("name", "stride"), [("tiny", 4), ("small", 4), ("resnet50", 8)])
 def test_stride_and_unit_features(name, stride):
     torch.manual_seed(0)
     model = backbone.feature_net(name, 12).eval()
@@ -46,6 +46,19 @@ def test_stride_and_unit_features(name, stride):
         features = model(x)
     assert model.stride == stride and features.shape == (2, 12, 64 // stride, 96 // stride)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(2, 64 // stride, 96 // stride))
+
+
+def test_small_sees_further_than_tiny():
+    reach = {}
+    for name in ("tiny", "small"):
+        torch.manual_seed(0)
+        model = backbone.feature_net(name, 4).eval()
+        photo = torch.rand(1, 3, 32, 512, requires_grad=True)
+        model(photo)[0, :, 4, 64].sum().backward()
+        seen = photo.grad.abs().sum((0, 1, 2)).nonzero()[:, 0]
+        reach[name] = int(seen.max() - seen.min())
+    # Pixels; an aeroplane is about 180 long in the crops of benchmarks/real_aeroplanes.sh.
+    assert reach["tiny"] < 130 and reach["small"] > 230
 
 
 def test_photos_are_normalised_as_imagenet():
@@ -135,7 +148,7 @@ def test_file_that_would_run_code_is_refused(tmp_path, plain):
 
 
 def test_unknown_name_and_weights_for_tiny_are_refused(weights):
-    with pytest.raises(ValueError, match="backbone is 'vgg': want one of tiny, resnet50"):
+    with pytest.raises(ValueError, match="backbone is 'vgg': want one of tiny, small, resnet50"):
         backbone.feature_net("vgg", 8)
     with pytest.raises(ValueError, match="'tiny' has no ImageNet weights"):
         backbone.feature_net("tiny", 8, str(weights))
