@@ -4,7 +4,8 @@
 
 One run, without a warm-up. Without --run the model is untrained, its textures and photos random: a step costs
 the same; all steps are made for every category. With --run, photos of a cache are fitted with the config's
-settings in three ways: all steps for every category, or for those that `class_margin` leaves; and --patience.
+settings: all steps for every category; where there are several, for those that `class_margin` leaves; and
+with patience, the config's own where it has one.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--split", default="pascal3d/val")
-    parser.add_argument("--patience", type=int, default=6)
+    parser.add_argument("--patience", type=int, help="steps; by default the config's, or 6 where that is 0")
     args = parser.parse_args()
     print(f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     if args.run is None:
@@ -92,23 +93,28 @@ def bench_trained(args: argparse.Namespace) -> None:
     own = [model.categories.index(item["category"]) for item in items]
     truth = rotation(torch.stack([item["viewpoint"] for item in items]).double()).numpy()
     print(f"{args.run}, {args.split}: {count} photos, {len(model.categories)} categories")
-    whole = dataclasses.replace(settled(InferConfig, args.config, None, None), patience=0)
-    every = dataclasses.replace(whole, class_margin=1.0)
-    early = dataclasses.replace(whole, patience=args.patience)
-    for name, config in (
-        ("every category", every),
-        ("class_margin", whole),
-        (f"patience {args.patience}", early),
-    ):
+    mask = torch.stack([item["amodal_mask"] for item in items])
+    early = settled(InferConfig, args.config, None, None)
+    early = dataclasses.replace(early, patience=args.patience or early.patience or 6)
+    whole = dataclasses.replace(early, patience=0)
+    ways = {
+        "every category": dataclasses.replace(whole, class_margin=1.0),
+        "class_margin": whole,
+        f"patience {early.patience}": early,
+    }
+    if len(model.categories) == 1:
+        del ways["class_margin"]
+    for name, config in ways.items():
         predictor = NTDMPredictor(model, config, data.image_size, description["nominal_focal"])
         guesses, seconds = timed(args.device, partial(_predicted, predictor, photo, own, config.batch_size))
         found = rotation(torch.cat([g.viewpoint for g in guesses]).cpu().double()).numpy()
         error = metrics.rotation_error(found, truth)
         named = torch.cat([g.category for g in guesses]).cpu() == torch.tensor(own)
+        overlap = metrics.iou(torch.cat([g.amodal for g in guesses]).cpu().numpy(), mask.numpy())
         within = [metrics.accuracy(error, threshold) for threshold in (metrics.PI_6, metrics.PI_18)]
         print(
             f"  {name:16s} {seconds / count:7.4f} s a photo, pi/6 {within[0]:5.1f}, pi/18 {within[1]:5.1f}, "
-            f"class {100 * named.float().mean():5.1f}"
+            f"IoU {100 * overlap.mean():5.1f}, class {100 * named.float().mean():5.1f}"
         )
 
 

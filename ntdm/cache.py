@@ -31,6 +31,8 @@ import numpy as np
 
 import ntdm
 from ntdm.cache_check import OPTIONAL, REQUIRED, SCHEMA, SCHEMA_VERSION, check, resolved
+from ntdm.camera_numpy import PASCAL3D_FOCAL_PX
+from ntdm.config import PrepConfig, from_dict
 from ntdm.outputs import atomic_hdf5
 
 _PIXELS = ("images", "amodal_mask", "visible_mask", "occluder_mask", "source_mask")
@@ -169,7 +171,7 @@ class CacheFile:
     """A cache file opened for reading, its schema checked.
 
     Attributes: path, dataset, split, category, inputs and pixels (digests), image_size (H, W), config and
-    dropped (dictionaries);
+    dropped (dictionaries), nominal_focal (pixels of the crop);
     `len(file)` samples; `file["viewpoint"]` reads a whole array (names and sources as lists of str),
     `file.read("images", i)` one sample of it.
 
@@ -201,6 +203,11 @@ class CacheFile:
         self.inputs, self.pixels = header.inputs, header.pixels
         self.config, self.dropped = header.config, header.dropped
         self.image_size = header.image_size
+
+    @property
+    def nominal_focal(self) -> float:
+        """3000 s: what inference takes for the focal length; it does not know the annotated distance."""
+        return PASCAL3D_FOCAL_PX * from_dict(PrepConfig, self.config, str(self.path)).resolved_scale
 
     def __len__(self) -> int:
         return int(self._file["name"].shape[0])

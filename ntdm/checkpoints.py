@@ -17,6 +17,7 @@ LAST = Path("checkpoints", "last.safetensors")  # below the run folder
 
 
 def save(out: Path, model: Model, optimiser: torch.optim.Optimizer, history: list[dict[str, Any]]) -> None:
+    """Replaces the checkpoint of the run folder `out`, then its train.csv; `history` has a row an epoch."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for number, state in optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{number}.{name}": value for name, value in state.items()}
@@ -24,6 +25,11 @@ def save(out: Path, model: Model, optimiser: torch.optim.Optimizer, history: lis
     # Bytes first: on a full disk a plain write fails with the disk's own error, and nothing else.
     with atomic_path(out / LAST) as part:
         part.write_bytes(safetensors.torch.save(tensors, {"history": json.dumps(history)}))
+    write_history(out, history)
+
+
+def write_history(out: Path, history: list[dict[str, Any]]) -> None:
+    """train.csv of the run folder `out`."""
     with atomic_path(out / "train.csv") as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(name for row in history for name in row)))
         writer.writeheader()
@@ -33,6 +39,14 @@ def save(out: Path, model: Model, optimiser: torch.optim.Optimizer, history: lis
 def restore(
     checkpoint: Path, model: Model, optimiser: torch.optim.Optimizer
 ) -> tuple[list[dict[str, Any]], int]:
+    """Puts model and optimiser back to the end of the checkpoint's last epoch, where there is a checkpoint.
+
+    Returns:
+        The rows of train.csv so far and the number of the next step.
+
+    Raises:
+        ValueError: the checkpoint is damaged, or another model's.
+    """
     if not checkpoint.exists():
         return [], 0
     try:

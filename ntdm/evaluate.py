@@ -1,9 +1,9 @@
 """Evaluation: `ntdm evaluate`. A run and cache splits in, prediction and error files out (docs/formats.md).
 
 Predictions first, batch by batch, then scores against the cache's truth; an interrupted evaluation goes on
-where it stopped. Class-free protocol: every photo is fitted under every category, the lowest loss names the
-class; pose and masks of the table are those fitted under the true category, as the papers do, and the pose
-under the predicted one is written beside it.
+where it stopped. Class-free protocol: every photo is fitted under every category that it may show, the lowest
+loss names the class; pose and masks of the table are those fitted under the true category, as the papers do,
+and the pose under the predicted one is written beside it.
 """
 
 import time
@@ -53,6 +53,11 @@ def run(
     first = parallel.rank() == 0  # the process that joins and scores
     if first:
         sweep(run_folder)
+    if config.refine_principal_point:
+        raise ValueError(
+            "refine_principal_point: predictions hold no principal point, as crops are centred; `ntdm infer` "
+            "refines it"
+        )
     model, description = trained.load(run_folder, device)
     weights = trained.weights_digest(run_folder)
     trained_on = set((run_folder / "train_names.txt").read_text().split("\n"))
@@ -115,6 +120,7 @@ def _check(
                     f"{path} has images of {file.image_size}, {run_folder} was trained on "
                     f"{tuple(description['image_size'])} (H, W); prepare the split at that size"
                 )
+            trained.check_focal(file, description)
     if not trained_on - {""}:
         raise ValueError(f"{run_folder / 'train_names.txt'} is empty: restore it, or train again")
     seen = sorted(caches.sample_names(paths) & trained_on)

@@ -25,8 +25,7 @@ import numpy as np
 
 from ntdm import cache as caches
 from ntdm import predictions
-from ntdm.camera import PASCAL3D_FOCAL_PX
-from ntdm.config import CATEGORIES, PrepConfig, from_dict
+from ntdm.config import CATEGORIES
 from ntdm.metrics import rotation_from_angles
 from ntdm.outputs import atomic_path
 from ntdm.progress import say, track
@@ -234,8 +233,7 @@ def _predictions(file: caches.CacheFile, run: Path, masks: bool) -> Iterator[dic
     rows = predictions.rows_of(table, file)
     if not table.measured("azimuth"):
         raise ValueError(f"{path}: column azimuth is empty, there are no poses to export")
-    nominal = PASCAL3D_FOCAL_PX * from_dict(PrepConfig, file.config, str(file.path)).resolved_scale
-    ratio = file["focal"] / nominal
+    ratio = file["focal"] / file.nominal_focal
     viewpoint = np.stack([table[column][rows] for column in predictions.POSE_COLUMNS], -1)
     viewpoint[:, 3] *= ratio
     measured = [name for name in ("score", "seconds", "predicted_category") if table.measured(name)]

@@ -131,6 +131,8 @@ def _finished(folder: Path, made_with: dict[str, Any], overwrite: bool) -> bool:
         return False
     try:
         before = json.loads((folder / "result.json").read_text(encoding="utf-8"))["made_with"]
+        if not isinstance(before, dict):
+            raise TypeError
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{folder / 'result.json'} is damaged: pass --overwrite to make it again") from None
     return finished(folder, before, made_with, overwrite)

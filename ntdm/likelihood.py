@@ -10,6 +10,8 @@ from torch import Tensor
 from ntdm.config import InferConfig
 from ntdm.method import FeatureModel
 
+_MOST_PRODUCTS = 2**27  # of cells and bank features that are in memory at once
+
 
 class Photos(NamedTuple):
     """Feature maps of a batch and how much each cell looks like background."""
@@ -48,8 +50,10 @@ def clutter_mixture(features: Tensor, bank: Tensor, temperature: float, count: f
     Of a bank of N features [N, d], that count as `count`: what the texel cross entropy puts against a texel's
     own feature.
     """
-    together = (features @ bank.T / temperature).logsumexp(-1)
-    return temperature * (together + math.log(count / len(bank)))
+    flat = features.flatten(0, -2)
+    parts = flat.split(_MOST_PRODUCTS // len(bank) + 1)
+    together = torch.cat([(part @ bank.T / temperature).logsumexp(-1) for part in parts])
+    return temperature * (together.reshape(features.shape[:-1]) + math.log(count / len(bank)))
 
 
 def foreground_logit(cosine: Tensor, clutter: Tensor) -> Tensor:

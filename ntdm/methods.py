@@ -3,6 +3,7 @@
 How one is added: docs/methods.md.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +89,12 @@ class NTDMPredictor:
 
 
 def _describe_shape(shape: DeformableMesh) -> dict[str, Any]:
-    return {"config": to_dict(shape.config), "num_latents": shape.num_latents}
+    digest = hashlib.sha256()  # lest a run goes on with refitted shapes
+    for name, value in sorted(shape.state_dict().items()):
+        digest.update(name.encode() + value.cpu().numpy().tobytes())
+    return {
+        "config": to_dict(shape.config), "num_latents": shape.num_latents, "digest": digest.hexdigest()[:16],
+    }  # fmt: skip
 
 
 def _restore_shape(values: Mapping[str, Any], source: str) -> DeformableMesh:

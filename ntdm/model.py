@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ntdm import backbone, parallel
 from ntdm.batch import Batch
 from ntdm.camera import cam_from_obj
-from ntdm.config import InferConfig, TrainConfig
+from ntdm.config import TrainConfig
 from ntdm.deform import DeformableMesh
 from ntdm.likelihood import clutter_mixture, foreground_logit
 from ntdm.losses import BackgroundBank, occlusion_cross_entropy, texel_cross_entropy
@@ -155,9 +155,9 @@ class NTDM(FeatureModel):
         for category, *found in zip(
             categories, texel.split(counts), visible.split(counts), alpha.split(counts), strict=True
         ):
-            place, feature, blend = found
+            at, feature, blend = found
             self.texture.update(
-                category, place, feature, blend, config.texture_momentum, config.first_visit_alpha
+                category, at, feature, blend, config.texture_momentum, config.first_visit_alpha
             )
         self.bank.push(background.detach())
         return loss, {
@@ -199,7 +199,7 @@ class NTDM(FeatureModel):
         """Cross entropy of the cells where a patch of background hides the object; a scalar.
 
         It teaches them the answer that inference wants there: that the background explains them better than
-        the texture, by inference's mixture with its default `clutter_count`, and with no `visible_prior`.
+        the texture, by inference's mixture, and with no `visible_prior`.
         Textures and bank are constants here. A mean over the cells of all processes, of which this is its
         own part; zero without patches, and while the bank is empty.
 
@@ -219,7 +219,7 @@ class NTDM(FeatureModel):
             known = evidence > KNOWN_SHARE
         seen = features[hidden][known]
         cosine = (seen * texture[known]).sum(-1)
-        clutter = clutter_mixture(seen, bank, config.temperature, InferConfig.clutter_count)
+        clutter = clutter_mixture(seen, bank, config.temperature, config.clutter_count)
         share = len(seen) / max(parallel.total(len(seen)), 1.0)  # of the cells of all processes
         return share * occlusion_cross_entropy(foreground_logit(cosine, clutter), config.temperature)
 

@@ -362,18 +362,18 @@ def fit_categories(
     behind by more than `class_margin` there is not refined.
 
     Returns:
-        losses [N, M], of a category that was not refined its best start's; and of every category the numbers
-        [n] of the photos fitted under it, with what was found.
+        losses [N, M], of a category that is behind its best start's, even where it is refined as a photo's
+        own, as the choice of the class must not know the answer; and of every category the numbers [n] of the
+        photos fitted under it, with what was found.
     """
     chosen = [solver.choose(photos) for solver in solvers]
     losses = torch.stack([s.least_loss(c, photos) for s, c in zip(solvers, chosen, strict=True)], 1)
-    wanted = losses <= losses.amin(1, keepdim=True) + solvers[0].config.class_margin
-    if own is not None:
-        wanted.scatter_(1, own[:, None], True)
+    likely = losses <= losses.amin(1, keepdim=True) + solvers[0].config.class_margin
+    wanted = likely if own is None else likely.scatter(1, own[:, None], True)
     fits = []
     for c, solver in enumerate(solvers):
         rows = wanted[:, c].nonzero()[:, 0]
         solution = solver.solve(photos.of(rows), chosen[c][rows])
-        losses[rows, c] = solution.loss
+        losses[rows, c] = torch.where(likely[rows, c], solution.loss, losses[rows, c])
         fits.append((rows, solution))
     return losses, fits

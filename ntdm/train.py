@@ -25,8 +25,7 @@ from ntdm import cache as caches
 from ntdm import checkpoints, parallel, trained
 from ntdm.baselines import cuboid
 from ntdm.batches import Batches
-from ntdm.camera import PASCAL3D_FOCAL_PX
-from ntdm.config import PrepConfig, TrainConfig, from_dict, to_dict
+from ntdm.config import TrainConfig, to_dict
 from ntdm.deform import load_shape
 from ntdm.method import Model
 from ntdm.methods import METHODS
@@ -155,6 +154,7 @@ def _check_validation(validate: Validation, description: dict[str, Any], trained
                     f"--validate-on: {path} has images of {file.image_size}, the training's caches of "
                     f"{tuple(description['image_size'])} (H, W); prepare both at one size"
                 )
+            trained.check_focal(file, description)
     seen = sorted(caches.sample_names(validate.paths) & trained_on)
     if seen:
         raise ValueError(f"--validate-on: {len(seen)} samples are trained on, such as {seen[0]}")
@@ -178,8 +178,8 @@ def _fit(
     """Trains to the end, from the checkpoint where there is one; returns the seconds it took in all."""
     batches = Batches(data, model.categories, model.num_latents, config, device)
     per_epoch, total = batches.per_epoch, batches.per_epoch * config.epochs
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = _optimiser(config, trained)
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimiser = _optimiser(config, learned)
     keys = data.keys()
     history, first = checkpoints.restore(out / checkpoints.LAST, model, optimiser)
     model.train()
@@ -199,7 +199,7 @@ def _fit(
             )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        parallel.sum_gradients(trained)
+        parallel.sum_gradients(learned)
         optimiser.step()
         sums = {k: sums.get(k, 0.0) + v for k, v in figures.items()}
         count += 1
@@ -216,13 +216,15 @@ def _fit(
             if watch is not None:
                 watch.after(history[-1], config.epochs, model)
                 checkpoints.save(out, model, optimiser, history)
+    if watch is not None:
+        checkpoints.write_history(out, history)  # a kill may have come between the last checkpoint and it
     return history[-1]["seconds"]
 
 
-def _optimiser(config: TrainConfig, trained: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+def _optimiser(config: TrainConfig, learned: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
     if config.optimiser == "sgd":
-        return torch.optim.SGD(trained, config.learning_rate, SGD_MOMENTUM, weight_decay=config.weight_decay)
-    return torch.optim.Adam(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+        return torch.optim.SGD(learned, config.learning_rate, SGD_MOMENTUM, weight_decay=config.weight_decay)
+    return torch.optim.Adam(learned, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
 def learning_rate(config: TrainConfig, step: int, total: int) -> float:
@@ -282,16 +284,17 @@ def _shapes(config: TrainConfig, names: Sequence[str], paths: Sequence[Path], fo
 
 
 def _nominal_focal(paths: Sequence[Path]) -> float:
-    """3000 s: the focal length inference starts from, as it does not know the annotated distance."""
-    scales = set()
+    """The caches' one nominal focal length."""
+    found = set()
     for path in paths:
         with caches.CacheFile(path) as file:
-            scales.add(from_dict(PrepConfig, file.config, str(path)).resolved_scale)
-    if len(scales) > 1:
+            found.add(file.nominal_focal)
+    if len(found) > 1:
         raise ValueError(
-            f"the caches were prepared at different scales {sorted(scales)}; prepare them at one"
+            "the caches were prepared at different scales, their nominal focal lengths are "
+            f"{', '.join(f'{focal:g}' for focal in sorted(found))} pixels; prepare them at one"
         )
-    return PASCAL3D_FOCAL_PX * scales.pop()
+    return found.pop()
 
 
 def _typical_box(paths: Sequence[Path]) -> float:

@@ -3,12 +3,14 @@
 import dataclasses
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
 
+from ntdm.cache import CacheFile
 from ntdm.config import TrainConfig, from_dict
 from ntdm.method import MissingPackageError, Model
 from ntdm.methods import METHODS
@@ -40,7 +42,9 @@ def load(run_folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]]:
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise ValueError(f"{described}: image_size is {size!r}, want [H, W]; train again with --overwrite")
     if not (description["nominal_focal"] > 0 and description["typical_box"] > 0):
-        raise ValueError(f"{described}: nominal_focal or typical_box is not positive; train again")
+        raise ValueError(
+            f"{described}: nominal_focal or typical_box is not positive; train again with --overwrite"
+        )
     try:
         config = from_dict(TrainConfig, description["train"], str(described))
         method = METHODS[config.method]
@@ -51,14 +55,29 @@ def load(run_folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]]:
     except MissingPackageError:  # nothing is wrong with the run
         raise
     except RuntimeError:  # torch's own names every tensor of the model
-        raise ValueError(f"{weights} holds another model than {described} describes; train again") from None
+        raise ValueError(
+            f"{weights} holds another model than {described} describes; train again with --overwrite"
+        ) from None
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         said = str(error).partition("\n")[0]
-        raise ValueError(f"{weights} does not fit {described}: {said}; train again") from None
+        raise ValueError(
+            f"{weights} does not fit {described}: {said}; train again with --overwrite"
+        ) from None
     broken = [k for k, v in model.state_dict().items() if v.is_floating_point() and not v.isfinite().all()]
     if broken:
-        raise ValueError(f"{weights}: tensor {broken[0]} holds values that are not finite; train again")
+        raise ValueError(
+            f"{weights}: tensor {broken[0]} holds values that are not finite; train again with --overwrite"
+        )
     return model.requires_grad_(False).eval().to(device), description
+
+
+def check_focal(file: CacheFile, description: dict[str, Any]) -> None:
+    """ValueError where a cache file's crops show objects at another size than the run's did."""
+    if not math.isclose(file.nominal_focal, description["nominal_focal"], rel_tol=1e-6):
+        raise ValueError(
+            f"{file.path} was prepared at a nominal focal length of {file.nominal_focal:g} pixels, the "
+            f"training's caches at {description['nominal_focal']:g}: prepare it with the same --set scale"
+        )
 
 
 def weights_digest(run_folder: Path) -> str:

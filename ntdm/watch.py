@@ -74,7 +74,7 @@ class Watch:
             if self.validation is not None:
                 row["val_pose_acc_pi_6"] = self._validate(epoch, model, self.validation)
             model.train()
-        if self.every > 0 and self._board is None:
+        if self.every > 0 and self._epochs == 1:
             self._board = _board(self.out / "tensorboard", row["step"])
         if self._board is not None:
             for name, value in row.items():
@@ -143,6 +143,7 @@ class Watch:
 def _board(folder: Path, step: int) -> Any:
     """TensorBoard's writer, whose curves go on at `step`; None where it is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
+        say("TensorBoard is not installed (pip install tensorboard): train.csv and sheets only")
         return None
     from torch.utils.tensorboard import SummaryWriter
 

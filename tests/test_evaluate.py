@@ -173,6 +173,18 @@ def test_another_image_size_is_refused(tiny, copied, tmp_path, monkeypatch):
         evaluate.run(copied, tmp_path / "cache", ["pascal3d/val"], tiny.INFER)
 
 
+def test_another_scale_is_refused(tiny, copied, tmp_path, monkeypatch):
+    monkeypatch.setitem(tiny.write_cache.__globals__, "SCALE", 2 * tiny.SCALE)
+    tiny.write_cache(tmp_path / "cache", "pascal3d/val", seed=1, prefix="unseen", latents=False)
+    with pytest.raises(ValueError, match=rf"nominal focal length of {2 * tiny.FOCAL:g} .* at {tiny.FOCAL:g}"):
+        evaluate.run(copied, tmp_path / "cache", ["pascal3d/val"], tiny.INFER)
+
+
+def test_a_principal_point_that_no_file_would_hold_is_not_refined(tiny, tiny_folder, copied):
+    with pytest.raises(ValueError, match="predictions hold no principal point"):
+        evaluate.run(copied, tiny_folder / "cache", SPLITS, replace(tiny.INFER, refine_principal_point=True))
+
+
 def test_missing_split_and_run_are_refused(tiny, tiny_folder, copied, tmp_path):
     with pytest.raises(ValueError, match=r"no cache file in .*L9"):
         evaluate.run(copied, tiny_folder / "cache", ["occluded_pascal3d/L9"], tiny.INFER)

@@ -121,6 +121,11 @@ def test_existing_result_is_refused_and_overwritten_when_asked(tiny, tiny_folder
         infer.run([photo], tiny_folder / "ntdm", out, (0, 0, 40, 40), quick)
     infer.run([photo], tiny_folder / "ntdm", out, (0, 0, 40, 40), quick, overwrite=True)
     assert json.loads((out / "a" / "result.json").read_text())["bbox"] == [0, 0, 40, 40]
+    for damaged in ("{", "[]", '{"made_with": "x"}'):
+        (out / "a" / "result.json").write_text(damaged)
+        with pytest.raises(ValueError, match="is damaged: pass --overwrite"):
+            infer.run([photo], tiny_folder / "ntdm", out, (0, 0, 40, 40), quick)
+    infer.run([photo], tiny_folder / "ntdm", out, (0, 0, 40, 40), quick, overwrite=True)
     assert {p.name for p in (out / "a").iterdir()} == FILES
 
 

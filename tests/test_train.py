@@ -103,6 +103,33 @@ def test_interrupted_run_ends_as_if_it_had_not_been(tiny, tiny_folder, tmp_path,
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
 
 
+def test_a_kill_between_the_last_checkpoint_and_train_csv(tiny, tiny_folder, tmp_path, monkeypatch):
+    config = replace(tiny.TRAIN, epochs=2)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            start(tiny_folder, tmp_path / "cut", config)
+    table = tmp_path / "cut" / "train.csv"
+    whole = table.read_text()
+    table.write_text("".join(whole.splitlines(keepends=True)[:2]))
+    start(tiny_folder, tmp_path / "cut", config)
+    assert table.read_text() == whole
+
+
+def test_refitted_shapes_are_another_config(tiny, tiny_folder, tmp_path):
+    config = replace(tiny.TRAIN, epochs=1)
+    shapes = shutil.copytree(tiny_folder / "shapes", tmp_path / "shapes")
+    train.run(config, tiny_folder / "cache", shapes, tmp_path / "run")
+    path = shapes / "car.safetensors"
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = safetensors.torch.load_file(path)
+    tensors["scale"] *= 2
+    safetensors.torch.save_file(tensors, path, metadata)
+    with pytest.raises(ValueError, match=r"another config \(shapes\.car\.digest"):
+        train.run(config, tiny_folder / "cache", shapes, tmp_path / "run")
+
+
 def test_interrupted_run_of_another_config_is_refused(tiny, tiny_folder, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_after(patch, 1)
@@ -215,7 +242,7 @@ def test_what_is_no_run_or_a_broken_one_is_not_loaded(tiny_folder, tmp_path):
     with pytest.raises(ValueError, match=r"holds another model than .*config\.json describes"):
         trained.load(run)
     (run / "model.safetensors").write_bytes(b"cut")
-    with pytest.raises(ValueError, match="train again"):
+    with pytest.raises(ValueError, match="train again with --overwrite"):
         trained.load(run)
     (run / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json is not JSON"):
