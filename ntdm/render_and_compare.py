@@ -37,6 +37,8 @@ POSE_COLUMNS = 7
 _OFFSET_UNIT = 0.1
 # A texel of which training saw less than this says nothing: neither for the object nor for the background.
 _LEAST_EVIDENCE = 0.05
+# Cells along the longer side of the grid that starts are compared on, at most: all of them stay in memory.
+_MOST_CELLS = 48
 
 
 class Solution(NamedTuple):
@@ -73,6 +75,9 @@ class Solver:
         self.model, self.config, self.image_size, self.focal = model, config, image_size, focal
         self.shape = model.shape(category)
         self.size = (image_size[0] // model.stride, image_size[1] // model.stride)
+        self.pooling = 2  # feature cells to a side of the starts' cells
+        while max(self.size) > _MOST_CELLS * self.pooling:
+            self.pooling *= 2
         self.category = category
         self.device = model.faces.device
         self.starts = self._starts()
@@ -153,8 +158,8 @@ class Solver:
 
     @torch.no_grad()
     def _render_starts(self, chunk: int = 256) -> tuple[Tensor, Tensor]:
-        """Rendered features [P, d, S] and masks [P, 1, S] on a grid of half the resolution."""
-        cell = 2 * self.model.stride
+        """Rendered features [P, d, S] and masks [P, 1, S] on a grid of cells of `pooling` x `pooling`."""
+        cell = self.pooling * self.model.stride
         size = (self.image_size[0] // cell, self.image_size[1] // cell)
         maps, masks = [], []
         latents = self._start_latents()
@@ -176,10 +181,10 @@ class Solver:
 
     @torch.no_grad()
     def start_losses(self, photos: Photos) -> Tensor:
-        """The loss of every start against every photo [N, S], hard silhouettes, half resolution."""
-        coarse = F.avg_pool2d(photos.features.permute(0, 3, 1, 2), 2)
+        """The loss of every start against every photo [N, S], hard silhouettes, cells of `pooling`."""
+        coarse = F.avg_pool2d(photos.features.permute(0, 3, 1, 2), self.pooling)
         targets = F.normalize(coarse, dim=1).flatten(2).permute(2, 0, 1).contiguous()
-        clutter = F.avg_pool2d(photos.clutter[:, None], 2).flatten(1).T[:, :, None]
+        clutter = F.avg_pool2d(photos.clutter[:, None], self.pooling).flatten(1).T[:, :, None]
         gain = targets.new_zeros(len(photos.features), len(self.starts))
         chunk = max(1, 4_000_000 // max(1, gain.numel()))  # bounds the [chunk, N, S] products
         for cells in torch.arange(len(targets)).split(chunk):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ntdm import metrics
+from ntdm import metrics, render_and_compare
 from ntdm.camera import rotation
 from ntdm.likelihood import encode
 from ntdm.render_and_compare import POSE_COLUMNS, Solver
@@ -103,6 +103,14 @@ def test_the_best_start_is_near_the_truth(model, solver, solved):
     errors = metrics.rotation_error(rotation(best).numpy(), rotation(VIEWPOINTS).numpy())
     # The starts are 30 degrees apart: none of these viewpoints is farther than 26 from one.
     assert math.degrees(errors.max()) < 30
+
+
+def test_starts_of_large_photos_are_compared_on_coarser_cells(model, solver, solved, monkeypatch):
+    assert solver.pooling == 2 and len(solver._start_features) == 12 * 16
+    monkeypatch.setattr(render_and_compare, "_MOST_CELLS", 8)
+    coarse = Solver(model, 0, DEFAULT, SIZE, FOCAL)
+    assert coarse.pooling == 4 and len(coarse._start_features) == 6 * 8
+    assert degrees(coarse.solve(solved[0]), VIEWPOINTS).max() < 3
 
 
 def test_recovers_the_viewpoint_and_the_masks(solver, solved):
