@@ -5,7 +5,7 @@
 One run, without a warm-up. Without --run the model is untrained, its textures and photos random: a step costs
 the same; all steps are made for every category. With --run, photos of a cache are fitted with the config's
 settings: all steps for every category; where there are several, for those that `class_margin` leaves; and
-with patience, the config's own where it has one.
+with --patience, by default the config's own.
 """
 
 import argparse
@@ -95,7 +95,9 @@ def bench_trained(args: argparse.Namespace) -> None:
     print(f"{args.run}, {args.split}: {count} photos, {len(model.categories)} categories")
     mask = torch.stack([item["amodal_mask"] for item in items])
     early = settled(InferConfig, args.config, None, None)
-    early = dataclasses.replace(early, patience=args.patience or early.patience or 6)
+    if args.patience is None:
+        args.patience = early.patience or 6
+    early = dataclasses.replace(early, patience=args.patience)
     whole = dataclasses.replace(early, patience=0)
     ways = {
         "every category": dataclasses.replace(whole, class_margin=1.0),

@@ -22,6 +22,8 @@ from typing import Any
 from ntdm import cache as caches
 from ntdm import evaluate, train, trained
 from ntdm.config import InferConfig, TrainConfig, difference, to_dict
+from ntdm.deform import load_shape
+from ntdm.methods import METHODS
 from ntdm.outputs import atomic_path, finished
 from ntdm.progress import say
 
@@ -77,12 +79,12 @@ def run(
     """
     if training.method != "ntdm":
         raise ValueError(f"ablations are of the method ntdm, not of {training.method!r}")
-    for split in splits:  # before hours of training, not after
-        caches.find(cache, split)
+    # Before hours of training, not after.
+    evaluate.check_config(inference)
+    trained_on = [path for key in train_on for path in caches.find(cache, key, categories)]
+    train.nominal_focal([*trained_on, *(path for split in splits for path in caches.find(cache, split))])
     if full is not None:
-        _check_full(
-            full, training, train_on, [p for key in train_on for p in caches.find(cache, key, categories)]
-        )
+        _check_full(full, training, train_on, trained_on, shapes)
     # What has weights already comes before what is trained for itself.
     for name, ablation in sorted(ABLATIONS.items(), key=lambda item: bool(item[1].train)):
         folder = out / name
@@ -103,12 +105,18 @@ def run(
     return [out / name for name in ABLATIONS]
 
 
-def _check_full(full: Path, training: TrainConfig, train_on: Sequence[str], paths: Sequence[Path]) -> None:
+def _check_full(
+    full: Path, training: TrainConfig, train_on: Sequence[str], paths: Sequence[Path], shapes: Path
+) -> None:
     _, described = trained.load(full)
     wanted = {
         "train": to_dict(training),
         "train_on": list(train_on),
         "data_fingerprint": caches.fingerprint(paths),
+        "shapes": {
+            name: METHODS["ntdm"].describe(load_shape(shapes / f"{name}.safetensors"))
+            for name in sorted({path.stem for path in paths})
+        },
     }
     differing = difference({key: described.get(key) for key in wanted}, wanted)
     if differing:

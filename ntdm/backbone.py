@@ -172,7 +172,7 @@ class TinyFeatures(nn.Module):
     """
 
     stride = 4
-    multiple = 16  # two levels, and starts are compared at half the resolution
+    multiple = 16
 
     def __init__(self, feature_dim: int) -> None:
         super().__init__()

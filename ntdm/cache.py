@@ -207,7 +207,12 @@ class CacheFile:
     @property
     def nominal_focal(self) -> float:
         """3000 s: what inference takes for the focal length; it does not know the annotated distance."""
-        return PASCAL3D_FOCAL_PX * from_dict(PrepConfig, self.config, str(self.path)).resolved_scale
+        if "scale" not in self.config:
+            raise ValueError(
+                f"{self.path}: its config has no scale; make it again with prep-data --overwrite"
+            )
+        config = from_dict(PrepConfig, self.config | {"image_size": list(self.image_size)}, str(self.path))
+        return PASCAL3D_FOCAL_PX * config.resolved_scale
 
     def __len__(self) -> int:
         return int(self._file["name"].shape[0])

@@ -53,11 +53,7 @@ def run(
     first = parallel.rank() == 0  # the process that joins and scores
     if first:
         sweep(run_folder)
-    if config.refine_principal_point:
-        raise ValueError(
-            "refine_principal_point: predictions hold no principal point, as crops are centred; `ntdm infer` "
-            "refines it"
-        )
+    check_config(config)
     model, description = trained.load(run_folder, device)
     weights = trained.weights_digest(run_folder)
     trained_on = set((run_folder / "train_names.txt").read_text().split("\n"))
@@ -105,6 +101,15 @@ def run(
     return written
 
 
+def check_config(config: InferConfig) -> None:
+    """ValueError where predictions could not hold what the config asks for."""
+    if config.refine_principal_point:
+        raise ValueError(
+            "refine_principal_point: predictions hold no principal point, as crops are centred; `ntdm infer` "
+            "refines it"
+        )
+
+
 def _check(
     paths: Sequence[Path], description: dict[str, Any], trained_on: set[str], run_folder: Path
 ) -> None:
@@ -120,7 +125,7 @@ def _check(
                     f"{path} has images of {file.image_size}, {run_folder} was trained on "
                     f"{tuple(description['image_size'])} (H, W); prepare the split at that size"
                 )
-            trained.check_focal(file, description)
+            trained.check_focal(path, file.nominal_focal, description)
     if not trained_on - {""}:
         raise ValueError(f"{run_folder / 'train_names.txt'} is empty: restore it, or train again")
     seen = sorted(caches.sample_names(paths) & trained_on)

@@ -1,6 +1,7 @@
 """How well the background explains each cell of a photo, and whether a texture explains it better."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from ntdm.config import InferConfig
 from ntdm.method import FeatureModel
 
-_MOST_PRODUCTS = 2**27  # of cells and bank features that are in memory at once
+_MOST_COSINES = 2**27  # of cells and bank features, at a time
 
 
 class Photos(NamedTuple):
@@ -39,7 +40,7 @@ def encode(model: FeatureModel, photo: Tensor, config: InferConfig) -> Photos:
     if config.clutter == "mean":
         return Photos(features, features @ F.normalize(bank.mean(0), dim=0))
     if config.clutter == "nearest":
-        return Photos(features, (features @ bank.T).amax(-1))
+        return Photos(features, _over_bank(features, bank, lambda cosine: cosine.amax(-1)))
     clutter = clutter_mixture(features, bank, config.clutter_temperature, config.clutter_count)
     return Photos(features, clutter)
 
@@ -50,10 +51,14 @@ def clutter_mixture(features: Tensor, bank: Tensor, temperature: float, count: f
     Of a bank of N features [N, d], that count as `count`: what the texel cross entropy puts against a texel's
     own feature.
     """
-    flat = features.flatten(0, -2)
-    parts = flat.split(_MOST_PRODUCTS // len(bank) + 1)
-    together = torch.cat([(part @ bank.T / temperature).logsumexp(-1) for part in parts])
-    return temperature * (together.reshape(features.shape[:-1]) + math.log(count / len(bank)))
+    together = _over_bank(features, bank, lambda cosine: (cosine / temperature).logsumexp(-1))
+    return temperature * (together + math.log(count / len(bank)))
+
+
+def _over_bank(features: Tensor, bank: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+    """`reduce` of the cosines [n, N] of features [..., d] with the bank's [N, d], some at a time: [...]."""
+    parts = features.flatten(0, -2).split(_MOST_COSINES // len(bank) + 1)
+    return torch.cat([reduce(part @ bank.T) for part in parts]).reshape(features.shape[:-1])
 
 
 def foreground_logit(cosine: Tensor, clutter: Tensor) -> Tensor:

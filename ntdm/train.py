@@ -83,7 +83,7 @@ def run(
     data = SampleDataset(paths, KEPT_BYTES)
     names = sorted({p.stem for p in paths})
     built_on = _shapes(config, names, paths, shapes)
-    focal = _nominal_focal(paths)
+    focal = nominal_focal(paths)
     description = {
         "schema": "ntdm-run",
         "schema_version": 1,
@@ -154,7 +154,7 @@ def _check_validation(validate: Validation, description: dict[str, Any], trained
                     f"--validate-on: {path} has images of {file.image_size}, the training's caches of "
                     f"{tuple(description['image_size'])} (H, W); prepare both at one size"
                 )
-            trained.check_focal(file, description)
+            trained.check_focal(path, file.nominal_focal, description)
     seen = sorted(caches.sample_names(validate.paths) & trained_on)
     if seen:
         raise ValueError(f"--validate-on: {len(seen)} samples are trained on, such as {seen[0]}")
@@ -283,8 +283,8 @@ def _shapes(config: TrainConfig, names: Sequence[str], paths: Sequence[Path], fo
     return {name: cuboid.around(cads[name], config.vertices, name) for name in names}
 
 
-def _nominal_focal(paths: Sequence[Path]) -> float:
-    """The caches' one nominal focal length."""
+def nominal_focal(paths: Sequence[Path]) -> float:
+    """The one nominal focal length, crop pixels, of cache files; ValueError where they have several."""
     found = set()
     for path in paths:
         with caches.CacheFile(path) as file:

@@ -10,7 +10,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 
-from ntdm.cache import CacheFile
+from ntdm.camera_numpy import PASCAL3D_FOCAL_PX
 from ntdm.config import TrainConfig, from_dict
 from ntdm.method import MissingPackageError, Model
 from ntdm.methods import METHODS
@@ -71,12 +71,13 @@ def load(run_folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]]:
     return model.requires_grad_(False).eval().to(device), description
 
 
-def check_focal(file: CacheFile, description: dict[str, Any]) -> None:
-    """ValueError where a cache file's crops show objects at another size than the run's did."""
-    if not math.isclose(file.nominal_focal, description["nominal_focal"], rel_tol=1e-6):
+def check_focal(path: Path, focal: float, description: dict[str, Any]) -> None:
+    """ValueError where a cache file's nominal focal length, crop pixels, is not that of the run."""
+    if not math.isclose(focal, description["nominal_focal"], rel_tol=1e-6):
         raise ValueError(
-            f"{file.path} was prepared at a nominal focal length of {file.nominal_focal:g} pixels, the "
-            f"training's caches at {description['nominal_focal']:g}: prepare it with the same --set scale"
+            f"{path} was prepared at a nominal focal length of {focal:g} pixels, the "
+            f"training's caches at {description['nominal_focal']:g}: prepare it with --set "
+            f"scale={description['nominal_focal'] / PASCAL3D_FOCAL_PX:g}"
         )
 
 

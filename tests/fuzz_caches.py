@@ -83,7 +83,7 @@ def read(path: Path, out: Path) -> None:
         data[index]
     cache.fingerprint([path])
     inspect.run([path], out / "inspected", lambda *given: given[-1].touch())
-    train._nominal_focal([path])
+    train.nominal_focal([path])
     train._typical_box([path])
     cache.sample_names([path])
     shape_fit._collect_cads([path])
