@@ -137,7 +137,7 @@ class TrainConfig:
     # Weight of the cross entropy by which cells that a patch hides learn to be called hidden (ntdm). Above 0,
     # up to half of the background samples are such cells (ntdm, nemo). 0 is the paper's choice.
     occlusion_weight: float = 0.5
-    clutter_count: float = 128.0  # features that the background bank counts as there; as inference's
+    clutter_count: float = 128.0  # features that the bank counts as in that cross entropy, as in inference's
     patch_size: tuple[float, float] = (0.25, 0.7)  # shortest and longest patch, of the photo's sides
     bf16: bool = True
     resize: int = 0  # classifiers: pixels of the square that photos are resized to; 0 leaves them as they are

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 
 from ntdm import ablate, evaluate, train, trained
 from ntdm.predictions import made_with
@@ -19,8 +20,9 @@ NAMES = (
 
 
 def start(tiny, tiny_folder, out: Path, **options) -> list[Path]:
+    inference = options.pop("inference", tiny.INFER)
     training = options.pop("training", replace(tiny.TRAIN, epochs=1))
-    return ablate.run(training, tiny.INFER, tiny_folder / "cache", tiny_folder / "shapes", out, **options)
+    return ablate.run(training, inference, tiny_folder / "cache", tiny_folder / "shapes", out, **options)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +124,14 @@ def test_full_may_be_a_run_there_is(tiny, tiny_folder, tmp_path, monkeypatch):
         ValueError, match=r"ntdm was made with another config .*train\.epochs: 1 -> 2.* not full"
     ):
         start(tiny, tiny_folder, out, training=replace(config, epochs=2), full=given)
+    shapes = shutil.copytree(places[1], tmp_path / "shapes")
+    refitted = safetensors.torch.load_file(shapes / "car.safetensors")
+    with safetensors.safe_open(shapes / "car.safetensors", "pt") as file:
+        metadata = file.metadata()
+    refitted["scale"] *= 2
+    safetensors.torch.save_file(refitted, shapes / "car.safetensors", metadata)
+    with pytest.raises(ValueError, match=r"shapes\.car\.digest.* not full"):
+        ablate.run(config, tiny.INFER, places[0], shapes, out, full=given)
     assert not out.exists()
     single_alpha = []
     fit = train._fit
@@ -130,6 +140,19 @@ def test_full_may_be_a_run_there_is(tiny, tiny_folder, tmp_path, monkeypatch):
     assert single_alpha == [1], "nothing else is trained"
     assert trained.weights_digest(out / "full") == trained.weights_digest(given)
     assert json.loads((out / "full/config.json").read_text())["method"] == "full"
+
+
+def test_what_evaluation_refuses_is_refused_before_training(tiny, tiny_folder, tmp_path, monkeypatch):
+    out = tmp_path / "ablations"
+    with pytest.raises(ValueError, match="predictions hold no principal point"):
+        start(tiny, tiny_folder, out, inference=replace(tiny.INFER, refine_principal_point=True))
+    cache = shutil.copytree(tiny_folder / "cache", tmp_path / "cache")
+    monkeypatch.setitem(tiny.write_cache.__globals__, "SCALE", 2 * tiny.SCALE)
+    shutil.rmtree(cache / "pascal3d/val")
+    tiny.write_cache(cache, "pascal3d/val", seed=1, prefix="unseen")
+    with pytest.raises(ValueError, match="were prepared at different scales"):
+        ablate.run(tiny.TRAIN, tiny.INFER, cache, tiny_folder / "shapes", out)
+    assert not out.exists()
 
 
 def test_other_methods_have_no_such_ablations(tiny, tiny_folder, tmp_path):
