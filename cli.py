@@ -19,10 +19,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ntdm import config as configs
-from ntdm import native, options
-from ntdm.config import InferConfig, PrepConfig, ShapeConfig, SyntheticConfig, TrainConfig
-from ntdm.options import (
+from ntdm import cli_options
+from ntdm.cli_options import (
     CacheOption,
     CategoriesOption,
     Compression,
@@ -41,7 +39,10 @@ from ntdm.options import (
     SplitsOption,
     TrainOnOption,
 )
-from ntdm.progress import say
+from ntdm.config import stages as configs
+from ntdm.config.stages import InferConfig, PrepConfig, ShapeConfig, SyntheticConfig, TrainConfig
+from ntdm.io.progress import say
+from ntdm.ops import build
 
 SHARED = ("train", "evaluate")  # commands that torchrun's processes do together
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -58,7 +59,7 @@ class Commands(TyperGroup):
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is being obeyed
             say("interrupted; the same command resumes", error=True)
             raise typer.Exit(130) from None
-        except (ValueError, OSError, native.BuildError) as error:
+        except (ValueError, OSError, build.BuildError) as error:
             if ctx.params.get("traceback"):
                 raise
             say(f"ntdm: {_sentence(error)}", error=True)
@@ -131,12 +132,12 @@ def make_data(
     Example: ntdm make-data data --categories aeroplane,car --set train_per_category=100
     Example: ntdm make-data data --cad-root PASCAL3D+_release1.1 --viewpoints lists
     """
-    from ntdm.data_prep import synthetic
+    from ntdm.data_prep import make_data as synthetic
 
     config = SyntheticConfig() if cad_root is None else SyntheticConfig(categories=configs.CATEGORIES)
     config = configs.adjusted(config, settings, seed)
     if categories:
-        config = dataclasses.replace(config, categories=tuple(options.split(categories)))
+        config = dataclasses.replace(config, categories=tuple(cli_options.split(categories)))
     sources = {"cad_root": cad_root, "viewpoints": viewpoints}
     print(synthetic.make_data(config, out, **sources, workers=workers, overwrite=overwrite))
 
@@ -170,7 +171,7 @@ def prep_data(
     \b
     Example: ntdm prep-data pascal3d --root PASCAL3D+_release1.1 --cache cache --image-size 128 128
     """
-    from ntdm.data_prep import readers
+    from ntdm.data_prep import prep_data as readers
 
     if pascal3d is None and dataset is not Dataset.pascal3d:
         raise typer.BadParameter(
@@ -183,8 +184,8 @@ def prep_data(
         cache,
         configs.adjusted(prep, settings),
         pascal3d=pascal3d,
-        splits=options.split(split) or None,
-        categories=options.split(categories) or None,
+        splits=cli_options.split(split) or None,
+        categories=cli_options.split(categories) or None,
         workers=workers,
         strict=strict,
         overwrite=overwrite,
@@ -203,10 +204,10 @@ def inspect(
     \b
     Example: ntdm inspect cache --out inspected
     """
-    from ntdm import inspect
+    from ntdm import inspect_cache
     from ntdm.reports import diagnostics
 
-    print(inspect.run(cache, out, diagnostics.draw_viewpoints))
+    print(inspect_cache.run(cache, out, diagnostics.draw_viewpoints))
     print(out)
 
 
@@ -232,15 +233,16 @@ def fit_shapes(
     \b
     Example: ntdm fit-shapes --cache cache --out shapes
     """
-    from ntdm import nearest_faces, shape_fit
-    from ntdm.data_prep import cad
+    from ntdm import fit_shapes as shape_fit
+    from ntdm.data_prep.raw import cad
     from ntdm.reports import diagnostics
+    from ntdm.shapes import nearest_faces
 
     if (cache is None) == (cad_root is None):
         raise typer.BadParameter("name either --cache or --cad-root")
-    names = options.split(categories) or None
+    names = cli_options.split(categories) or None
     found = cad.find_cads(cad_root) if cad_root is not None else None
-    where = options.resolved(device)
+    where = cli_options.resolved(device)
     if device is Device.auto and where == "cuda" and (reason := nearest_faces.missing()):
         say(f"fit-shapes computes on the CPU: on CUDA it needs Kaolin ({reason})")
         where = "cpu"
@@ -293,21 +295,21 @@ def train(
     """
     from ntdm import train
 
-    method = method or options.setting(settings, "method")
+    method = method or cli_options.setting(settings, "method")
     settled = configs.settled(TrainConfig, config, settings, seed, method)
     if method is not None:
         settled = dataclasses.replace(settled, method=method)
     validation = None
     if validate_on is not None:
-        from ntdm.cache import find
-        from ntdm.watch import Validation
+        from ntdm.io.cache import find
+        from ntdm.training.monitor import Validation
 
-        keys = options.keys([validate_on], "--validate-on")
+        keys = cli_options.keys([validate_on], "--validate-on")
         if len(keys) != 1 or watch_every == 0:
             raise typer.BadParameter(
                 "want one DATASET/SPLIT, and --watch-every above 0", param_hint="--validate-on"
             )
-        photos = find(cache, keys[0], options.split(categories) or None)
+        photos = find(cache, keys[0], cli_options.split(categories) or None)
         validation = Validation(photos, configs.settled(InferConfig, config, None, seed))
     print(
         train.run(
@@ -315,11 +317,11 @@ def train(
             cache,
             shapes,
             out,
-            train_on=tuple(options.keys(train_on, "--train-on") or ["pascal3d/train"]),
-            categories=options.split(categories) or None,
+            train_on=tuple(cli_options.keys(train_on, "--train-on") or ["pascal3d/train"]),
+            categories=cli_options.split(categories) or None,
             resume=resume,
             overwrite=overwrite,
-            device=options.resolved(device),
+            device=cli_options.resolved(device),
             name=name,
             watch_every=watch_every,
             validate=validation,
@@ -347,10 +349,10 @@ def infer(
     \b
     Example: ntdm infer photo.jpg --run runs/ntdm --out inferred --bbox 40,25,310,190
     """
-    settled, box = configs.settled(InferConfig, config, settings, seed), options.box(bbox)
+    settled, box = configs.settled(InferConfig, config, settings, seed), cli_options.box(bbox)
     from ntdm import infer
 
-    print(infer.run(images, run, out, box, settled, overwrite=overwrite, device=options.resolved(device)))
+    print(infer.run(images, run, out, box, settled, overwrite=overwrite, device=cli_options.resolved(device)))
 
 
 @app.command()
@@ -372,9 +374,9 @@ def evaluate(
     from ntdm import evaluate
 
     settled = configs.settled(InferConfig, config, settings, seed)
-    wanted = options.wanted_splits(cache, splits)
+    wanted = cli_options.wanted_splits(cache, splits)
     for path in evaluate.run(
-        run, cache, wanted, settled, overwrite=overwrite, device=options.resolved(device)
+        run, cache, wanted, settled, overwrite=overwrite, device=cli_options.resolved(device)
     ):
         print(path)
 
@@ -400,9 +402,9 @@ def import_predictions(
     Example: ntdm import ood-cv pose.csv --split ood_cv/pose --cache cache --method theirs --out runs/theirs
     Example: ntdm import nemo car.npz bus.npz --split pascal3d/val --cache cache --method NeMo --out runs/nemo
     """
-    from ntdm import external
+    from ntdm import import_predictions as external
 
-    keys = options.keys([split], "--split")
+    keys = cli_options.keys([split], "--split")
     if len(keys) != 1:
         raise typer.BadParameter(f"{split!r}: want one DATASET/SPLIT", param_hint="--split")
     if (cache is None) == (labels is None):
@@ -437,7 +439,7 @@ def report(
         raise ValueError("no run in ./runs: name one by --runs")
     pictures = None
     if cache is not None:
-        from ntdm import sheets
+        from ntdm.evaluation import sheets
 
         pictures = partial(sheets.run, found, cache)
     path = tables.report(table, found, out, published, pictures)
@@ -474,11 +476,11 @@ def ablate(
     \b
     Example: ntdm ablate --cache cache --shapes shapes --out ablations --set train.epochs=20
     """
-    by_stage = options.by_stage(settings, ("train", "infer"))
+    by_stage = cli_options.by_stage(settings, ("train", "infer"))
     training = configs.settled(TrainConfig, config, by_stage["train"], seed, "ntdm")
     inference = configs.settled(InferConfig, config, by_stage["infer"], seed)
-    wanted = options.keys(splits, "--splits") or ["pascal3d/val"]
-    learned = options.keys(train_on, "--train-on") or ["pascal3d/train"]
+    wanted = cli_options.keys(splits, "--splits") or ["pascal3d/val"]
+    learned = cli_options.keys(train_on, "--train-on") or ["pascal3d/train"]
     from ntdm import ablate
 
     for folder in ablate.run(
@@ -489,10 +491,10 @@ def ablate(
         out,
         splits=wanted,
         train_on=learned,
-        categories=options.split(categories) or None,
+        categories=cli_options.split(categories) or None,
         full=full,
         overwrite=overwrite,
-        device=options.resolved(device),
+        device=cli_options.resolved(device),
     ):
         print(folder)
     print(out)
@@ -517,11 +519,11 @@ def export(
     Example: ntdm export coco --cache cache --run runs/ntdm --splits pascal3d/val --out val.json
     """
     from ntdm import export
-    from ntdm.cache import find
+    from ntdm.io.cache import find
 
     if order is not None and form is not Format.ood_cv:
         raise typer.BadParameter(f"{form} has no order of rows: it belongs to ood-cv", param_hint="--order")
-    wanted = options.wanted_splits(cache, splits)
+    wanted = cli_options.wanted_splits(cache, splits)
     paths = [cache] if cache.is_file() else [path for split in wanted for path in find(cache, split)]
     ordered = {"order": order} if order else {}
     print(export.FORMATS[form](paths, run, out, **ordered))
@@ -544,7 +546,7 @@ def demo(
     """
     from ntdm import demo
 
-    for text in demo.run(out, options.resolved(device), quick=quick, seed=seed, overwrite=overwrite):
+    for text in demo.run(out, cli_options.resolved(device), quick=quick, seed=seed, overwrite=overwrite):
         print(text)
 
 

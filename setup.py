@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from setuptools import Distribution, setup
+from setuptools import Distribution, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent
 
 
 def native():  # by its path: ntdm itself is not importable under build isolation
-    spec = importlib.util.spec_from_file_location("ntdm_native", ROOT / "ntdm" / "native.py")
+    spec = importlib.util.spec_from_file_location("ntdm_build", ROOT / "ntdm" / "ops" / "build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -57,4 +57,15 @@ class AnyPython(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-setup(cmdclass={"build_py": BuildRooms, "bdist_wheel": AnyPython}, distclass=WithOperators)
+PLACES = {"ntdm": "ntdm", "ntdm.data_prep": "data_prep", "ntdm.reports": "reports"}  # packages -> folders
+
+setup(
+    packages=[
+        *(f"{package}.{inner}" for package, folder in PLACES.items() for inner in find_packages(folder)),
+        *PLACES,
+        "ntdm.cli",
+    ],
+    package_dir=PLACES | {"ntdm.cli": "cli"},
+    cmdclass={"build_py": BuildRooms, "bdist_wheel": AnyPython},
+    distclass=WithOperators,
+)

@@ -26,7 +26,7 @@ import sys
 
 import pytest
 
-from ntdm import native
+from ntdm.ops import build as native
 
 native.FLAGS += ("-DNTDM_SANITIZED",)  # another name: the library that is there already is not taken
 native.library()

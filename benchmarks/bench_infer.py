@@ -18,15 +18,17 @@ from pathlib import Path
 import torch
 from torch.nn.functional import normalize
 
-from ntdm import cache, metrics, trained
-from ntdm.camera import rotation
-from ntdm.config import InferConfig, ShapeConfig, TrainConfig, settled
-from ntdm.deform import DeformableMesh
-from ntdm.likelihood import encode
-from ntdm.methods import NTDMPredictor
-from ntdm.model import NTDM
-from ntdm.render_and_compare import Solver
-from ntdm.sample_dataset import SampleDataset
+from ntdm.config.stages import InferConfig, ShapeConfig, TrainConfig, settled
+from ntdm.data.dataset import SampleDataset
+from ntdm.geometry import metrics
+from ntdm.geometry.camera import rotation
+from ntdm.io import cache
+from ntdm.methods import load
+from ntdm.methods.ntdm import NTDM
+from ntdm.methods.registry import NTDMPredictor
+from ntdm.nn.deformable_mesh import DeformableMesh
+from ntdm.render_and_compare.encode import encode
+from ntdm.render_and_compare.solver import Solver
 
 SIZES = {"tiny": ((128, 128), 3), "paper": ((256, 672), 1)}  # of a crop, and categories
 
@@ -85,7 +87,7 @@ def bench_untrained(args: argparse.Namespace) -> None:
 
 
 def bench_trained(args: argparse.Namespace) -> None:
-    model, description = trained.load(args.run, args.device)
+    model, description = load.load(args.run, args.device)
     data = SampleDataset(cache.find(args.cache, args.split))
     count = min(args.photos, len(data))
     items = [data[i * len(data) // count] for i in range(count)]

@@ -18,8 +18,8 @@ import numpy as np
 import scipy
 import torch
 
-from ntdm.config import CATEGORIES, SyntheticConfig
-from ntdm.data_prep.synthetic_sample import Sample, make
+from ntdm.config.stages import CATEGORIES, SyntheticConfig
+from ntdm.data_prep.synthetic.photo import Sample, make
 
 
 def least_seconds(sample: Sample, repeats: int) -> float:

@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 import scipy
 
-from ntdm.config import PrepConfig, SyntheticConfig
-from ntdm.data_prep import pascal3d
-from ntdm.data_prep.cad import read_off
+from ntdm.config.stages import PrepConfig, SyntheticConfig
+from ntdm.data_prep.raw.cad import read_off
+from ntdm.data_prep.readers import pascal3d
 
 NeMo = dict[str, Any]
 
@@ -131,13 +131,13 @@ def main() -> None:
         folder = Path(scratch)
         root = options.root
         if root is None:
-            from ntdm.data_prep import synthetic  # not at the top, which each of our processes goes over
+            from ntdm.data_prep import make_data  # not at the top, which each of our processes goes over
 
             config = SyntheticConfig(
                 categories=(options.category,), val_per_category=100, train_per_category=1,
                 ood_per_category=0, iid_per_category=0, image_size=480,
             )  # fmt: skip
-            synthetic.make_data(config, folder / "data")
+            make_data.make_data(config, folder / "data")
             root = folder / "data" / "PASCAL3D+_release1.1"
         for photo in (root / "Images" / f"{options.category}_imagenet").iterdir():
             photo.read_bytes()  # from the disk once, so that no side waits for it

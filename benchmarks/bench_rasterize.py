@@ -20,8 +20,9 @@ import torch
 from measure import machine, seconds
 from torch import Tensor
 
-from ntdm import camera, mesh, rasterize_kaolin
-from ntdm.rasterize import (
+from ntdm.geometry import camera, mesh
+from ntdm.ops import rasterize_kaolin
+from ntdm.ops.rasterize import (
     coverage,
     rasterize,
     rasterize_reference,

@@ -24,10 +24,11 @@ import torch
 from PIL import Image
 from torch.utils.data import default_collate
 
-from ntdm.cache import CacheFile, CacheWriter, Sample
-from ntdm.config import PrepConfig, SyntheticConfig
-from ntdm.data_prep import pascal3d, synthetic
-from ntdm.sample_dataset import SampleDataset
+from ntdm.config.stages import PrepConfig, SyntheticConfig
+from ntdm.data.dataset import SampleDataset
+from ntdm.data_prep import make_data
+from ntdm.data_prep.readers import pascal3d
+from ntdm.io.cache import CacheFile, CacheWriter, Sample
 
 MASKS = ("amodal_mask", "visible_mask")
 CAMERA = ("viewpoint", "focal", "principal_point", "bbox")
@@ -84,7 +85,7 @@ def synthetic_cars(folder: Path, count: int) -> Path:
         categories=("car",), train_per_category=count, val_per_category=0, ood_per_category=0,
         iid_per_category=0, image_size=480,
     )  # fmt: skip
-    root = synthetic.make_data(config, folder / "data") / "PASCAL3D+_release1.1"
+    root = make_data.make_data(config, folder / "data") / "PASCAL3D+_release1.1"
     return pascal3d.prepare(root, folder / "cache", PrepConfig(), splits=["train"]).paths[0]
 
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from ntdm.config import CATEGORIES, NUISANCES
-from ntdm.predictions import PREDICTION_COLUMNS
-from ntdm.sample_table import write_csv, write_errors
+from ntdm.config.stages import CATEGORIES, NUISANCES
+from ntdm.io.predictions import PREDICTION_COLUMNS
+from ntdm.io.table import write_csv, write_errors
 
 
 def write_run(run: Path, samples: int, generator: np.random.Generator, predictions: bool) -> None:

@@ -18,13 +18,13 @@ from measure import machine, synchronize
 from torch.profiler import ProfilerActivity, profile
 
 from ntdm import train
-from ntdm.augment import draw_augmentation
-from ntdm.batch import Batch, make_batch
-from ntdm.camera import PASCAL3D_FOCAL_PX, cam_from_obj
-from ntdm.config import ShapeConfig, TrainConfig, adjusted, settled
-from ntdm.deform import DeformableMesh
-from ntdm.model import NTDM
-from ntdm.rasterize import coverage
+from ntdm.config.stages import ShapeConfig, TrainConfig, adjusted, settled
+from ntdm.data.augment import draw_augmentation
+from ntdm.data.batch import Batch, make_batch
+from ntdm.geometry.camera import PASCAL3D_FOCAL_PX, cam_from_obj
+from ntdm.methods.ntdm import NTDM
+from ntdm.nn.deformable_mesh import DeformableMesh
+from ntdm.ops.rasterize import coverage
 
 SIZES = {"tiny": ((128, 128), 3, 16), "paper": ((256, 672), 1, 4)}  # of a crop, categories, photos a step
 KINDS = {  # by what an operator's name holds; the first that fits

@@ -19,13 +19,13 @@ from measure import copy_bandwidth, fresh_copy_bandwidth, machine, seconds
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ntdm.texture_lookup import (
+from ntdm.ops.texture_lookup import (
     texture_lookup,
     texture_lookup_reference,
     texture_similarity,
     texture_similarity_reference,
 )
-from ntdm.uv_scatter import uv_scatter, uv_scatter_reference
+from ntdm.ops.uv_scatter import uv_scatter, uv_scatter_reference
 
 TWIN_LIMIT = 2**30  # bytes of the mean, of which the twin holds several
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ntdm.metrics import PI_6
-from ntdm.predictions import read_predictions
-from ntdm.sample_table import read_errors
+from ntdm.geometry.metrics import PI_6
+from ntdm.io.predictions import read_predictions
+from ntdm.io.table import read_errors
 
 QUARTERS = 4
 

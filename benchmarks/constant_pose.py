@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from ntdm.cache import CacheFile
-from ntdm.camera import rotation
-from ntdm.data_prep.synthetic_viewpoints import constant_pose_shares
+from ntdm.data_prep.synthetic.viewpoints import constant_pose_shares
+from ntdm.geometry.camera import rotation
+from ntdm.io.cache import CacheFile
 
 RIGHT = np.cos(np.pi / 6)
 

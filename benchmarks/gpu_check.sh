@@ -27,12 +27,12 @@ step() { # step NAME COMMAND...: into OUT/NAME.log and onto the screen
 step machine nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
 step build "$python" -c "
 import time
-from ntdm import native
+from ntdm.ops import build as native
 start = time.time()
 print(native.built_cuda() or native.build_cuda(native.user_cache()), f'{time.time() - start:.1f} s')"
-step tests "$python" -m pytest -q -m gpu -rs tests/test_launch.py tests/test_uv_scatter.py tests/test_rasterize.py \
-    tests/test_rasterize_kaolin.py tests/test_texture_lookup.py tests/test_texture_update.py \
-    tests/test_nearest_faces.py
+step tests "$python" -m pytest -q -m gpu -rs tests/ops/test_kernels.py tests/ops/test_uv_scatter.py tests/ops/test_rasterize.py \
+    tests/ops/test_rasterize_kaolin.py tests/ops/test_texture_lookup.py tests/ops/test_texture_update.py \
+    tests/shapes/test_nearest_faces.py
 step repeat "$python" benchmarks/repeat.py --device cuda --repeats 100
 
 # torch's own kernels are not looked at: only ours, by name.
@@ -52,7 +52,7 @@ step bench_rasterize "$python" benchmarks/bench_rasterize.py --device cuda
 
 if "$python" -c "import ntdm.cli" 2>/dev/null; then
     step demo "$python" -c "from ntdm.cli import main; main()" demo --quick --device cuda "$out/demo"
-    if "$python" -c "from ntdm import nearest_faces; raise SystemExit(bool(nearest_faces.missing()))"; then
+    if "$python" -c "from ntdm.shapes import nearest_faces; raise SystemExit(bool(nearest_faces.missing()))"; then
         for device in cpu cuda; do # Kaolin's fit beside open3d's: quality and seconds a category
             step "shapes_$device" "$python" -c "from ntdm.cli import main; main()" fit-shapes --device $device \
                 --cad-root "$out/demo/data/PASCAL3D+_release1.1" --out "$out/shapes_$device"

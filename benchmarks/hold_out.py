@@ -13,8 +13,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ntdm import cache
-from ntdm.outputs import atomic_path
+from ntdm.io import cache
+from ntdm.io.outputs import atomic_path
 
 
 def write_part(source: h5py.File, rows: np.ndarray, split: str, path: Path) -> None:

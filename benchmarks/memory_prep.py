@@ -3,11 +3,11 @@
     python benchmarks/memory_prep.py
     python benchmarks/memory_prep.py --only off_of_triangles
 
-Puts each file of tests/hostile_files.py into the place of every file of its kind that the small datasets of
-tests/small_trees.py have (one place for photos), and has the dataset prepared at the default image size with
-every object, in a process of its own that makes the samples itself, as a worker does, and reads the lists and
-CADs besides. Exits with 1 where that takes more than 1 GB or 5 seconds, or ends in another way than a sample,
-a counted reason or one ValueError.
+Puts each file of tests/worlds/hostile_files.py into the place of every file of its kind that the small
+datasets of tests/worlds/small_trees.py have (one place for photos), and has the dataset prepared at the
+default image size with every object, in a process of its own that makes the samples itself, as a worker does,
+and reads the lists and CADs besides. Exits with 1 where that takes more than 1 GB or 5 seconds, or ends in
+another way than a sample, a counted reason or one ValueError.
 """
 
 import argparse
@@ -27,9 +27,9 @@ import numpy
 import PIL
 import scipy
 
-from ntdm.config import PrepConfig
+from ntdm.config.stages import PrepConfig
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "worlds"))
 import fuzz_damage
 import hostile_files
 import small_trees

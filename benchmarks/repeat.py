@@ -12,11 +12,11 @@ from measure import machine
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ntdm import camera, mesh
-from ntdm.rasterize import interpolate, rasterize, soft_silhouette
-from ntdm.texture_lookup import texture_lookup, texture_similarity
-from ntdm.texture_update import texture_update
-from ntdm.uv_scatter import uv_scatter
+from ntdm.geometry import camera, mesh
+from ntdm.ops.rasterize import interpolate, rasterize, soft_silhouette
+from ntdm.ops.texture_lookup import texture_lookup, texture_similarity
+from ntdm.ops.texture_update import texture_update
+from ntdm.ops.uv_scatter import uv_scatter
 
 
 def drawn(device: str, *shape: int) -> Tensor:

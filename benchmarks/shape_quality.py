@@ -24,15 +24,15 @@ import numpy as np
 import torch
 from measure import machine
 
-from ntdm import shape_fit
-from ntdm.config import ShapeConfig, apply_overrides, from_dict
-from ntdm.data_prep.cad import Cad, find_cads, read_anchors
-from ntdm.deform import load_shape, read_meta
-from ntdm.outputs import atomic_path
-from ntdm.progress import say
-from ntdm.shape_meshes import fit_meshes
-from ntdm.shape_quality import Judge, transfer
-from ntdm.surface import Surface, visible_surface
+from ntdm import fit_shapes
+from ntdm.config.stages import ShapeConfig, apply_overrides, from_dict
+from ntdm.data_prep.raw.cad import Cad, find_cads, read_anchors
+from ntdm.io.outputs import atomic_path
+from ntdm.io.progress import say
+from ntdm.nn.deformable_mesh import load_shape, read_meta
+from ntdm.shapes.fit_meshes import fit_meshes
+from ntdm.shapes.quality import Judge, transfer
+from ntdm.shapes.visible_surface import Surface, visible_surface
 
 NAMES = ("chamfer_l1", "f_score", "silhouette_iou", "flipped", "crossing")
 
@@ -71,8 +71,8 @@ def leave_one_out(
     rows = []
     for k, (surface, judge) in enumerate(zip(surfaces, judges, strict=True)):
         others = [s for i, s in enumerate(surfaces) if i != k]
-        model, _ = shape_fit.fit(others, config, f"all but {k + 1} of {len(surfaces)}")
-        z, _ = shape_fit.fit_latents(model, [surface], f"latent of {k + 1} of {len(surfaces)}")
+        model, _ = fit_shapes.fit(others, config, f"all but {k + 1} of {len(surfaces)}")
+        z, _ = fit_shapes.fit_latents(model, [surface], f"latent of {k + 1} of {len(surfaces)}")
         with torch.no_grad():
             rows.append(judge(model(z)[0], model.template_faces))
     return mean(rows)

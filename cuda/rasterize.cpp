@@ -1,5 +1,5 @@
 // Z-buffer rasterizer, its derivative, and interpolation of vertex attributes. Python face:
-// ntdm/rasterize.py.
+// ntdm/ops/rasterize.py.
 //
 // Camera frame: x right, y up, z back; depth = -z. Pixel (row r, column c) has its centre at (c + 0.5, r +
 // 0.5). All arithmetic is double whatever the storage type T: a face costs about the same. Every output

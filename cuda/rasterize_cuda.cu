@@ -1,5 +1,5 @@
 // Rasterizer on CUDA: its derivative, and interpolation of vertex attributes, as rasterize.cpp. Python face:
-// ntdm/rasterize_cuda.py.
+// ntdm/ops/rasterize_cuda.py.
 //
 // The z-buffer holds depth (as float32, whose bits are ordered as the numbers are) and face in one integer,
 // so the nearest face, and of equals the lowest, is a minimum that no order of threads can change.

@@ -1,5 +1,5 @@
 // Soft silhouette of a mesh outside its outline, its derivative, and the nearest point of the mesh.
-// Python face: ntdm/rasterize.py. m = 1 - prod over faces (1 - exp(-d^2 / sigma^2)), d the distance in pixels
+// Python face: ntdm/ops/rasterize.py. m = 1 - prod over faces (1 - exp(-d^2 / sigma^2)), d the distance in pixels
 // from the pixel's centre to the projected face, faces farther than the reach left out; 1 inside.
 //
 // nearby_faces.h makes groups of eight outside pixels and finds the faces near each; here a group meets its

@@ -1,5 +1,5 @@
 // Soft silhouette on CUDA, its derivative, and the nearest point of the mesh, as soft_silhouette.cpp. Python
-// face: ntdm/rasterize_cuda.py.
+// face: ntdm/ops/rasterize_cuda.py.
 //
 // Forward, a team is a tile of pixels, a lane a pixel. The lanes test as many faces' boxes against the tile
 // at once, and then all of them visit, in face order, the faces that came near: no lists, hence nothing that

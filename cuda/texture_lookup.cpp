@@ -1,6 +1,6 @@
 // Bilinear look-up of view-binned neural textures, fused with the blend over bins, the normalisation, the
 // product with a target feature, and the derivatives of that product. Plain C interface;
-// ntdm/texture_lookup.py states shapes and equations and holds the torch twin.
+// ntdm/ops/texture_lookup.py states shapes and equations and holds the torch twin.
 //
 // Points are independent, so any number of threads gives the same bits.
 

@@ -1,5 +1,5 @@
 // The momentum update of a neural texture at its visible texels, in place. Plain C interface;
-// ntdm/texture_update.py states shapes and the rule, and holds the torch twin.
+// ntdm/ops/texture_update.py states shapes and the rule, and holds the torch twin.
 //
 // The texels are distinct, so threads never meet and any number of them gives the same bits.
 

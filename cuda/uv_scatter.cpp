@@ -1,5 +1,5 @@
 // UV scatter: features of an image lifted onto the texture map, and the derivatives. Plain C interface;
-// ntdm/uv_scatter.py states shapes and equations and holds the torch twin.
+// ntdm/ops/uv_scatter.py states shapes and equations and holds the torch twin.
 //
 // A task is an image, or a band of one where images are fewer than threads: of texel rows forward, of pixel
 // rows backward. It looks at every quad that reaches its band and writes nothing else, so each sum is taken

@@ -11,11 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ntdm.amodal_mask import RULE, amodal_mask
-from ntdm.cache import Sample
-from ntdm.config import PrepConfig
-from ntdm.crop import DEGENERATE_DISTANCE, box_distance, crop_map
-from ntdm.data_prep.annotation import (
+from ntdm.config.stages import PrepConfig
+from ntdm.data_prep.raw.annotation import (
     ObjectPose,
     SampleError,
     object_class,
@@ -23,10 +20,13 @@ from ntdm.data_prep.annotation import (
     read_objects,
     refuse_absurd,
 )
-from ntdm.data_prep.cad import Cad
-from ntdm.data_prep.layout import read_bytes, read_npz
-from ntdm.fault import reason
-from ntdm.photo import FORMATS, LARGEST_FILE, essential, to_rgb
+from ntdm.data_prep.raw.cad import Cad
+from ntdm.data_prep.raw.roots import read_bytes, read_npz
+from ntdm.geometry.crop import DEGENERATE_DISTANCE, box_distance, crop_map
+from ntdm.io.cache import Sample
+from ntdm.io.fault import reason
+from ntdm.io.photo import FORMATS, LARGEST_FILE, essential, to_rgb
+from ntdm.ops.amodal_mask import RULE, amodal_mask
 
 MOST_OBJECTS = 100  # of one category in a photo: more than anyone annotates
 _IMAGE_SUFFIXES = (".JPEG", ".jpg", ".jpeg", ".JPG", ".png")

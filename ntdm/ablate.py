@@ -19,13 +19,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ntdm import cache as caches
-from ntdm import evaluate, train, trained
-from ntdm.config import InferConfig, TrainConfig, difference, to_dict
-from ntdm.deform import load_shape
-from ntdm.methods import METHODS
-from ntdm.outputs import atomic_path, finished
-from ntdm.progress import say
+from ntdm import evaluate, train
+from ntdm.config.stages import InferConfig, TrainConfig, difference, to_dict
+from ntdm.io import cache as caches
+from ntdm.io.outputs import atomic_path, finished
+from ntdm.io.progress import say
+from ntdm.methods import load
+from ntdm.methods.registry import METHODS
+from ntdm.nn.deformable_mesh import load_shape
 
 WEIGHTS = "model.safetensors"
 COPIED = ("run.json", "train.csv", "train_names.txt", WEIGHTS)
@@ -108,7 +109,7 @@ def run(
 def _check_full(
     full: Path, training: TrainConfig, train_on: Sequence[str], paths: Sequence[Path], shapes: Path
 ) -> None:
-    _, described = trained.load(full)
+    _, described = load.load(full)
     wanted = {
         "train": to_dict(training),
         "train_on": list(train_on),
@@ -127,11 +128,11 @@ def _check_full(
 
 def _share(full: Path, folder: Path, name: str, overwrite: bool) -> None:
     """Make `folder` a run of the name `name` with the weights of the run `full`."""
-    described = trained.read_description(full / "config.json") | {"method": name}
+    described = load.read_description(full / "config.json") | {"method": name}
     target = folder / "config.json"
     if target.exists() and (folder / WEIGHTS).exists():
-        before = trained.read_description(target)
-        same_weights = trained.weights_digest(folder) == trained.weights_digest(full)
+        before = load.read_description(target)
+        same_weights = load.weights_digest(folder) == load.weights_digest(full)
         if same_weights and finished(folder, before, described, overwrite):
             return
         if not overwrite:

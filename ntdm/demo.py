@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from ntdm import config as configs
-from ntdm import evaluate, infer, shape_fit, sheets, train
-from ntdm.config import (
+from ntdm import evaluate, fit_shapes, infer, train
+from ntdm.config import stages as configs
+from ntdm.config.stages import (
     NUISANCES,
     OCCLUSION_LEVELS,
     Config,
@@ -20,9 +20,10 @@ from ntdm.config import (
     TrainConfig,
     adjusted,
 )
-from ntdm.data_prep import readers, synthetic
-from ntdm.data_prep.annotation import object_pose, read_objects
-from ntdm.progress import say
+from ntdm.data_prep import make_data, prep_data
+from ntdm.data_prep.raw.annotation import object_pose, read_objects
+from ntdm.evaluation import sheets
+from ntdm.io.progress import say
 from ntdm.reports import diagnostics, tables
 
 RAW_FOLDERS = {
@@ -58,19 +59,21 @@ def run(out: Path, device: str, *, quick: bool, seed: int, overwrite: bool) -> I
 
     data, cache, shapes = out / "data", out / "cache", out / "shapes"
     say("demo 1/5: synthetic datasets")
-    synthetic.make_data(settled(SyntheticConfig), data, overwrite=overwrite)
+    make_data.make_data(settled(SyntheticConfig), data, overwrite=overwrite)
     say("demo 2/5: cache files")
     pascal3d = data / RAW_FOLDERS["pascal3d"]
     prep = PrepConfig(image_size=(128, 128))
     for dataset, raw in RAW_FOLDERS.items():
         # OOD-CV's training photos are PASCAL3D+'s own.
         splits = ["iid", *NUISANCES] if dataset == "ood-cv" else None
-        report = readers.prepare(
+        report = prep_data.prepare(
             dataset, data / raw, cache, prep, pascal3d=pascal3d, splits=splits, overwrite=overwrite
         )
         say(report.table())
     say("demo 3/5: shapes")
-    shape_fit.run(settled(ShapeConfig), cache, shapes, overwrite=overwrite, plot=diagnostics.draw_convergence)
+    fit_shapes.run(
+        settled(ShapeConfig), cache, shapes, overwrite=overwrite, plot=diagnostics.draw_convergence
+    )
     runs = [out / "runs" / method for method in ("ntdm", "pose-classifier")]
     for folder in runs:
         say(f"demo 4/5: {folder.name}: train, predict, score")

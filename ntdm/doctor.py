@@ -6,7 +6,7 @@ import platform
 from importlib import metadata
 
 import ntdm
-from ntdm import native
+from ntdm.ops import build
 
 REQUIRED = (
     "torch",
@@ -27,7 +27,7 @@ OPEN3D_LIBRARIES = "apt-get install libegl1 libgl1 libusb-1.0-0"
 def report() -> str:
     """Everything as text, a line an item; a missing thing is followed by `get it:` and a command."""
     lines = [
-        f"ntdm {ntdm.__version__} in {native.PACKAGE}",
+        f"ntdm {ntdm.__version__} in {build.PACKAGE}",
         f"Python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} CPUs",
         *map(_package, REQUIRED),
         *_operators(),
@@ -63,17 +63,17 @@ def _version(module: str, distribution: str) -> str:
 
 
 def _operators() -> list[str]:
-    state = native.status()
+    state = build.status()
     lines = [f"C++ compiler: {state['compiler']}"]
     if state["compiler"] is None:
-        lines = [f"C++ compiler: missing\n  get it: {native.INSTALL_COMPILER}"]
+        lines = [f"C++ compiler: missing\n  get it: {build.INSTALL_COMPILER}"]
     kernels = ", ".join(name.removesuffix(".cpp") for name in state["sources"])
     try:
-        path = state["library"] or native.build(native.user_cache())
-        native.library()
-    except (native.BuildError, OSError) as error:
-        return [*lines, f"operators on the CPU: not usable ({error})\n  get it: {native.INSTALL_COMPILER}"]
-    origin = "built at installation" if path.parent == native.PACKAGE else "built at first use"
+        path = state["library"] or build.build(build.user_cache())
+        build.library()
+    except (build.BuildError, OSError) as error:
+        return [*lines, f"operators on the CPU: not usable ({error})\n  get it: {build.INSTALL_COMPILER}"]
+    origin = "built at installation" if path.parent == build.PACKAGE else "built at first use"
     return [
         *lines,
         f"operators on the CPU: {kernels} ({origin}: {path}; sources in {state['source_folder']})",
@@ -95,14 +95,14 @@ def _cuda() -> str:
 
 
 def _cuda_operators() -> list[str]:
-    state = native.status()
+    state = build.status()
     nvcc = f"CUDA compiler: {state['nvcc']}" if state["nvcc"] else "CUDA compiler: missing"
     kernels = ", ".join(name.removesuffix("_cuda.cu") for name in state["cuda_sources"])
     if state["cuda_library"]:
         return [nvcc, f"operators on CUDA: {kernels} ({state['cuda_library']})"]
     if state["nvcc"]:
         return [nvcc, f"operators on CUDA: {kernels}, not built yet: that is done at first use"]
-    return [nvcc, f"operators on CUDA: not built\n  get it: {native.INSTALL_NVCC}"]
+    return [nvcc, f"operators on CUDA: not built\n  get it: {build.INSTALL_NVCC}"]
 
 
 def _kaolin() -> str:

@@ -14,18 +14,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from ntdm import cache as caches
-from ntdm import parallel, predictions, sheets, trained
-from ntdm.config import InferConfig, to_dict
-from ntdm.method import Guess, Model, Predict
-from ntdm.methods import METHODS
-from ntdm.model import NTDM
-from ntdm.outputs import finished, sweep
-from ntdm.prediction_writer import PredictionWriter, remove_parts
-from ntdm.predictions import Geometry, Prediction
-from ntdm.progress import say, track
-from ntdm.sample_dataset import SampleDataset
-from ntdm.scoring import score
+from ntdm.config.stages import InferConfig, to_dict
+from ntdm.data import distributed
+from ntdm.data.dataset import SampleDataset
+from ntdm.evaluation import sheets
+from ntdm.evaluation.score import score
+from ntdm.io import cache as caches
+from ntdm.io import predictions
+from ntdm.io.outputs import finished, sweep
+from ntdm.io.prediction_writer import PredictionWriter, remove_parts
+from ntdm.io.predictions import Geometry, Prediction
+from ntdm.io.progress import say, track
+from ntdm.methods import load
+from ntdm.methods.ntdm import NTDM
+from ntdm.methods.registry import METHODS
+from ntdm.nn.base import Guess, Model, Predict
 
 
 def run(
@@ -49,13 +52,13 @@ def run(
         ValueError: not a run; a cache of another image size or with a category the run does not know; a
             sample that the run was trained on; predictions made with another config.
     """
-    parallel.join(device)
-    first = parallel.rank() == 0  # the process that joins and scores
+    distributed.join(device)
+    first = distributed.rank() == 0  # the process that joins and scores
     if first:
         sweep(run_folder)
     check_config(config)
-    model, description = trained.load(run_folder, device)
-    weights = trained.weights_digest(run_folder)
+    model, description = load.load(run_folder, device)
+    weights = load.weights_digest(run_folder)
     trained_on = set((run_folder / "train_names.txt").read_text().split("\n"))
     predictor: Predict | None = None
     written = []
@@ -70,7 +73,7 @@ def run(
         table = run_folder / "predictions" / f"{split}.csv"
         made_with = {"infer": to_dict(config), "weights": weights, "data": caches.fingerprint(paths)}
         kept = table.exists() and finished(table, predictions.made_with(table), made_with, overwrite)
-        parallel.wait()  # every process has looked
+        distributed.wait()  # every process has looked
         if not kept:
             data = SampleDataset(paths)
             if predictor is None:
@@ -80,12 +83,12 @@ def run(
                 for stale in (table, run_folder / "errors" / f"{split}.csv"):
                     stale.unlink(missing_ok=True)
                 writer = PredictionWriter(table, made_with, overwrite)
-            parallel.wait()
+            distributed.wait()
             if not first:
                 writer = PredictionWriter(table, made_with, helps=True)
-            parallel.wait()
+            distributed.wait()
             _predict(predictor, model, data, config.batch_size, writer, split)
-            parallel.wait()
+            distributed.wait()
             if first:
                 writer.finish(data.keys())
         if not first:
@@ -125,7 +128,7 @@ def _check(
                     f"{path} has images of {file.image_size}, {run_folder} was trained on "
                     f"{tuple(description['image_size'])} (H, W); prepare the split at that size"
                 )
-            trained.check_focal(path, file.nominal_focal, description)
+            load.check_focal(path, file.nominal_focal, description)
     if not trained_on - {""}:
         raise ValueError(f"{run_folder / 'train_names.txt'} is empty: restore it, or train again")
     seen = sorted(caches.sample_names(paths) & trained_on)
@@ -147,7 +150,7 @@ def _predict(
     todo = [i for i, key in enumerate(keys) if key not in writer.done]
     groups = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
     device = next(model.parameters()).device
-    for group in track(groups[parallel.rank() :: parallel.size()], f"evaluate {split}"):
+    for group in track(groups[distributed.rank() :: distributed.size()], f"evaluate {split}"):
         items = [data[i] for i in group]
         photo = torch.stack([item["image"] for item in items]).to(device)
         start = time.monotonic()

@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from ntdm import cache as caches
-from ntdm import predictions
-from ntdm.config import CATEGORIES
-from ntdm.metrics import rotation_from_angles
-from ntdm.outputs import atomic_path
-from ntdm.progress import say, track
-from ntdm.sample_table import cell_text, write_csv
+from ntdm.config.stages import CATEGORIES
+from ntdm.geometry.metrics import rotation_from_angles
+from ntdm.io import cache as caches
+from ntdm.io import predictions
+from ntdm.io.outputs import atomic_path
+from ntdm.io.progress import say, track
+from ntdm.io.table import cell_text, write_csv
 
 MM_PER_CAD_UNIT = 1000.0  # BOP speaks of millimetres; PASCAL3D+ has no metric scale
 OPENCV_FROM_CAM = np.array([1.0, -1.0, -1.0])  # x right, y up, z back -> x right, y down, z forward

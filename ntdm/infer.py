@@ -25,19 +25,21 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 
-from ntdm import mesh, picture, trained
-from ntdm.camera import cam_from_obj, rotation
-from ntdm.config import InferConfig, to_dict
-from ntdm.crop import CropMap
-from ntdm.fault import reason
-from ntdm.likelihood import Photos, encode
-from ntdm.model import NTDM
-from ntdm.outputs import atomic_path, finished, sweep
-from ntdm.photo import FORMATS, LARGEST_FILE, check_size, essential, to_rgb
-from ntdm.progress import track
-from ntdm.rasterize import interpolate, rasterize
-from ntdm.render_and_compare import Solution, Solver, fit_categories
-from ntdm.uv_scatter import uv_scatter
+from ntdm.config.stages import InferConfig, to_dict
+from ntdm.geometry import mesh
+from ntdm.geometry.camera import cam_from_obj, rotation
+from ntdm.geometry.crop import CropMap
+from ntdm.io.fault import reason
+from ntdm.io.outputs import atomic_path, finished, sweep
+from ntdm.io.photo import FORMATS, LARGEST_FILE, check_size, essential, to_rgb
+from ntdm.io.progress import track
+from ntdm.methods import load
+from ntdm.methods.ntdm import NTDM
+from ntdm.ops.rasterize import interpolate, rasterize
+from ntdm.ops.uv_scatter import uv_scatter
+from ntdm.render_and_compare.encode import Photos, encode
+from ntdm.render_and_compare.solver import Solution, Solver, fit_categories
+from ntdm.viz import pictures
 
 FILES = ("result.json", "amodal.png", "visible.png", "overlay.png", "mesh.obj", "mesh.mtl", "mesh.png")
 TEXTURE_SIZE = 256
@@ -67,7 +69,7 @@ def run(
             result made otherwise without `overwrite`, a folder of that name that holds other files.
     """
     sweep(out)
-    model, description = trained.load(run_folder, device)
+    model, description = load.load(run_folder, device)
     if not isinstance(model, NTDM):
         raise ValueError(
             f"{run_folder} holds method {description['method']!r}, which fits no mesh; give an ntdm run"
@@ -82,7 +84,7 @@ def run(
         )
     size = (description["image_size"][0], description["image_size"][1])
     config = dataclasses.replace(config, refine_principal_point=True)  # a box's centre is not the object's
-    weights = trained.weights_digest(run_folder)
+    weights = load.weights_digest(run_folder)
     todo = []
     for path in images:
         photo = read_photo(path)
@@ -167,10 +169,10 @@ def surface_labels(model: NTDM, solver: Solver, solution: Solution, visible: tor
     covered = surface.fragments.face_index >= 0
     uv = mesh.sphere_uv(torch.where(covered[..., None], surface.sphere, model.sphere[0]))
     mean, weight = uv_scatter(visible[..., None].float(), uv, covered, TEXTURE_SIZE)
-    colours = np.full((TEXTURE_SIZE, TEXTURE_SIZE, 3), picture.UNSEEN_COLOUR, np.uint8)
+    colours = np.full((TEXTURE_SIZE, TEXTURE_SIZE, 3), pictures.UNSEEN_COLOUR, np.uint8)
     reached, shown = weight[0].cpu().numpy() > 0, mean[0, ..., 0].cpu().numpy() > 0.5
-    colours[reached & shown] = picture.VISIBLE_COLOUR
-    colours[reached & ~shown] = picture.OCCLUDED_COLOUR
+    colours[reached & shown] = pictures.VISIBLE_COLOUR
+    colours[reached & ~shown] = pictures.OCCLUDED_COLOUR
     return colours
 
 
@@ -193,7 +195,7 @@ def photo_masks(
     values = F.grid_sample(logit, grid, align_corners=False, padding_mode="border")[0, 0, 0]
     visible = torch.zeros_like(amodal)
     visible[rows, columns] = values >= 0
-    return amodal.cpu().numpy(), visible.cpu().numpy(), picture.shade(normals[0].cpu().numpy())
+    return amodal.cpu().numpy(), visible.cpu().numpy(), pictures.shade(normals[0].cpu().numpy())
 
 
 def _write(
@@ -208,7 +210,7 @@ def _write(
     amodal, visible, shading = photo_masks(model, solver, solution, photos, crop_map, photo.shape[:2])
     for name, mask in (("amodal", amodal), ("visible", visible)):
         Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{name}.png")
-    Image.fromarray(picture.overlay(photo, amodal, visible, shading)).save(folder / "overlay.png")
+    Image.fromarray(pictures.overlay(photo, amodal, visible, shading)).save(folder / "overlay.png")
     _, crop_visible = solver.masks(solution, photos)
     colours = surface_labels(model, solver, solution, crop_visible)
     written = (solution.vertices[0].cpu(), model.faces.cpu(), model.sphere.cpu())

@@ -21,18 +21,19 @@ import safetensors.torch
 import torch
 
 import ntdm
-from ntdm import cache as caches
-from ntdm import checkpoints, parallel, trained
-from ntdm.baselines import cuboid
-from ntdm.batches import Batches
-from ntdm.config import TrainConfig, to_dict
-from ntdm.deform import load_shape
-from ntdm.method import Model
-from ntdm.methods import METHODS
-from ntdm.outputs import atomic_path, finished, sweep
-from ntdm.progress import say, track
-from ntdm.sample_dataset import SampleDataset
-from ntdm.watch import Validation, Watch
+from ntdm.config.stages import TrainConfig, to_dict
+from ntdm.data import distributed
+from ntdm.data.dataset import SampleDataset
+from ntdm.data.loader import Batches
+from ntdm.io import cache as caches
+from ntdm.io.outputs import atomic_path, finished, sweep
+from ntdm.io.progress import say, track
+from ntdm.methods import cuboid, load
+from ntdm.methods.registry import METHODS
+from ntdm.nn.base import Model
+from ntdm.nn.deformable_mesh import load_shape
+from ntdm.training import checkpoints
+from ntdm.training.monitor import Validation, Watch
 
 KEPT_BYTES = 2**30  # of decoded samples, that stay in memory from one epoch to the next
 SGD_MOMENTUM = 0.9
@@ -60,7 +61,8 @@ def run(
         resume: demand that there is something to resume; an interrupted run goes on anyway.
         device: "cpu" or "cuda", where the steps are computed; random draws are the CPU's on both.
         name: of the run in tables; the method's by default.
-        watch_every: epochs between two sheets, with which photos of `validate` are tried; see ntdm/watch.py.
+        watch_every: epochs between two sheets, with which photos of `validate` are tried; see
+            ntdm/training/monitor.py.
 
     Returns:
         `out`, holding config.json, run.json, model.safetensors and train.csv.
@@ -70,13 +72,13 @@ def run(
             a run of another config in `out`, a loss that is not finite, several processes for a method that
             trains in one.
     """
-    parallel.join(device)
-    first = parallel.rank() == 0  # the process that writes
+    distributed.join(device)
+    first = distributed.rank() == 0  # the process that writes
     if first:
         sweep(out)
     paths = [p for key in train_on for p in caches.find(cache, key, categories)]
     method = METHODS[config.method]
-    if parallel.size() > 1 and not method.joint:
+    if distributed.size() > 1 and not method.joint:
         raise ValueError(f"{config.method} trains in one process: start it without torchrun")
     if method.shapes == "fitted":
         caches.require_latents(paths)
@@ -101,7 +103,7 @@ def run(
     same = (
         not overwrite
         and described.exists()
-        and finished(out, trained.read_description(described), description, False)
+        and finished(out, load.read_description(described), description, False)
     )
     if same and weights.exists():
         say(f"{out}: finished already, with the same config")
@@ -112,16 +114,16 @@ def run(
         raise ValueError(f"--resume: {checkpoint} does not exist; there is nothing to go on from")
     torch.manual_seed(config.seed)
     model = method.build(config, names, built_on).to(device)
-    parallel.with_joint_norm(model)
+    distributed.with_joint_norm(model)
     _check_image_size(data.image_size, model)
     batch_size = min(config.batch_size, len(data))
-    if batch_size < parallel.size():
+    if batch_size < distributed.size():
         raise ValueError(
-            f"a batch of {batch_size} samples cannot be shared by {parallel.size()} processes: start fewer"
+            f"a batch of {batch_size} samples cannot be shared by {distributed.size()} processes: start fewer"
         )
     if validate is not None:
         _check_validation(validate, description, caches.sample_names(paths))
-    parallel.wait()  # every process has looked at what is there
+    distributed.wait()  # every process has looked at what is there
     if overwrite and first:  # not before all that may be refused has been looked at
         # The checkpoint first: without its config.json nobody would know what it is of.
         for stale in (checkpoint, weights, out / "run.json", out / "train.csv", described):
@@ -133,13 +135,13 @@ def run(
             part.write_text(json.dumps(description, indent=1) + "\n")
         with atomic_path(out / "train_names.txt") as part:
             part.write_text("".join(f"{name}\n" for name in sorted(caches.sample_names(paths))))
-    parallel.wait()
+    distributed.wait()
     watch = Watch(data, out, watch_every, focal, validate) if first else None
     seconds = _fit(model, data, config, out, device, watch)
     if watch is not None:
         watch.close()
         _write_result(model, data, config, out, description, seconds, device)
-    parallel.wait()
+    distributed.wait()
     return out
 
 
@@ -154,7 +156,7 @@ def _check_validation(validate: Validation, description: dict[str, Any], trained
                     f"--validate-on: {path} has images of {file.image_size}, the training's caches of "
                     f"{tuple(description['image_size'])} (H, W); prepare both at one size"
                 )
-            trained.check_focal(path, file.nominal_focal, description)
+            load.check_focal(path, file.nominal_focal, description)
     seen = sorted(caches.sample_names(validate.paths) & trained_on)
     if seen:
         raise ValueError(f"--validate-on: {len(seen)} samples are trained on, such as {seen[0]}")
@@ -199,7 +201,7 @@ def _fit(
             )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        parallel.sum_gradients(learned)
+        distributed.sum_gradients(learned)
         optimiser.step()
         sums = {k: sums.get(k, 0.0) + v for k, v in figures.items()}
         count += 1
@@ -315,7 +317,7 @@ def _provenance(
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "processes": parallel.size(),
+        "processes": distributed.size(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "seed": config.seed,

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from ntdm.outputs import atomic_path
+from ntdm.io.outputs import atomic_path
 from ntdm.reports.page import Picture
 from ntdm.reports.runs import PUBLISHED_SUFFIX, Run
 from ntdm.reports.typeset import Block, Line

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ntdm import metrics
+from ntdm.geometry import metrics
+from ntdm.io.table import Table
 from ntdm.reports.runs import Run
-from ntdm.sample_table import Table
 
 RESAMPLES = 1000
 ALL, CLASS_MEAN = "all", "class mean"  # in the place of a category: every photo; the mean of the categories

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ntdm.config import NUISANCES, OCCLUSION_LEVELS
-from ntdm.predictions import made_with, read_predictions
-from ntdm.sample_table import Table, read_errors
+from ntdm.config.stages import NUISANCES, OCCLUSION_LEVELS
+from ntdm.io.predictions import made_with, read_predictions
+from ntdm.io.table import Table, read_errors
 
 PUBLISHED_SUFFIX = " (published)"
 # The rows of Table 3, in its order: the names that `ntdm ablate` gives its runs.

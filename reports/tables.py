@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntdm import metrics
-from ntdm.config import NUISANCES
-from ntdm.outputs import atomic_path, sweep
+from ntdm.config.stages import NUISANCES
+from ntdm.geometry import metrics
+from ntdm.io.outputs import atomic_path, sweep
+from ntdm.io.table import write_csv
 from ntdm.reports import figures, page
 from ntdm.reports.measures import (
     ALL,
@@ -32,7 +33,6 @@ from ntdm.reports.measures import (
 from ntdm.reports.page import Picture
 from ntdm.reports.runs import ABLATIONS, PUBLISHED_SUFFIX, Run, check_comparable, read_run
 from ntdm.reports.typeset import Block, Cell, Line, latex, markdown
-from ntdm.sample_table import write_csv
 
 Estimates = Mapping[Key, Estimate]
 _TABLE_3_METRICS = ("pose_acc_pi_6", "pose_acc_pi_18", "amodal_iou")

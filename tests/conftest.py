@@ -12,15 +12,8 @@ import pytest
 import torch
 
 import tiny_world
-from ntdm import (
-    launch,
-    native,
-    rasterize_cuda,
-    rasterize_kaolin,
-    texture_lookup,
-    texture_update,
-    uv_scatter_cuda,
-)
+from ntdm.ops import build, rasterize_cuda, rasterize_kaolin, texture_lookup, texture_update, uv_scatter_cuda
+from ntdm.ops import kernels as launch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -69,10 +62,10 @@ def tiny_folder(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The CUDA sources compiled by the C++ compiler: every kernel a loop, every launcher the same."""
-    compiler, library = native.compiler(), tmp_path_factory.mktemp("kernels") / "libntdm_host.so"
+    compiler, library = build.compiler(), tmp_path_factory.mktemp("kernels") / "libntdm_host.so"
     if compiler is None:
         pytest.skip("no C++ compiler")
-    sources = map(str, native.cuda_sources())
+    sources = map(str, build.cuda_sources())
     flags = ("-x", "c++", "-O1", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared")
     subprocess.run([compiler, *flags, *sources, "-o", str(library)], check=True)
     return ctypes.CDLL(str(library))

@@ -7,28 +7,43 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = {
-    "ntdm.inspect", "ntdm.shape_fit", "ntdm.train", "ntdm.infer", "ntdm.evaluate", "ntdm.ablate",
-    "ntdm.export", "ntdm.external", "ntdm.external_formats", "ntdm.sheets", "ntdm.watch", "ntdm.batches",
-}  # fmt: skip
-FILES = {"ntdm.cache", "ntdm.predictions", "ntdm.prediction_writer", "ntdm.sample_dataset", "ntdm.scoring"}
+# From the ground up: a folder imports itself and what stands on a line above its own, nothing else.
+FLOORS = (
+    ("ntdm.config",),
+    ("ntdm.io",),
+    ("ntdm.geometry",),
+    ("ntdm.ops", "ntdm.data", "ntdm.reports"),
+    ("ntdm.nn", "ntdm.viz", "ntdm.data_prep"),
+    ("ntdm.render_and_compare", "ntdm.shapes"),
+    ("ntdm.methods",),
+    ("ntdm.training", "ntdm.evaluation"),
+    ("ntdm",),  # the commands and the public interface
+    ("ntdm.cli",),
+)
+FLOOR = {folder: number for number, floor in enumerate(FLOORS) for folder in floor}
 DOORS = {
-    "kaolin": {"ntdm.rasterize_kaolin", "ntdm.nearest_faces"},
-    "open3d": {"ntdm.surface", "ntdm.nearest_faces"},
-    "h5py": {"ntdm.cache", "ntdm.cache_check", "ntdm.predictions", "ntdm.prediction_writer", "ntdm.outputs"},
+    "kaolin": {"ntdm.ops.rasterize_kaolin", "ntdm.shapes.nearest_faces"},
+    "open3d": {"ntdm.shapes.visible_surface", "ntdm.shapes.nearest_faces"},
+    "h5py": {
+        "ntdm.io.cache",
+        "ntdm.io.cache_schema",
+        "ntdm.io.predictions",
+        "ntdm.io.prediction_writer",
+        "ntdm.io.outputs",
+    },
     "matplotlib": {"ntdm.reports.figures", "ntdm.reports.diagnostics"},
     "pycocotools": {"ntdm.export"},
-    "torchvision": {"ntdm.baselines.mask_rcnn"},
-    "typer": {"ntdm.cli", "ntdm.options"},
-    "rich": {"ntdm.progress"},
+    "torchvision": {"ntdm.methods.mask_rcnn"},
+    "typer": {"ntdm.cli", "ntdm.cli_options"},
+    "rich": {"ntdm.io.progress"},
     "ctypes": {
-        "ntdm.amodal_mask",
-        "ntdm.native",
-        "ntdm.launch",
-        "ntdm.rasterize_ops",
-        "ntdm.uv_scatter",
-        "ntdm.texture_lookup",
-        "ntdm.texture_update",
+        "ntdm.ops.amodal_mask",
+        "ntdm.ops.build",
+        "ntdm.ops.kernels",
+        "ntdm.ops.rasterize_ops",
+        "ntdm.ops.uv_scatter",
+        "ntdm.ops.texture_lookup",
+        "ntdm.ops.texture_update",
     },
 }
 FORBIDDEN = {"timm", "joblib", "marshal", "shelve", "dill"}
@@ -48,7 +63,7 @@ MODULES = module_files()
 
 
 def imports(module: str) -> Iterator[str]:
-    """Names that a module imports anywhere in it; `from ntdm import camera` counts as ntdm.camera."""
+    """Names that a module imports anywhere in it; `from ntdm.io import cache` counts as ntdm.io.cache."""
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -59,33 +74,23 @@ def imports(module: str) -> Iterator[str]:
                 yield name if name in MODULES else str(node.module)
 
 
-def room(module: str) -> str:
-    # The demo strings the stages together, as the command line does; the options are the command line's.
-    if module in ("ntdm.demo", "ntdm.options"):
-        return "ntdm.cli"
-    for prefix in ("ntdm.cli", "ntdm.data_prep", "ntdm.reports"):
-        if module == prefix or module.startswith(prefix + "."):
-            return prefix
-    if module in STAGES or module == "ntdm.doctor":
-        return "stage"
-    return "file" if module in FILES else "part"
-
-
-MAY_IMPORT = {
-    "ntdm.cli": {"ntdm.cli", "ntdm.data_prep", "ntdm.reports", "stage", "file", "part"},
-    "ntdm.data_prep": {"ntdm.data_prep", "file", "part"},
-    "ntdm.reports": {"ntdm.reports", "file", "part"},
-    "stage": {"stage", "file", "part"},
-    "file": {"file", "part"},
-    "part": {"part"},
-}
+def folder(module: str) -> str:
+    """The folder of FLOORS that a module lies in."""
+    name = module
+    while name not in FLOOR:
+        name = name.rpartition(".")[0]
+    return name
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_downwards(module: str) -> None:
-    allowed = MAY_IMPORT[room(module)]
-    wrong = [name for name in imports(module) if name.split(".")[0] == "ntdm" and room(name) not in allowed]
-    assert not wrong, f"{module} ({room(module)}) imports {wrong}"
+    here = folder(module)
+    wrong = [
+        name
+        for name in imports(module)
+        if name.split(".")[0] == "ntdm" and folder(name) != here and FLOOR[folder(name)] >= FLOOR[here]
+    ]
+    assert not wrong, f"{module} ({here}) imports {wrong}"
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -108,7 +113,7 @@ def test_every_door_is_used(library: str) -> None:
 def test_reports_never_reach_torch() -> None:
     """Neither directly nor through a module of ntdm, so that `ntdm report` is quick."""
     seen: set[str] = set()
-    todo = [module for module in MODULES if room(module) == "ntdm.reports"]
+    todo = [module for module in MODULES if folder(module) == "ntdm.reports"]
     while todo:
         module = todo.pop()
         seen.add(module)

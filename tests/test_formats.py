@@ -5,15 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from ntdm import cache_check, export, infer, predictions, sample_table
-from ntdm.checkpoints import LAST
-from ntdm.data_prep import nemo, occluded_pascal3d, ood_cv_layout, pascal3d, prepare
+from ntdm import export, infer
+from ntdm.data_prep import write_caches
+from ntdm.data_prep.readers import nemo_prepared, occluded_pascal3d, pascal3d
+from ntdm.data_prep.readers.ood_cv import names
+from ntdm.io import cache_schema, predictions, table
+from ntdm.training.checkpoints import LAST
 
 NAMES = {
     "cache": [
-        *cache_check.REQUIRED,
-        *cache_check.OPTIONAL,
-        *cache_check.ATTRIBUTES,
+        *cache_schema.REQUIRED,
+        *cache_schema.OPTIONAL,
+        *cache_schema.ATTRIBUTES,
         "latent",
         "inputs",
         "pixels",
@@ -21,13 +24,13 @@ NAMES = {
     "splits": [
         *("pascal3d", *pascal3d.SPLITS, *pascal3d.VOC_SPLITS),
         *("occluded_pascal3d", *occluded_pascal3d.LEVELS),
-        *("ood_cv", *ood_cv_layout.SPLITS),
-        *("nemo_prepared", *nemo.SPLITS),
+        *("ood_cv", *names.SPLITS),
+        *("nemo_prepared", *nemo_prepared.SPLITS),
     ],
     "predictions": [*predictions.PREDICTION_COLUMNS, *predictions.Geometry.__dataclass_fields__],
-    "errors": [*sample_table.ERROR_COLUMNS, *sample_table.OPTIONAL_ERROR_COLUMNS],
+    "errors": [*table.ERROR_COLUMNS, *table.OPTIONAL_ERROR_COLUMNS],
     "infer": [*infer.FILES],
-    "faults": sorted(prepare.FAULTS),
+    "faults": sorted(write_caches.FAULTS),
     "run": [str(LAST)],
     "exports": [*export.BOP_COLUMNS, *export.BOP_IMAGE_COLUMNS, *export.OOD_CV_COLUMNS],
 }

@@ -51,7 +51,7 @@ def test_editable_rooms_resolve_to_the_checkout(module: str, place: str, checkou
 
 def test_the_wheel_holds_every_module_the_kernels_and_the_library(wheel: Path, checkout: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {"ntdm/cli.py", "ntdm/py.typed", "ntdm/configs/tiny.toml", "ntdm/configs/paper.toml"}
+    wanted = {"ntdm/cli.py", "ntdm/py.typed", "ntdm/config/tiny.toml", "ntdm/config/paper.toml"}
     wanted |= {path.relative_to(checkout).as_posix() for path in (checkout / "ntdm").rglob("*.py")}
     for room in ("data_prep", "reports"):
         wanted |= {
@@ -81,7 +81,7 @@ def test_the_wheel_works_from_elsewhere(wheel: Path, tmp_path: Path) -> None:
     ]
     subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
     code = (
-        "import ntdm.cli, ntdm.data_prep, ntdm.reports, ntdm.native as native\n"
+        "import ntdm.cli, ntdm.data_prep, ntdm.reports, ntdm.ops.build as native\n"
         "for module in (ntdm, ntdm.cli, ntdm.data_prep, ntdm.reports):\n"
         f"    assert module.__file__.startswith({str(site)!r}), module.__file__\n"
         "assert native.built().parent == native.PACKAGE, native.built()\n"

@@ -1,0 +1,1 @@
+"""OOD-CV in all its packagings."""

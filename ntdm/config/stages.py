@@ -1,0 +1,363 @@
+"""Configurations: one frozen dataclass a stage, TOML in, JSON stored beside every output.
+
+An unknown key is an error, so is a value of another type or out of range.
+"""
+
+import dataclasses
+import json
+import sys
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+NAMED_CONFIGS = Path(__file__).parent
+CATEGORIES = (
+    "aeroplane", "bicycle", "boat", "bottle", "bus", "car",
+    "chair", "diningtable", "motorbike", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+METHODS = (
+    "ntdm",
+    "nemo",
+    "mask-rcnn",
+    "pose-classifier",
+    "res50-pose",
+    "res50-class",
+)  # of methods/registry.py
+NUISANCES = ("shape", "pose", "texture", "context", "weather")
+LARGEST_SEED = 10**9  # a step has a seed of its own: this one times a million
+OCCLUSION_LEVELS = ("L1", "L2", "L3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticConfig:
+    """`ntdm make-data`."""
+
+    categories: tuple[str, ...] = ("car", "motorbike", "sofa")
+    train_per_category: int = 800
+    val_per_category: int = 50
+    ood_per_category: int = 15  # each nuisance
+    iid_per_category: int = 10
+    image_size: int = 160  # pixels, the longer side of a photo
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.categories or len(set(self.categories)) != len(self.categories):
+            raise ValueError(f"synthetic categories are {self.categories}: want one or more, each once")
+        counts = ("train_per_category", "val_per_category", "ood_per_category", "iid_per_category")
+        _within(self, "synthetic", 0, None, *counts)
+        _within(self, "synthetic", 0, LARGEST_SEED, "seed")
+        _within(self, "synthetic", 48, 2048, "image_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepConfig:
+    """`ntdm prep-data`. `scale` is s of docs/formats.md: the crop's nominal focal length is 3000 s pixels."""
+
+    image_size: tuple[int, int] = (512, 512)  # H, W
+    scale: float = 0.0  # 0: max(H, W) / 640, so that a unit-diagonal object at distance 5 fits
+    objects: str = "first"  # NeMo's protocol: the first object of an image, if it has a pose
+    compression: str = "none"  # of photos and masks: none reads fastest, gzip and lzf save space
+
+    def __post_init__(self) -> None:
+        _one_of(self, "prep", "compression", "none", "lzf", "gzip")
+        if self.objects not in ("first", "all"):
+            raise ValueError(f"prep objects is {self.objects!r}: want 'first' or 'all'")
+        if len(self.image_size) != 2:
+            raise ValueError(f"prep image_size is {self.image_size}: want H W")
+        _within(self, "prep", 16, 4096, "image_size")
+        _within(self, "prep", 0, 100, "scale")
+
+    @property
+    def resolved_scale(self) -> float:
+        return self.scale or max(self.image_size) / 640
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeConfig:
+    """`ntdm fit-shapes`: template, Psi, and the weights of Eq. 2, its regularisers and the outlines."""
+
+    subdivisions: int = 3  # icosphere: 3 gives 642 vertices, 4 gives 2562
+    width: int = 64  # of Psi's network
+    layers: int = 4
+    frequencies: int = 6  # the paper's 10 alias on 642 vertices
+    network_steps: int = 100  # of the network's fit to the meshes
+    steps: int = 180  # of the meshes' fit to the CADs, with 642 vertices, and again for each finer template
+    learning_rate: float = 1e-2  # farthest that a vertex goes in a step at first, in diagonals
+    surface_samples: int = 600  # points drawn from a CAD, and from its Γ, each step; twice as many when finer
+    normal_weight: float = 1e-4
+    laplacian_weight: float = 3e-3
+    outline_weight: float = 1.0
+    outline_views: int = 2  # of each CAD, a step
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _within(self, "shape", 0, 6, "subdivisions")
+        _within(self, "shape", 1, None, "width", "layers", "network_steps", "steps", "surface_samples")
+        _within(self, "shape", 0, 20, "frequencies")
+        _within(self, "shape", 0, 1, "learning_rate")
+        _within(self, "shape", 1, 24, "outline_views")
+        _within(self, "shape", 0, None, "normal_weight", "laplacian_weight", "outline_weight")
+        _within(self, "shape", 0, LARGEST_SEED, "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """`ntdm train`: backbone, neural texture, contrastive loss, optimiser."""
+
+    method: str = "ntdm"  # or another of METHODS
+    backbone: str = "tiny"  # or "small" (ntdm, nemo), which sees more around a cell, or "resnet50"
+    backbone_weights: str = ""  # a local torchvision ResNet-50 state dict; empty: from scratch
+    feature_dim: int = 64
+    view_bins: int = 7
+    view_temperature: float = 4.0
+    texture_size: int = 64
+    texture_momentum: float = 0.9
+    first_visit_alpha: float = 0.05
+    quad_extent: float = 0.2  # widest quad, in u or v, that is scattered
+    positives: int = 128  # visible texels an image
+    same_class_negatives: int = 512
+    other_class_negatives: int = 200  # each other class
+    background_negatives: int = 512
+    background_weight: float = 1.0  # the paper's 0.1 belongs to its larger bank and longer training
+    background_bank: int = 2560
+    background_per_image: int = 20
+    far_angle: float = 0.245  # radians on the template sphere
+    temperature: float = 0.07
+    epochs: int = 14
+    batch_size: int = 16
+    optimiser: str = "adam"  # or "sgd", with momentum 0.9
+    learning_rate: float = 4e-3
+    final_learning_rate: float = 0.01  # of the highest, reached at the end
+    schedule: str = "cosine"  # or "exponential", the paper's, or "steps"
+    decay_every: int = 20  # epochs after each of which "steps" lowers the rate to a tenth
+    warmup_steps: int = 100  # over which the rate rises from 0
+    weight_decay: float = 0.0
+    mirror: bool = True
+    augment: float = 0.4  # strength of photometric jitter, 0 is none (the paper's choice)
+    turn: float = 0.0  # degrees that a photo is turned by at most; 0 is the paper's choice, here and below
+    zoom: float = 0.0  # largest factor of magnifying or reducing it, minus 1
+    shift: float = 0.0  # largest shift in x and in y, of its shorter side
+    patches: float = 0.8  # share of photos partly covered by others; 0 is the paper's choice
+    # Weight of the cross entropy by which cells that a patch hides learn to be called hidden (ntdm). Above 0,
+    # up to half of the background samples are such cells (ntdm, nemo). 0 is the paper's choice.
+    occlusion_weight: float = 0.5
+    clutter_count: float = 128.0  # features that the bank counts as in that cross entropy, as in inference's
+    patch_size: tuple[float, float] = (0.25, 0.7)  # shortest and longest patch, of the photo's sides
+    bf16: bool = True
+    resize: int = 0  # classifiers: pixels of the square that photos are resized to; 0 leaves them as they are
+    pose_bins: int = 41  # classifiers and mask-rcnn: for each of azimuth, elevation, theta
+    vertices: int = 1000  # nemo: of a cuboid, about
+    near_distance: float = 0.08  # nemo: vertices nearer than this are no negatives; CAD units
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _one_of(self, "train", "method", *METHODS)
+        _one_of(self, "train", "backbone", "tiny", "small", "resnet50")
+        _one_of(self, "train", "schedule", "cosine", "exponential", "steps")
+        _one_of(self, "train", "optimiser", "adam", "sgd")
+        sizes = ("feature_dim", "view_bins", "texture_size", "positives", "epochs", "batch_size", "pose_bins")
+        _within(self, "train", 1, None, *sizes, "background_bank", "background_per_image")
+        _within(self, "train", 1, None, "decay_every")
+        _within(self, "train", 0, None, "near_distance")
+        _within(self, "train", 0, 4096, "resize")
+        _within(self, "train", 24, 100_000, "vertices")
+        negatives = ("same_class_negatives", "other_class_negatives", "background_negatives")
+        _within(self, "train", 0, None, *negatives, "view_temperature", "weight_decay", "warmup_steps")
+        _within(self, "train", 0, None, "occlusion_weight")
+        _within(self, "train", 0, LARGEST_SEED, "seed")
+        _within(self, "train", 0.01, 2, "patch_size")
+        _within(self, "train", 0, 180, "turn")
+        _within(self, "train", 0, 1, "zoom", "shift")
+        if self.patch_size[0] > self.patch_size[1]:
+            raise ValueError(f"train patch_size is {self.patch_size}: want the shorter first")
+        shares = ("texture_momentum", "first_visit_alpha", "final_learning_rate", "augment", "patches")
+        _within(self, "train", 0, 1, *shares, "quad_extent", "background_weight")
+        _within(self, "train", 0, 4, "far_angle")
+        _within(self, "train", 1e-12, None, "temperature", "learning_rate")
+        _within(self, "train", 1e-3, None, "clutter_count")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferConfig:
+    """Inference of `ntdm evaluate` and `ntdm infer`."""
+
+    azimuths: int = 12
+    elevations: tuple[float, ...] = (-30.0, 0.0, 30.0, 60.0)  # degrees
+    thetas: tuple[float, ...] = (-30.0, 0.0, 30.0)
+    distance: float = 5.0
+    latent_start: str = "one-hot"  # every CAD's, or their "average", or a "random" mixture of them
+    background_term: bool = True  # false: only foreground cells enter the loss (Table 3)
+    clutter_weight: float = 0.02  # kappa
+    clutter: str = "mixture"  # of the bank's features; or "nearest", or their "mean" (NeMo's)
+    clutter_temperature: float = 0.07  # of the mixture, and of the visible mask's odds; the training loss's
+    clutter_count: float = (
+        128.0  # features it counts as, whatever the bank holds: a larger number makes more cells background
+    )
+    visible_prior: float = 0.8  # probability that a cell inside the outline is visible, before a look at it
+    silhouette: str = "soft"  # or "hard"
+    sigma: float = 1.0  # pixels of the feature map
+    refined_starts: int = 8  # best starts that are refined; the better one after `screening_steps` goes on
+    screening_steps: int = 6
+    steps: int = 50
+    learning_rate: float = 0.1
+    learning_rate_decay: float = 0.2
+    decay_every: int = 20
+    patience: int = (
+        0  # steps without a gain after which a photo's rate falls at once; 0: waits for decay_every
+    )
+    least_gain: float = 1e-4  # of the loss, that counts as one
+    class_margin: float = 0.01  # a category whose best start is worse than the best one's by more is dropped
+    refine_shape: bool = True
+    shape_every: int = 4  # the latent moves on every so many steps,
+    shape_after: int = 20  # and not before this one or the second rate: lest it fit a wrong pose
+    refine_distance: bool = True
+    refine_scale: bool = True
+    size_prior: float = 0.2  # weight of log(distance / nominal)^2 + log(s')^2: crops are distance-normalised
+    refine_principal_point: bool = False  # fixed under the NeMo protocol, whose crops are centred
+    batch_size: int = 32
+    seed: int = 0  # of a random latent
+
+    def __post_init__(self) -> None:
+        _one_of(self, "infer", "latent_start", "one-hot", "average", "random")
+        _one_of(self, "infer", "clutter", "mixture", "nearest", "mean")
+        _one_of(self, "infer", "silhouette", "soft", "hard")
+        if not self.elevations or not self.thetas:
+            raise ValueError("infer elevations or thetas is empty: want one angle or more, in degrees")
+        _within(
+            self, "infer", 1, None, "azimuths", "refined_starts", "shape_every", "decay_every", "batch_size"
+        )
+        _within(self, "infer", -180, 180, "elevations", "thetas")
+        _within(self, "infer", 0, None, "screening_steps", "steps", "shape_after", "size_prior")
+        _within(self, "infer", 0, None, "patience", "least_gain", "class_margin")
+        _within(self, "infer", 0, 1, "learning_rate", "learning_rate_decay", "clutter_weight")
+        _within(self, "infer", 0.01, 0.99, "visible_prior")
+        _within(self, "infer", 1e-3, None, "distance", "sigma", "clutter_temperature", "clutter_count")
+        _within(self, "infer", 0, LARGEST_SEED, "seed")
+
+
+Config = TypeVar("Config", SyntheticConfig, PrepConfig, ShapeConfig, TrainConfig, InferConfig)
+_TABLES: dict[type, str] = {ShapeConfig: "shape", TrainConfig: "train", InferConfig: "infer"}
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """JSON-ready dictionary of a config: tuples become lists."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(cls: type[Config], values: Mapping[str, Any], source: str = "config") -> Config:
+    """A config from plain values; ValueError names `source` and a key that is unknown or mistyped."""
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(f"{source}: unknown key {unknown[0]!r}; the keys are {', '.join(sorted(hints))}")
+    return cls(**{key: _convert(value, hints[key], f"{source}: {key}") for key, value in values.items()})
+
+
+def load_toml(cls: type[Config], path: Path, method: str | None = None) -> Config:
+    """The stage's table, [shape], [train] or [infer], of a TOML file; ValueError says what is wrong.
+
+    [train] may hold tables of methods, [train.nemo]: their keys stand above those of [train] for that method,
+    which is `method`, else the key of [train], else NTDM.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"config file {path} does not exist") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"config file {path} is not TOML: {error}") from None
+    for name, values in tables.items():
+        if name not in _TABLES.values() or not isinstance(values, dict):
+            wanted = ", ".join(f"[{table}]" for table in _TABLES.values())
+            raise ValueError(f"{path}: {name!r} is none of the tables {wanted}")
+    where, values = f"{path} [{_TABLES[cls]}]", tables.get(_TABLES[cls], {})
+    if cls is TrainConfig:
+        own = {name: values.pop(name) for name in METHODS if name in values}
+        method = method or values.get("method", TrainConfig.method)
+        if not all(isinstance(table, dict) for table in own.values()):
+            raise ValueError(f"{where}: a method's key holds no table; write [train.<method>]")
+        if not isinstance(method, str):
+            raise ValueError(f"{where}: method is {method!r}: want str")
+        values = values | own.get(method, {}) | {"method": method}
+    return from_dict(cls, values, where)
+
+
+def apply_overrides(config: Config, settings: Sequence[str]) -> Config:
+    """`--set key=value` pairs on top of a config; values are read as TOML, a bare word as a string."""
+    values = to_dict(config)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting!r}: want key=value")
+        try:
+            values[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[key.strip()] = text.strip()
+    return from_dict(type(config), values, "--set")
+
+
+def adjusted(config: Config, settings: Sequence[str] | None, seed: int | None = None) -> Config:
+    """`config` with --set, then --seed, which every command takes and prep has no use for."""
+    chosen = [*(settings or ())]
+    if seed is not None and hasattr(config, "seed"):
+        chosen.append(f"seed={seed}")
+    return apply_overrides(config, chosen)
+
+
+def settled(
+    cls: type[Config], name: str, settings: Sequence[str] | None, seed: int | None, method: str | None = None
+) -> Config:
+    """The stage's table of tiny.toml, paper.toml or a user's file, then --set, then --seed.
+
+    `method` is the one whose table of [train] counts. ValueError: no such file, or as :func:`load_toml`.
+    """
+    path = NAMED_CONFIGS / f"{name}.toml" if name in ("tiny", "paper") else Path(name)
+    if not path.exists():
+        raise ValueError(f"--config {name}: want tiny, paper, or a TOML file, and there is no such file")
+    return adjusted(load_toml(cls, path, method), settings, seed)
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any], outer: str = "") -> str:
+    """'key: old -> new' for every key that differs, nested ones as outer.inner; empty when equal."""
+    texts = []
+    for key in sorted(set(old) | set(new)):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            texts.append(difference(before, after, f"{outer}{key}."))
+        elif before != after:
+            said = (repr(values[key]) if key in values else "absent" for values in (old, new))
+            texts.append(f"{outer}{key}: {' -> '.join(said)}")
+    return ", ".join(filter(None, texts))
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where} is {value!r}: want a list")
+        inner = typing.get_args(hint)
+        kinds = [inner[0]] * len(value) if len(inner) == 2 and inner[1] is Ellipsis else list(inner)
+        if len(kinds) != len(value):
+            raise ValueError(f"{where} is {value!r}: want {len(kinds)} values")
+        return tuple(_convert(v, k, where) for v, k in zip(value, kinds, strict=True))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ValueError(f"{where} is {value!r}: want {hint.__name__}")
+    return value
+
+
+def _within(config: Any, stage: str, low: float, high: float | None, *keys: str) -> None:
+    """ValueError naming a key that is, or has an entry, nan or outside low..high (None: no bound)."""
+    for key in keys:
+        value = getattr(config, key)
+        entries = value if isinstance(value, tuple) else (value,)
+        if not all(low <= entry <= (sys.float_info.max if high is None else high) for entry in entries):
+            wanted = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
+            raise ValueError(f"{stage} {key} is {value!r}: want {wanted}")
+
+
+def _one_of(config: Any, stage: str, key: str, *allowed: str) -> None:
+    if getattr(config, key) not in allowed:
+        raise ValueError(f"{stage} {key} is {getattr(config, key)!r}: want {' or '.join(allowed)}")

@@ -1,0 +1,78 @@
+"""The batches of a training, one a step: what is in them depends on the seed and the step alone."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import torch
+
+from ntdm.config.stages import TrainConfig
+from ntdm.data import distributed
+from ntdm.data.augment import draw_augmentation
+from ntdm.data.batch import Batch, make_batch
+from ntdm.data.dataset import SampleDataset
+
+
+class Step(NamedTuple):
+    """What one step of a training works on."""
+
+    number: int
+    samples: list[int]  # of the whole batch, whoever works on it
+    batch: Batch  # this process's part, on the device
+    generator: torch.Generator  # all further draws of the step
+
+
+class Batches:
+    """The batches of a training. Every draw of a step is from a generator seeded by (seed, step).
+
+    Args:
+        categories, num_latents: the model's.
+        ahead: make the next batch in a thread while the device works on one. Not on a CPU, which has
+            no core to spare.
+    """
+
+    def __init__(
+        self, data: SampleDataset, categories: Sequence[str], num_latents: Sequence[int], config: TrainConfig,
+        device: str, ahead: bool | None = None,
+    ) -> None:  # fmt: skip
+        self.data, self.categories, self.num_latents, self.config = data, categories, num_latents, config
+        self.device = device
+        self.ahead = device != "cpu" if ahead is None else ahead
+        self.size = min(config.batch_size, len(data))
+        self.per_epoch = len(data) // self.size
+
+    def steps(self, numbers: Iterable[int]) -> Iterator[Step]:
+        """These steps, in this order."""
+        for step in self._made(numbers):
+            yield step._replace(batch=step.batch.to(self.device))
+
+    def _made(self, numbers: Iterable[int]) -> Iterator[Step]:
+        if not self.ahead:
+            yield from map(self._step, numbers)
+            return
+        with ThreadPoolExecutor(1, "batches") as thread:
+            coming: Future[Step] | None = None
+            for number in numbers:
+                made, coming = coming, thread.submit(self._step, number)
+                if made is not None:
+                    yield made.result()
+            if coming is not None:
+                yield coming.result()
+
+    def _step(self, number: int) -> Step:
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
+        place = number % self.per_epoch * self.size
+        samples = self._order(number // self.per_epoch)[place : place + self.size]
+        augmentation = draw_augmentation(len(samples), self.config, generator)
+        own = distributed.part(len(samples))
+        count = own.stop - own.start
+        # One more: patches show the next photo.
+        needed = [i % len(samples) for i in range(own.start, own.stop + (count < len(samples)))]
+        items = [self.data[samples[i]] for i in needed]
+        drawn = [augmentation[i] for i in needed]
+        batch = make_batch(items, self.categories, self.num_latents, self.config, drawn).first(count)
+        return Step(number, samples, batch, generator)
+
+    def _order(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + 500_009 + epoch)
+        return torch.randperm(len(self.data), generator=generator).tolist()

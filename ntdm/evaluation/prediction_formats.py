@@ -1,0 +1,256 @@
+"""Prediction files of other programs, read: our CSV, the OOD-CV challenge's CSV, NeMo's .npz.
+
+    csv      our prediction CSV (docs/formats.md), radians; only the key and the three angles are needed, and
+             these are empty columns for a method that predicts no pose but a category
+    ood-cv   imgs,labels,azimuth,elevation,theta[,distance], degrees; labels is the photo's category, as in
+             the challenge's own tables, and is not read
+    nemo     photo name -> distance, theta, elevation, azimuth (radians), and what follows
+
+Each becomes one :class:`Guess` a sample. ValueError names file and line, or the field of an archive: what is
+no number, a photo that is none of the samples, two predictions of one, degrees in the place of radians.
+"""
+
+import csv
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ntdm.config.stages import CATEGORIES
+from ntdm.export import OOD_CV_COLUMNS, challenge_name
+from ntdm.io import table as sample_table
+from ntdm.io import untrusted
+from ntdm.io.predictions import FREE_POSE_COLUMNS, POSE_COLUMNS, PREDICTION_COLUMNS
+from ntdm.io.table import KEY_COLUMNS, ROUNDING, read_table, refuse
+
+ANGLES = POSE_COLUMNS[:3]
+# Fewer small angles than these could be true by chance.
+_ENOUGH_ROWS = 10
+
+
+class Sample(NamedTuple):
+    """The key of a sample of the truth."""
+
+    category: str
+    name: str
+
+
+class Guess(NamedTuple):
+    """What a file predicts of one sample; radians, CAD units; nan: the prediction failed."""
+
+    where: str  # file and line, for messages
+    azimuth: float | None  # None, the three of them: the method predicts no pose
+    elevation: float | None
+    theta: float | None
+    distance: float | None = None
+    predicted_category: str | None = None
+    score: float | None = None
+    seconds: float | None = None
+    free: tuple[float | None, ...] = (None, None, None, None)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The samples of a split.
+
+    Attributes:
+        where: the cache folder or label table, for messages.
+        samples: in its order.
+        digest: of the cache files; empty for a label table, which stands beside any cache of its split.
+        viewpoint: f64 [N, 3] radians, of a label table; None for a cache, which is scored by its own files.
+        paths: the cache files.
+    """
+
+    where: Path
+    dataset: str
+    split: str
+    samples: tuple[Sample, ...]
+    digest: str
+    viewpoint: np.ndarray | None
+    paths: tuple[Path, ...] = ()
+
+
+def _read_csv(files: Sequence[Path], truth: Truth) -> dict[Sample, Guess]:
+    optional = [column for column in PREDICTION_COLUMNS if column not in (*KEY_COLUMNS, *ANGLES)]
+    guesses: dict[Sample, Guess] = {}
+    for path in files:
+        table = read_table(path, (*KEY_COLUMNS, *ANGLES), optional, (*POSE_COLUMNS, *FREE_POSE_COLUMNS))
+        for column in (*ANGLES, *FREE_POSE_COLUMNS[:3]):
+            if table.measured(column):
+                too_far = np.abs(table[column]) > 2 * math.pi + ROUNDING
+                refuse(table, column, too_far, "radians are wanted; is it in degrees?")
+        for angles in (ANGLES, FREE_POSE_COLUMNS[:3]):
+            said = {column: table.measured(column) for column in angles}
+            if len(set(said.values())) > 1:
+                has, lacks = max(said, key=said.__getitem__), min(said, key=said.__getitem__)
+                raise ValueError(f"{path}: column {lacks} is empty, but {has} is not")
+        if len(table) and not table.measured("azimuth") and not table.measured("predicted_category"):
+            raise ValueError(f"{path}: azimuth and predicted_category are both empty: nothing is predicted")
+        if table.measured("seconds"):
+            refuse(table, "seconds", table["seconds"] < 0, "a non-negative number is wanted")
+        for i, key in enumerate(table.keys()):
+            where = f"{path}, line {table.lines[i]}"
+            for column, want in (("dataset", truth.dataset), ("split", truth.split)):
+                if table[column][i] != want:
+                    raise ValueError(f"{where}: {column} is {str(table[column][i])!r}, want {want!r}")
+            cells = {name: table[name][i].item() for name in table.columns if table.measured(name)}
+            guess = Guess(
+                where,
+                azimuth=cells.get("azimuth"),
+                elevation=cells.get("elevation"),
+                theta=cells.get("theta"),
+                distance=cells.get("distance"),
+                predicted_category=cells.get("predicted_category"),
+                score=cells.get("score"),
+                seconds=cells.get("seconds"),
+                free=tuple(cells.get(name) for name in FREE_POSE_COLUMNS),
+            )
+            _add(guesses, Sample(*key), guess)
+    return guesses
+
+
+def _read_ood_cv(files: Sequence[Path], truth: Truth) -> dict[Sample, Guess]:
+    names = {challenge_name(*sample): sample for sample in truth.samples}
+    guesses: dict[Sample, Guess] = {}
+    for path in files:
+        largest, azimuths = 0.0, set()
+        for where, row in challenge_rows(path):
+            stem = Path(row["imgs"]).stem
+            if stem not in names:
+                raise ValueError(f"{where}: {row['imgs']} is none of the samples of {truth.where}")
+            angles = [number(row[name], where, name) for name in ANGLES]
+            largest = max([largest, *(abs(a) for a in angles if math.isfinite(a))])
+            if math.isfinite(angles[0]):
+                azimuths.add(angles[0])
+            azimuth, elevation, theta = map(math.radians, angles)
+            guess = Guess(where, azimuth, elevation, theta)
+            before = guesses.get(names[stem])
+            # The challenge's own list of iid names four objects twice, and so do predictions for it.
+            if before is None or not _same(before, guess):
+                _add(guesses, names[stem], guess)
+        if len(azimuths) >= _ENOUGH_ROWS and largest <= 2 * math.pi:
+            raise ValueError(
+                f"{path}: no angle of its {len(azimuths)} different azimuths exceeds {largest:.2f}: this "
+                "format is in degrees; is the file in radians?"
+            )
+    return guesses
+
+
+def _read_nemo(files: Sequence[Path], truth: Truth) -> dict[Sample, Guess]:
+    guesses: dict[Sample, Guess] = {}
+    for path in files:
+        category = re.match(rf"({'|'.join(CATEGORIES)})(?![a-z])", path.stem)
+        names = _nemo_names(truth, category[1] if category else None)
+        for photo, values in _npz(path).items():
+            where = f"{path}, field {photo}"
+            samples = names.get(photo, [])
+            if len(samples) != 1:
+                said = "stands for several samples" if samples else "is none of the samples"
+                raise ValueError(f"{where}: {photo} {said} of {truth.where}")
+            if values.dtype.kind not in "fiu" or values.size < 4:
+                raise ValueError(
+                    f"{where} is {values.dtype} {values.shape}: want distance, theta, elevation, azimuth"
+                )
+            distance, theta, elevation, azimuth = (float(value) for value in values.ravel()[:4])
+            for name, angle in (("azimuth", azimuth), ("elevation", elevation), ("theta", theta)):
+                # theta is free to wind up while it is optimised, the others follow from a position.
+                if abs(angle) > (4 if name == "theta" else 2) * math.pi + ROUNDING:
+                    raise ValueError(f"{where}: {name} is {angle:g}; radians are wanted; is it in degrees?")
+            _add(guesses, samples[0], Guess(where, azimuth, elevation, theta, distance))
+    return guesses
+
+
+def _nemo_names(truth: Truth, category: str | None) -> dict[str, list[Sample]]:
+    """What NeMo may call a sample: with the object's number, and without where that is 0."""
+    names: dict[str, list[Sample]] = {}
+    for sample in truth.samples:
+        if category in (None, sample.category):
+            names.setdefault(sample.name, []).append(sample)
+            image, _, number = sample.name.rpartition("_")
+            if number == "00":
+                names.setdefault(image, []).append(sample)
+    return names
+
+
+def _npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(untrusted.LARGEST + 1)
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    if len(data) > untrusted.LARGEST:
+        raise ValueError(f"{path} has more than {untrusted.LARGEST} bytes: give one archive a category")
+    fields = untrusted.unpack(data, path)
+    if "total_error" in fields:
+        raise ValueError(
+            f"{path} holds total_error, errors without the names of their photos, so that it cannot be told "
+            "what they are of; give the predictions (photo name -> distance, theta, elevation, azimuth)"
+        )
+    return fields
+
+
+FORMATS: dict[str, Callable[[Sequence[Path], Truth], dict[Sample, Guess]]] = {
+    "csv": _read_csv,
+    "ood-cv": _read_ood_cv,
+    "nemo": _read_nemo,
+}
+
+
+def _add(guesses: dict[Sample, Guess], sample: Sample, guess: Guess) -> None:
+    if sample in guesses:
+        raise ValueError(
+            f"{guess.where}: {sample.category} {sample.name} is predicted already in {guesses[sample].where}"
+        )
+    guesses[sample] = guess
+
+
+def _same(a: Guess, b: Guess) -> bool:
+    return np.array_equal(np.array(a[1:4], float), np.array(b[1:4], float), equal_nan=True)
+
+
+def challenge_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """File and line, and the cells, of every row of a table in the challenge's columns."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in OOD_CV_COLUMNS[:-1] if name not in (reader.fieldnames or ())]
+            if missing:
+                raise ValueError(
+                    f"{path}, line 1: column {missing[0]} is missing; want {','.join(OOD_CV_COLUMNS)}"
+                )
+            for row in reader:
+                where = f"{path}, line {reader.line_num}"
+                if None in row or None in row.values():
+                    raise ValueError(f"{where}: it has not as many cells as the header")
+                yield where, row
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a CSV file: {error}") from None
+
+
+def challenge_sample(image: str, category: str, where: str) -> Sample:
+    """`<source>_<category>_<image>_<object>.jpg` as the cache calls it, `<image>_<object>` in two digits."""
+    parts = re.fullmatch(
+        rf"(?:imagenet|pascal|collection)_{re.escape(category)}_(.+)_(\d+)", Path(image).stem
+    )
+    if not parts:
+        raise ValueError(f"{where}: {image!r} is not <source>_{category}_<image>_<object>.jpg")
+    return Sample(category, f"{parts[1]}_{int(parts[2]):02d}")
+
+
+def number(cell: str, where: str, column: str) -> float:
+    """The number in a cell, or nan; ValueError names `where` and the column when it is neither."""
+    try:
+        value = sample_table.number(cell)
+    except ValueError:
+        value = math.inf
+    if math.isinf(value):
+        raise ValueError(f"{where}: {column} is {cell!r}, want a number, or nan for a failed prediction")
+    return value

@@ -1,0 +1,1 @@
+"""Cameras, meshes, crops and the metrics on them. No learned parameter, no file format but OBJ."""

@@ -1,0 +1,209 @@
+"""Anyone's predictions into a run folder, scored: `ntdm import`. Afterwards it is a run like any other.
+
+The truth is that of a cache split, or a label table as the OOD-CV challenge published it. Every sample of the
+truth needs a prediction, a failed one as nan. The formats are those of external_formats.py.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ntdm.config.stages import NUISANCES
+from ntdm.evaluation.prediction_formats import (
+    ANGLES,
+    FORMATS,
+    Guess,
+    Sample,
+    Truth,
+    challenge_rows,
+    challenge_sample,
+    number,
+)
+from ntdm.evaluation.score import score
+from ntdm.geometry import metrics
+from ntdm.io import cache as caches
+from ntdm.io.outputs import atomic_path, finished, sweep
+from ntdm.io.prediction_writer import write_predictions
+from ntdm.io.predictions import FREE_POSE_COLUMNS, Prediction, made_with, read_predictions
+from ntdm.io.progress import say
+from ntdm.io.table import KEY_COLUMNS, write_errors
+
+SCHEMA, SCHEMA_VERSION = "ntdm-external", 1
+_OOD_CV_SPLITS = ("iid", *NUISANCES, "occlusion")
+
+
+def run(
+    form: str,
+    files: Sequence[Path],
+    out: Path,
+    method: str,
+    split: str,
+    cache: Path | None = None,
+    labels: Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Reads predictions, writes them as a run's, scores them.
+
+    Args:
+        form: a key of FORMATS.
+        files: one or more; NeMo writes one a category.
+        out: the run folder; it may hold other splits of the same method.
+        method: the name in the tables.
+        split: "ood_cv/pose", ...
+        cache: root of the cache that holds the split; gives the truth.
+        labels: the challenge's labels.csv in its place; then only the pose is scored.
+
+    Returns:
+        The error CSV.
+
+    Raises:
+        ValueError: a file that breaks its format (file, line and field named); a sample without a
+            prediction or with two; a prediction for no sample; degrees where radians belong, or the other
+            way round; a folder of another method.
+    """
+    sweep(out)
+    if (cache is None) == (labels is None):
+        raise ValueError("name the truth: either the cache that holds the split, or a label table")
+    if not method.strip() or not method.isprintable():
+        raise ValueError(
+            f"the method's name is {method!r}: it is the name of the table's row, a line of text"
+        )
+    dataset, _, name = split.partition("/")
+    if dataset == "ood_cv" and name not in _OOD_CV_SPLITS:
+        raise ValueError(f"{split}: OOD-CV has no nuisance {name!r}; want {', '.join(_OOD_CV_SPLITS)}")
+    if cache is not None:
+        truth = _cache_truth(cache, dataset, name)
+    else:
+        assert labels is not None
+        truth = _label_truth(labels, dataset, name)
+    guesses = FORMATS[form](files, truth)
+    rows = _joined(guesses, truth, files)
+    _describe(out, method)
+    target = out / "predictions" / f"{split}.csv"
+    wanted = {"import": form, "rows": _digest(rows)} | ({"data": truth.digest} if truth.digest else {})
+    if not (target.exists() and finished(target, made_with(target), wanted, overwrite)):
+        for stale in (target, target.with_suffix(".h5"), out / "errors" / f"{split}.csv"):
+            stale.unlink(missing_ok=True)
+        write_predictions(target, rows, made_with=wanted)
+    errors = out / "errors" / f"{split}.csv"
+    if truth.viewpoint is None:
+        scored = score(target, truth.paths, errors)
+        say(f"{split}: {scored.samples} samples, {scored.failed} failed predictions")
+        return scored.path
+    return _score_labels(target, truth, errors)
+
+
+def _cache_truth(cache: Path, dataset: str, split: str) -> Truth:
+    paths = tuple(caches.find(cache, f"{dataset}/{split}"))
+    samples: list[Sample] = []
+    for path in paths:
+        with caches.CacheFile(path) as file:
+            samples += [Sample(file.category, name) for name in file["name"]]
+    where = cache / dataset / split
+    if not samples:
+        raise ValueError(f"{where} holds no sample to import predictions of")
+    return Truth(where, dataset, split, tuple(samples), caches.fingerprint(paths), None, paths)
+
+
+def _label_truth(labels: Path, dataset: str, split: str) -> Truth:
+    """The challenge's label table; a row that stands there twice, as four of iid do, counts once."""
+    found: dict[Sample, tuple[float, ...]] = {}
+    for where, row in challenge_rows(labels):
+        sample = challenge_sample(row["imgs"], row["labels"], where)
+        angles = tuple(number(row[name], where, name) for name in ANGLES)
+        if not all(map(math.isfinite, angles)):
+            raise ValueError(f"{where}: an angle is not a finite number, and this is the truth")
+        if found.setdefault(sample, angles) != angles:
+            raise ValueError(f"{where}: {row['imgs']} stands in the table with other angles too")
+    if not found:
+        raise ValueError(f"{labels} has no rows")
+    viewpoint = np.radians(np.array(list(found.values())))
+    return Truth(labels, dataset, split, tuple(found), "", viewpoint)
+
+
+def _joined(guesses: Mapping[Sample, Guess], truth: Truth, files: Sequence[Path]) -> list[Prediction]:
+    """A row a sample of the truth, in its order."""
+    known = set(truth.samples)
+    for sample, guess in guesses.items():
+        if sample not in known:
+            raise ValueError(f"{guess.where}: {tuple(sample)} is none of the samples of {truth.where}")
+    missing = [sample for sample in truth.samples if sample not in guesses]
+    if missing:
+        raise ValueError(
+            f"{', '.join(map(str, files))}: no prediction for {len(missing)} of the {len(known)} samples of "
+            f"{truth.where}, the first is {tuple(missing[0])}: write a failed prediction with nan as its pose"
+        )
+    _check_alike(guesses)
+    rows = []
+    for sample in truth.samples:
+        guess = guesses[sample]
+        rows.append(
+            Prediction(
+                truth.dataset, truth.split, *sample, guess.predicted_category,
+                guess.azimuth, guess.elevation, guess.theta, guess.distance, guess.score, guess.seconds,
+                *guess.free,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _check_alike(guesses: Mapping[Sample, Guess]) -> None:
+    """ValueError where one file predicts what another one leaves out: the columns would have holes."""
+    first, *others = guesses.values()
+    names = (*Guess._fields[:-1], *FREE_POSE_COLUMNS)
+    for guess in others:
+        for name, ours, theirs in zip(
+            names, (*first[:-1], *first.free), (*guess[:-1], *guess.free), strict=True
+        ):
+            if (ours is None) != (theirs is None):
+                has, lacks = (guess, first) if ours is None else (first, guess)
+                raise ValueError(
+                    f"{lacks.where}: {name} is empty, but {has.where} has it: all files of a split must "
+                    "predict the same"
+                )
+
+
+def _describe(out: Path, method: str) -> None:
+    """config.json, by which the folder is a run; ValueError where it is another's."""
+    path, wanted = out / "config.json", {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "method": method}
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from None
+        if before != wanted:
+            named = before.get("method") if isinstance(before, dict) else None
+            raise ValueError(f"{out} holds another run, {named!r}: name another --out")
+        return
+    with atomic_path(path) as part:
+        part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+
+
+def _digest(rows: Iterable[Prediction]) -> str:
+    return hashlib.sha256(repr(list(rows)).encode()).hexdigest()[:16]
+
+
+def _score_labels(predictions: Path, truth: Truth, errors: Path) -> Path:
+    """Rotation errors against a label table, which says nothing of masks."""
+    assert truth.viewpoint is not None
+    table = read_predictions(predictions)
+    place = {key: row for row, key in enumerate(table.keys())}
+    rows = [place[sample] for sample in truth.samples]
+    angles = np.stack([table[name][rows] for name in ANGLES], -1)
+    columns = {name: table[name][rows] for name in KEY_COLUMNS}
+    has_pose = table.measured("azimuth")
+    if has_pose:
+        columns["rotation_error"] = metrics.rotation_error(
+            metrics.rotation_from_angles(angles), metrics.rotation_from_angles(truth.viewpoint)
+        )
+    if table.measured("predicted_category"):
+        columns["class_correct"] = (columns["category"] == table["predicted_category"][rows]).astype(int)
+    if table.measured("seconds"):
+        columns["seconds"] = table["seconds"][rows]
+    failed = int((~np.isfinite(angles).all(-1)).sum()) if has_pose else 0
+    say(f"{truth.dataset}/{truth.split}: {len(rows)} samples, {failed} failed predictions")
+    return write_errors(errors, columns)

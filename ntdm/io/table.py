@@ -1,0 +1,222 @@
+"""CSV files with one row a sample, and the error files among them (docs/formats.md).
+
+    <run>/errors/<dataset>/<split>.csv    one row a sample: the errors, all that the reports read
+
+A failed prediction is written as a rotation error of pi and IoU 0. A column wholly empty was not measured; a
+column with holes is refused, because dropping failures inflates a score. Anyone's method can be put into the
+tables by writing this file. Pure Python and numpy: the reports work without torch.
+"""
+
+import csv
+import math
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntdm.io.outputs import atomic_path
+
+KEY_COLUMNS = ("dataset", "split", "category", "name")
+TEXT_COLUMNS = (*KEY_COLUMNS, "predicted_category")
+ERROR_COLUMNS = (*KEY_COLUMNS, "rotation_error", "amodal_iou", "visible_iou", "class_correct", "seconds")
+OPTIONAL_ERROR_COLUMNS = ("rotation_error_free", "amodal_iou_free")
+
+MOST_ROWS = 500_000  # of a split: a file of more is none of ours, and would fill the memory
+LONGEST_CELL = 1000  # characters: one that is longer would make its whole column as wide in memory
+ROUNDING = 1e-6  # radians by which a printed pi may exceed pi
+
+
+@dataclass(frozen=True)
+class Table:
+    """A validated CSV: columns by name (text [N] or f64 [N]) and the file line of every row."""
+
+    path: Path
+    columns: Mapping[str, NDArray[Any]]
+    empty: frozenset[str]  # columns without a single value
+    lines: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.columns[name]
+
+    def measured(self, name: str) -> bool:
+        """Whether a column is there and has values."""
+        return name in self.columns and name not in self.empty
+
+    def keys(self) -> list[tuple[str, str]]:
+        """(category, name) of every row."""
+        return list(zip(self["category"].tolist(), self["name"].tolist(), strict=True))
+
+
+def write_errors(path: Path, columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> Path:
+    """Writes an error CSV atomically from columns of equal length; a column that is absent is written empty.
+
+    The file is read back and validated before it gets its name.
+    """
+    unknown = sorted(set(columns) - {*ERROR_COLUMNS, *OPTIONAL_ERROR_COLUMNS})
+    if unknown:
+        raise ValueError(f"{path}: unknown column {unknown[0]!r}")
+    names = [*ERROR_COLUMNS, *(c for c in OPTIONAL_ERROR_COLUMNS if c in columns)]
+    empty = [None] * len(columns["name"])
+    with atomic_path(path) as temporary:
+        rows = zip(*(columns.get(name, empty) for name in names), strict=True)
+        write_csv(temporary, names, ([cell_text(cell) for cell in row] for row in rows))
+        try:
+            read_errors(temporary)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(temporary), str(path))) from None
+    return path
+
+
+def read_errors(path: Path) -> Table:
+    """An error CSV, validated; ValueError names file, column and line.
+
+    Refused: missing, unknown or duplicate columns, duplicate samples, a column with holes, rotation errors
+    outside [0, pi] (degrees), IoU outside [0, 1] (percent), class_correct other than 0 and 1.
+    """
+    table = read_table(path, ERROR_COLUMNS, OPTIONAL_ERROR_COLUMNS, failed_allowed=())
+    for column in (c for c in table.columns if c not in TEXT_COLUMNS and table.measured(c)):
+        values = table[column]
+        if column.startswith("rotation_error"):
+            wrong = (values < 0) | (values > math.pi + ROUNDING)
+            refuse(table, column, wrong, "radians in [0, pi] are wanted; is it in degrees?")
+        elif "iou" in column:
+            refuse(table, column, (values < 0) | (values > 1), "a share in [0, 1] is wanted, not percent")
+        elif column == "class_correct":
+            refuse(table, column, (values != 0) & (values != 1), "0 or 1 is wanted")
+        else:
+            refuse(table, column, values < 0, "a non-negative number is wanted")
+    return table
+
+
+def read_table(
+    path: Path, required: Sequence[str], optional: Sequence[str], failed_allowed: Sequence[str]
+) -> Table:
+    """A CSV with the `required` and any of the `optional` columns, one row a sample.
+
+    `failed_allowed` columns may hold ``nan``. ValueError names file, line and column: missing, duplicate or
+    unknown columns, text where a number belongs, columns with holes, a sample that stands twice.
+    """
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    try:
+        # A mark of the byte order is no part of the first column's name.
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            _check_header(path, header, required, optional)
+            for row in filter(None, reader):
+                where = f"{path}, line {reader.line_num}"
+                if len(row) != len(header):
+                    raise ValueError(f"{where}: {len(row)} cells under {len(header)} columns")
+                if max(map(len, row)) > LONGEST_CELL:
+                    raise ValueError(f"{where}: a cell of more than {LONGEST_CELL} characters")
+                if any("\0" in cell for cell in row):
+                    raise ValueError(f"{where}: a NUL byte; is it a text file?")
+                if len(rows) == MOST_ROWS:
+                    raise ValueError(f"{where}: more than {MOST_ROWS} samples in a split")
+                rows.append(row)
+                lines.append(reader.line_num)
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a CSV file: {error}") from None
+    columns: dict[str, NDArray[Any]] = {}
+    empty = set()
+    for column, cells in zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True):
+        holes = [line for line, cell in zip(lines, cells, strict=True) if cell == ""]
+        if holes and (len(holes) < len(cells) or column in KEY_COLUMNS):
+            raise ValueError(
+                f"{path}, line {holes[0]}: column {column} has {len(holes)} holes in {len(cells)} rows; "
+                "fill them all (a failed prediction counts as wrong), or leave the whole column empty "
+                "if it was not measured"
+            )
+        if holes or not cells:
+            empty.add(column)
+        columns[column] = np.array(cells, dtype=str) if column in TEXT_COLUMNS else _numbers(
+            path, column, cells, lines, column in failed_allowed
+        )  # fmt: skip
+    table = Table(path, columns, frozenset(empty), np.array(lines, dtype=np.int64))
+    first: dict[tuple[str, str], int] = {}
+    for key, line in zip(table.keys(), lines, strict=True):
+        if first.setdefault(key, line) != line:
+            raise ValueError(f"{path}, line {line}: sample {key} stands already in line {first[key]}")
+    return table
+
+
+def _check_header(
+    path: Path, header: Sequence[str], required: Sequence[str], optional: Sequence[str]
+) -> None:
+    for kind, names in (
+        ("duplicate", [c for c in header if header.count(c) > 1]),
+        ("missing", [c for c in required if c not in header]),
+        ("unknown", [c for c in header if c not in required and c not in optional]),
+    ):
+        if names:
+            found = textwrap.shorten(",".join(header), 300) or "nothing"
+            raise ValueError(
+                f"{path}, line 1: {kind} column {names[0]!r}; want {','.join(required)}; found {found}"
+            )
+
+
+def _numbers(
+    path: Path, column: str, cells: Sequence[str], lines: Sequence[int], failed_allowed: bool
+) -> NDArray[np.float64]:
+    try:
+        values = np.array([number(cell) if cell else math.nan for cell in cells], dtype=np.float64)
+    except ValueError:
+        row = next(i for i, cell in enumerate(cells) if cell and not _is_number(cell))
+        raise ValueError(f"{path}, line {lines[row]}: {column} is {cells[row]!r}, want a number") from None
+    odd = np.isinf(values) if failed_allowed else ~np.isfinite(values)
+    for row in np.flatnonzero(odd).tolist():
+        if cells[row]:
+            said = f"{column} is {cells[row]!r}, want a finite number"
+            raise ValueError(f"{path}, line {lines[row]}: {said}")
+    return values
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        number(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def number(cell: str) -> float:
+    """A cell as a number; ValueError where it is none, as 1_0, which Python would take for ten."""
+    if "_" in cell:
+        raise ValueError(f"{cell!r} is no number")
+    return float(cell)
+
+
+def refuse(table: Table, column: str, wrong: NDArray[np.bool_], wanted: str) -> None:
+    """ValueError naming the first row that is `wrong` [N], its line, its value and what is wanted."""
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise ValueError(
+            f"{table.path}, line {table.lines[row]}: {column} is {table[column][row]:g}; {wanted}"
+        )
+
+
+def cell_text(value: Any) -> str:
+    """A CSV cell: empty for None, ``nan`` for NaN, floats to their last digit."""
+    if value is None:
+        return ""
+    if isinstance(value, str | int | np.integer):
+        return str(value)
+    return repr(float(value))  # shortest text that reads back to the same number
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Header and rows as UTF-8 CSV with Unix line ends, the same bytes on every system."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

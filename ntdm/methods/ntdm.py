@@ -1,0 +1,259 @@
+"""The whole model: backbone, neural textures, background bank and one deformable shape a category.
+
+Training (:meth:`NTDM.training_loss`) carries the photo's features onto the surface and classifies them;
+inference (render_and_compare.py) renders the textures back and compares. Maps live on the backbone's grid:
+a crop of H x W pixels has features of h x w = H/stride x W/stride cells, whose camera is the crop's with
+focal length and principal point divided by the stride (pixel frames are corner-origin, so nothing shifts).
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ntdm.config.stages import TrainConfig
+from ntdm.data import distributed
+from ntdm.data.batch import Batch
+from ntdm.geometry.camera import cam_from_obj
+from ntdm.geometry.mesh import sphere_uv
+from ntdm.nn import backbone
+from ntdm.nn.base import FeatureModel
+from ntdm.nn.deformable_mesh import DeformableMesh
+from ntdm.nn.losses import BackgroundBank, occlusion_cross_entropy, texel_cross_entropy
+from ntdm.nn.neural_texture import LocalView, NeuralTexture, texel_points
+from ntdm.ops.rasterize import Fragments, interpolate, rasterize
+from ntdm.ops.uv_scatter import uv_scatter
+from ntdm.render_and_compare.encode import clutter_mixture, foreground_logit
+
+# A texel is a positive once this share of its blend was seen.
+KNOWN_SHARE = 0.1
+
+
+class SurfaceMap(NamedTuple):
+    """What a mesh shows on a feature grid."""
+
+    fragments: Fragments
+    attributes: Tensor  # template point and local view direction of every vertex [B, V, 6]
+    sphere: Tensor  # template point under each cell [B, h, w, 3]; zero outside
+    local_view: Tensor  # direction to the camera in (du, dv, n) [B, h, w, 3], near unit length; 0 outside
+
+
+class NTDM(FeatureModel):
+    """Neural textured deformable meshes for M categories.
+
+    Args:
+        config: the training configuration.
+        shapes: category -> fitted shape; all on one template. They are frozen.
+    """
+
+    def __init__(self, config: TrainConfig, shapes: Mapping[str, DeformableMesh]) -> None:
+        super().__init__()
+        if not shapes:
+            raise ValueError("model: no shapes given; run `ntdm fit-shapes` first")
+        self.config = config
+        self.categories = tuple(sorted(shapes))
+        # By number: a ModuleDict takes no key that a module has as an attribute, and "train" is a category.
+        self.shapes = nn.ModuleList([shapes[c] for c in self.categories]).requires_grad_(False)
+        template = shapes[self.categories[0]].template
+        sizes = {c: len(shapes[c].template.vertices) for c in self.categories}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(
+                f"model: the shapes' templates differ in vertices {sizes}; fit them with one config"
+            )
+        self.backbone = backbone.feature_net(config.backbone, config.feature_dim, config.backbone_weights)
+        self.texture = NeuralTexture(
+            len(shapes), config.texture_size, config.view_bins, config.feature_dim, config.view_temperature
+        )
+        self.bank = BackgroundBank(config.background_bank, config.feature_dim)
+        self.local_view = LocalView(template)
+        self.register_buffer("sphere", template.vertices, persistent=False)
+        self.register_buffer("faces", template.faces, persistent=False)
+        self.register_buffer("texels", texel_points(config.texture_size), persistent=False)
+
+    sphere: Tensor
+    faces: Tensor
+    texels: Tensor
+
+    def shape(self, category: int) -> DeformableMesh:
+        """Γ of a category by its index."""
+        shape = self.shapes[category]
+        assert isinstance(shape, DeformableMesh)
+        return shape
+
+    @property
+    def num_latents(self) -> list[int]:
+        """K of each category."""
+        return [self.shape(c).num_latents for c in range(len(self.categories))]
+
+    def surface_map(
+        self, vertices_cam: Tensor, focal: Tensor, principal_point: Tensor, size: tuple[int, int],
+        view: Tensor | None = None,
+    ) -> SurfaceMap:  # fmt: skip
+        """Rasterize deformed templates [B, V, 3] onto a grid of `size` cells, camera in cells.
+
+        `view` [B, V, 3] is where the vertices are seen from, in their own frames, where it is known already.
+        """
+        fragments = rasterize(vertices_cam, self.faces, focal, principal_point, size)
+        if view is None:
+            view = self.local_view(vertices_cam)
+        attributes = torch.cat([self.sphere.expand_as(view), view], -1)
+        return SurfaceMap(fragments, attributes, *interpolate(attributes, self.faces, fragments).split(3, -1))
+
+    def training_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """The losses of a batch; then moves textures and background bank towards its features.
+
+        Returns:
+            the contrastive loss, a mean over the texels of the batch, plus `occlusion_weight` times the mean
+            over its hidden cells; and figures for the log.
+        """
+        config, texels = self.config, self.config.texture_size**2
+        features = self.features(batch.photo)
+        surface = self._annotated_surface(batch, (features.shape[1], features.shape[2]))
+        scattered, weight = self._scatter(features, surface, batch)
+        background = distributed.gathered(self._background_samples(features, batch, generator))
+        image, texel = (weight > 0).nonzero(as_tuple=True)  # P visible texels, image by image
+        place = image * texels + texel
+        with torch.no_grad():
+            visible, view = scattered.index_select(0, place).split([config.feature_dim, 3], 1)
+            visible, alpha = F.normalize(visible, dim=1), self.texture.alpha(view)
+        # Every process draws for the photos of all, and works on its own.
+        counts, mine = distributed.every(torch.bincount(image, minlength=len(batch.photo)).tolist())
+        categories, _ = distributed.every(batch.category)
+        first = sum(counts[: mine.start])
+        starts = [start - first for start in itertools.accumulate([0, *counts])]
+        groups = []
+        for category in sorted(set(categories)):
+            drawn = [
+                (i, torch.randperm(counts[i], generator=generator)[: config.positives])
+                for i, c in enumerate(categories)
+                if c == category
+            ]
+            picked = [starts[i] + pick for i, pick in drawn if mine.start <= i < mine.stop]
+            rows = torch.cat([*picked, torch.zeros(0, dtype=torch.int64)]).to(texel.device)
+            own, evidence = self.texture.at_texels(category, texel[rows], alpha[rows])
+            known = evidence > KNOWN_SHARE
+            groups.append((category, rows[known], own[known]))
+        # One gather, so that its derivative is one scatter and not one full map an image.
+        chosen = torch.cat([rows for _, rows, _ in groups])
+        anchors = F.normalize(scattered.index_select(0, place[chosen])[:, : config.feature_dim], dim=1)
+        # No rank may lack a term that another's gradient passes through.
+        loss, cosine = features.sum() * 0.0 + background.sum() * 0.0, 0.0
+        for (category, rows, own), anchor in zip(
+            groups, anchors.split([len(g[1]) for g in groups]), strict=True
+        ):
+            negatives = self._negatives(category, self.texels[texel[rows]], background, generator)
+            loss = loss + len(rows) * texel_cross_entropy(anchor, own, *negatives, config.temperature)
+            cosine += float((anchor.detach() * own).sum())
+        count = int(distributed.total(len(chosen)))
+        loss = loss / max(count, 1)
+        if config.occlusion_weight > 0:
+            loss = loss + config.occlusion_weight * self._occlusion_loss(features, surface, batch)
+        texel, visible, alpha = (distributed.gathered(rows) for rows in (texel, visible, alpha))
+        for category, *found in zip(
+            categories, texel.split(counts), visible.split(counts), alpha.split(counts), strict=True
+        ):
+            at, feature, blend = found
+            self.texture.update(
+                category, at, feature, blend, config.texture_momentum, config.first_visit_alpha
+            )
+        self.bank.push(background.detach())
+        return loss, {
+            "loss": distributed.total(float(loss.detach())),
+            "positive_cosine": distributed.total(cosine) / max(count, 1),
+            "texels": count,
+        }
+
+    @torch.no_grad()
+    def _annotated_surface(self, batch: Batch, size: tuple[int, int]) -> SurfaceMap:
+        """The annotated meshes on the features' grid."""
+        return self.surface_map(
+            cam_from_obj(self.annotated_shapes(batch), batch.viewpoint),
+            batch.focal / self.stride,
+            batch.principal_point / self.stride,
+            size,
+        )
+
+    def _scatter(self, features: Tensor, surface: SurfaceMap, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features and view directions at the texels [B * q * q, d + 3], and the weights [B, q * q].
+
+        Means of unit vectors, not yet normalised: few of the texels are needed with a gradient.
+        """
+        with torch.no_grad():
+            covered = surface.fragments.face_index >= 0
+            if batch.hidden is not None:
+                covered &= ~self._touched(batch.hidden)
+            uv = sphere_uv(torch.where(covered[..., None], surface.sphere, self.sphere[0]))
+        mean, weight = uv_scatter(
+            torch.cat([features, surface.local_view], -1),
+            uv,
+            covered,
+            self.config.texture_size,
+            max_extent=self.config.quad_extent,
+        )
+        return mean.flatten(0, 2), weight.flatten(1, 2)
+
+    def _occlusion_loss(self, features: Tensor, surface: SurfaceMap, batch: Batch) -> Tensor:
+        """Cross entropy of the cells where a patch of background hides the object; a scalar.
+
+        It teaches them the answer that inference wants there: that the background explains them better than
+        the texture, by inference's mixture, and with no `visible_prior`.
+        Textures and bank are constants here. A mean over the cells of all processes, of which this is its
+        own part; zero without patches, and while the bank is empty.
+
+        Args:
+            features: unit [B, h, w, d].
+            surface: the annotated meshes on their grid.
+        """
+        config, bank = self.config, self.bank.valid()
+        if batch.hidden is None or len(bank) == 0:
+            return features.new_zeros(())
+        bank = bank.clone()  # push overwrites it before the backward pass
+        hidden = (surface.fragments.face_index >= 0) & self._empty(batch) & self._touched(batch.hidden)
+        with torch.no_grad():
+            category = torch.tensor(batch.category, device=hidden.device)[hidden.nonzero()[:, 0]]
+            alpha = self.texture.alpha(surface.local_view[hidden])
+            texture, evidence = self.texture.lookup(category, sphere_uv(surface.sphere[hidden]), alpha)
+            known = evidence > KNOWN_SHARE
+        seen = features[hidden][known]
+        cosine = (seen * texture[known]).sum(-1)
+        clutter = clutter_mixture(seen, bank, config.temperature, config.clutter_count)
+        share = len(seen) / max(distributed.total(len(seen)), 1.0)  # of the cells of all processes
+        return share * occlusion_cross_entropy(foreground_logit(cosine, clutter), config.temperature)
+
+    def annotated_shapes(self, batch: Batch) -> Tensor:
+        """Γ(z) of the batch's annotated latents [B, V, 3]."""
+        order = sorted(range(len(batch.category)), key=batch.category.__getitem__)
+        parts = []
+        for category, rows in itertools.groupby(order, key=batch.category.__getitem__):
+            parts.append(self.shape(category)(torch.stack([batch.latent[i] for i in rows])))
+        return torch.cat(parts)[torch.tensor(order).argsort()]
+
+    def _negatives(
+        self, category: int, points: Tensor, background: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Features [M, d], log weights [M] and far mask [N, M] that texels at `points` [N, 3] compete with.
+
+        The batch's own background keeps its gradient, so that background cells, too, learn to be told
+        from the texture; the bank's is from earlier steps.
+        """
+        config = self.config
+        same, texels = self.texture.sample(category, config.same_class_negatives, generator)
+        others = [
+            self.texture.sample(other, config.other_class_negatives, generator)[0]
+            for other in range(len(self.categories))
+            if other != category
+        ]
+        clutter = torch.cat([background, self.bank.sample(config.background_negatives, generator)])
+        rest = torch.cat([*others, clutter])
+        log_weight = torch.zeros(len(same) + len(rest), device=points.device)
+        log_weight[len(log_weight) - len(clutter) :] = (
+            math.log(config.background_weight) if config.background_weight else -math.inf
+        )
+        near_cosine = math.cos(config.far_angle)
+        far = points @ self.texels[texels].T < near_cosine
+        far = torch.cat([far, far.new_ones(len(points), len(rest))], 1)
+        return torch.cat([same, rest]), log_weight, far

@@ -1,0 +1,124 @@
+"""What a method is to the stages: a model that can be trained, and what it says of photos.
+
+NTDM and every baseline are a :class:`Model`; ntdm/methods/registry.py lists them and says how each is built
+and asked. Those that compare feature maps with a background bank are a :class:`FeatureModel`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ntdm.config.stages import TrainConfig
+from ntdm.data import distributed
+from ntdm.data.batch import Batch
+from ntdm.nn import backbone
+from ntdm.nn.losses import BackgroundBank
+
+
+class MissingPackageError(ValueError):
+    """A package that one method needs, and ntdm does not install, does not import."""
+
+
+class Model(nn.Module):
+    """A network with its training loss. All randomness of a step comes from the generator it is given.
+
+    Attributes:
+        config: what it is trained with.
+        categories: names; every category number in a batch or a guess is an index here.
+        backbone: has `multiple`, the number of pixels of which its maps' sides must be multiples.
+    """
+
+    config: TrainConfig
+    categories: tuple[str, ...]
+    backbone: Any
+
+    @property
+    def num_latents(self) -> Sequence[int]:
+        """K of each category; empty for a method that uses no shape latents."""
+        return ()
+
+    @property
+    def multiple(self) -> int:
+        """Image sides must be multiples of so many pixels."""
+        return int(self.backbone.multiple)
+
+    def training_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """A scalar to be minimised, and figures for the log, `loss` among them.
+
+        Under torchrun `batch` is this process's part: the scalars of all processes are summed, the figures
+        are of the whole batch.
+        """
+        raise NotImplementedError
+
+
+class FeatureModel(Model):
+    """A model with a feature map a photo, in cells of `stride` pixels, and a bank of background features."""
+
+    backbone: backbone.FeatureNet
+    bank: BackgroundBank
+
+    @property
+    def stride(self) -> int:
+        """Pixels a cell."""
+        return self.backbone.stride
+
+    def features(self, photo: Tensor) -> Tensor:
+        """Unit features [B, h, w, d] (float32) of uint8 photos [B, 3, H, W]."""
+        x = backbone.normalise_photo(photo).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(photo.device.type, torch.bfloat16, enabled=self.config.bf16):
+            y = self.backbone(x)
+        return F.normalize(y.float().permute(0, 2, 3, 1), dim=-1)
+
+    def _touched(self, mask: Tensor) -> Tensor:
+        """Cells [B, h, w] of which some pixel of mask [B, H, W] is set."""
+        return F.max_pool2d(mask[:, None].float(), self.stride)[:, 0] > 0
+
+    def _empty(self, batch: Batch) -> Tensor:
+        """Cells [B, h, w] that show background only."""
+        return ~self._touched(~batch.background)
+
+    def _background_samples(self, features: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+        """`background_per_image` features an image, or fewer, of cells that show background only [n, d].
+
+        With `occlusion_weight` up to half of them are of cells inside the object's outline, where a patch of
+        background covers it: those are few, and the hardest to tell from the object.
+        """
+        empty, wanted = self._empty(batch), self.config.background_per_image
+        cells = [free.nonzero()[:, 0] for free in empty.flatten(1)]
+        counts, own = distributed.every([len(found) for found in cells])
+        shuffles = [torch.randperm(count, generator=generator) for count in counts][own]
+        picked = [found[shuffle] for found, shuffle in zip(cells, shuffles, strict=True)]
+        if self.config.occlusion_weight > 0 and batch.amodal_mask is not None:
+            over = (~self._touched(~batch.amodal_mask)).flatten(1)
+            picked = [
+                torch.cat([found[hides[found]][: wanted // 2], found[~hides[found]]])
+                for found, hides in zip(picked, over, strict=True)
+            ]
+        return torch.cat(
+            [image[found[:wanted]] for image, found in zip(features.flatten(1, 2), picked, strict=True)]
+        )
+
+
+class Guess(NamedTuple):
+    """What a method says of N photos; None where it does not say it. Angles in radians.
+
+    Every photo is given with its true category, and poses and masks are those found under it, as the papers'
+    are; the `free` ones are found without that knowledge. A failed prediction has nan angles.
+    """
+
+    viewpoint: Tensor | None = None  # [N, 3] azimuth, elevation, theta, or [N, 4] with the distance
+    free_viewpoint: Tensor | None = None  # the same, under `category`
+    category: Tensor | None = None  # int64 [N], the likeliest
+    score: Tensor | None = None  # [N], higher is better
+    amodal: Tensor | None = None  # bool [N, H, W]
+    visible: Tensor | None = None  # bool [N, H, W]
+    amodal_free: Tensor | None = None  # bool [N, H, W]
+    latent: Tensor | None = None  # [N, K], nan beyond a category's own K
+    scale: Tensor | None = None  # [N]
+
+
+# uint8 photos [N, 3, H, W] on the model's device and their true category numbers
+Predict = Callable[[Tensor, Sequence[int]], Guess]

@@ -1,0 +1,79 @@
+"""The contrastive loss of Eq. 7-9, as the one cross entropy the paper's words describe.
+
+Each visible texel's feature is classified among: its own texture feature, far-away texels of the same
+category, texels of every other category, and background features. Logits are cosines over a temperature;
+a term's weight enters as its logarithm.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def texel_cross_entropy(
+    features: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    log_weight: Tensor,
+    far: Tensor,
+    temperature: float,
+) -> Tensor:
+    """Mean cross entropy of N texels, each among its positive and M shared negatives.
+
+    Args:
+        features: unit features of the photo at the texels [N, d].
+        positives: unit texture features of the same texels [N, d].
+        negatives: unit features [M, d].
+        log_weight: log of each negative's term weight [M].
+        far: bool [N, M]; False removes a negative that lies too near its texel on the surface.
+        temperature: 0.07 in the paper.
+
+    Returns:
+        scalar; zero (with a graph) when N is 0.
+    """
+    if len(features) == 0:
+        return features.sum()
+    own = (features * positives).sum(-1) / temperature
+    # Finite, so that a texel without any negative has a gradient of zero and not of inf - inf.
+    bias = torch.where(far, log_weight, torch.finfo(log_weight.dtype).min / 2)
+    others = torch.addmm(bias, features, negatives.T, alpha=1 / temperature).logsumexp(1)
+    return (torch.logaddexp(own, others) - own).mean()
+
+
+def occlusion_cross_entropy(logit: Tensor, temperature: float) -> Tensor:
+    """Mean cross entropy of P hidden cells between "visible" and "hidden"; a scalar.
+
+    `logit` [P] is foreground_logit of what is seen and the texture that it hides. Of visible cells the texel
+    cross entropy takes care. Zero (with a graph) when P is 0.
+    """
+    return F.softplus(logit / temperature).sum() / max(len(logit), 1)
+
+
+class BackgroundBank(nn.Module):
+    """Ring buffer of unit background features [size, d]; `valid` gives those that are held."""
+
+    features: Tensor
+    cursor: Tensor
+
+    def __init__(self, size: int, feature_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("features", torch.zeros(size, feature_dim))
+        self.register_buffer("cursor", torch.zeros((), dtype=torch.int64))  # how many were ever pushed
+
+    def valid(self) -> Tensor:
+        """The features held [n, d]."""
+        return self.features[: min(int(self.cursor), len(self.features))]
+
+    @torch.no_grad()
+    def push(self, features: Tensor) -> None:
+        """Overwrite the oldest entries by features [n, d]."""
+        slots = (self.cursor + torch.arange(len(features), device=features.device)) % len(self.features)
+        self.features[slots] = features
+        self.cursor += len(features)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """`count` features drawn with replacement; none when the bank is empty."""
+        held = self.valid()
+        if len(held) == 0:
+            return held
+        return held[torch.randint(len(held), (count,), generator=generator)]

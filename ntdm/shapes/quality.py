@@ -1,0 +1,134 @@
+"""How good a fitted Γ is: distances, silhouettes, folds, and whether a template point keeps to its part.
+
+Two yardsticks stand beside it: the floor, the category's scaled sphere, and the ceiling, a mesh of the same
+topology that is fitted to one CAD alone (shape_meshes.py).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ntdm.geometry import camera, metrics
+from ntdm.geometry.mesh import face_neighbours, face_normals, sample_surface
+from ntdm.ops.rasterize import coverage
+from ntdm.shapes.nearest_faces import nearest_faces, points_on_faces
+from ntdm.shapes.visible_surface import Cad, Surface, crossing_faces, directions
+
+
+class Judge:
+    """Measures meshes against one CAD.
+
+    Args:
+        cad, surface: the CAD and its visible surface.
+        views: directions of the silhouettes, evenly over the sphere; size: their side in pixels.
+    """
+
+    def __init__(self, cad: Cad, surface: Surface, views: int = 48, size: int = 96) -> None:
+        self.surface = surface
+        self._target = nearest_faces([(surface.vertices, surface.faces)], surface.diagonal)
+        truth, truth_faces = as_mesh(cad)
+        self._centre = middle(truth, truth_faces)
+        self._views = [
+            torch.tensor((math.atan2(x, -y), math.asin(z), 0.0, 5 * surface.diagonal))
+            for x, y, z in directions(views).tolist()
+        ]
+        self._size = size
+        self._truth = self._masks(truth, truth_faces)
+
+    def __call__(self, vertices: Tensor, faces: Tensor) -> dict[str, float]:
+        """How well the mesh [V, 3], [F, 3] copies the CAD.
+
+        Returns:
+            chamfer_l1 in diagonals and f_score at 1 % of it, both against the visible surface, the mean
+            silhouette_iou against the whole CAD, and the shares of :func:`folds`.
+        """
+        surface, generator = self.surface, torch.Generator().manual_seed(0)
+        gamma = nearest_faces([(vertices, faces)], surface.diagonal)
+        ours = sample_surface(vertices, faces, len(surface.points), generator)
+        precision = (self._target(ours[None])[2][0] - ours).norm(dim=1).numpy() / surface.diagonal
+        recall = (gamma(surface.points[None])[2][0] - surface.points).norm(dim=1).numpy() / surface.diagonal
+        return {
+            "chamfer_l1": metrics.chamfer_l1(precision, recall),
+            "f_score": metrics.f_score(precision, recall, 0.01),
+            "silhouette_iou": float(metrics.iou(self._masks(vertices, faces), self._truth).mean()),
+            **folds(vertices, faces),
+        }
+
+    def _masks(self, vertices: Tensor, faces: Tensor) -> np.ndarray:
+        # A unit diagonal at distance 5 fills 90 % of the picture.
+        size = self._size
+        view = (torch.tensor(4.5 * size), torch.tensor([size / 2, size / 2]), (size, size))
+        centred = vertices - self._centre
+        return np.stack(
+            [coverage(camera.cam_from_obj(centred, v), faces, *view).numpy() for v in self._views]
+        )
+
+
+def folds(vertices: Tensor, faces: Tensor) -> dict[str, float]:
+    """Shares of the faces of one closed mesh [V, 3], [F, 3] that are not as an embedded surface has them.
+
+    Returns:
+        flipped: the normal is turned by more than 90 degrees from the sum of the three neighbours' normals.
+        crossing: the face meets another one with which it has no vertex in common.
+    """
+    normals = torch.nn.functional.normalize(face_normals(vertices[None], faces)[0], dim=1)
+    _, edge_faces = face_neighbours(faces)
+    around = torch.zeros_like(normals)
+    for one, other in ((0, 1), (1, 0)):
+        around.index_add_(0, edge_faces[:, one], normals[edge_faces[:, other]])
+    return {
+        "flipped": float(((around * normals).sum(1) < 0).float().mean()),
+        "crossing": len(crossing_faces((vertices.numpy(), faces.numpy()))) / len(faces),
+    }
+
+
+def transfer(
+    shapes: Tensor, faces: Tensor, surfaces: Sequence[Surface], anchors: Sequence[Mapping[str, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Carry every named point of CAD j to CAD k: through the template, and by taking the nearest point.
+
+    Args:
+        shapes: [K, V, 3] Γ(z_k); faces: [F, 3]. surfaces: of the K CADs.
+        anchors: of each CAD, name -> [3] in its object frame; a CAD may lack some.
+
+    Returns:
+        errors [N] of the template and [N] of the baseline, over all names and ordered pairs j != k that both
+        have it: distances to the named point of CAD k, in its diagonals. Template: the nearest point of
+        Γ(z_j), carried to Γ(z_k). Baseline: the point of CAD k's visible surface nearest to where the anchor
+        is on CAD j, both CADs in the dataset's common frame.
+    """
+    ours, baseline = [], []
+    for j, named in enumerate(anchors):
+        if not named:
+            continue
+        points = torch.from_numpy(np.stack([np.asarray(p, np.float32) for p in named.values()]))
+        source = nearest_faces([(shapes[j], faces)], surfaces[j].diagonal)
+        face, weights, _ = source(points[None])
+        for k, wanted in enumerate(anchors):
+            both = [i for i, name in enumerate(named) if name in wanted]
+            if k == j or not both:
+                continue
+            truth = torch.from_numpy(np.stack([wanted[name] for name in named if name in wanted])).float()
+            carried = points_on_faces(shapes[k][None], faces[face], weights)[0][both]
+            target = surfaces[k]
+            nearest = nearest_faces([(target.vertices, target.faces)], target.diagonal)
+            foot = nearest(points[both][None])[2][0]
+            ours.append((carried - truth).norm(dim=1) / target.diagonal)
+            baseline.append((foot - truth).norm(dim=1) / target.diagonal)
+    if not ours:
+        return np.zeros(0), np.zeros(0)
+    return torch.cat(ours).numpy(), torch.cat(baseline).numpy()
+
+
+def as_mesh(cad: Cad) -> tuple[Tensor, Tensor]:
+    """A CAD as float32 vertices [V, 3] and int64 faces [F, 3]."""
+    return torch.from_numpy(np.asarray(cad[0], np.float32)), torch.from_numpy(np.asarray(cad[1], np.int64))
+
+
+def middle(vertices: Tensor, faces: Tensor) -> Tensor:
+    """[3]: centre of the bounding box of the vertices that faces use."""
+    used = vertices[faces.reshape(-1)]
+    return (used.amin(0) + used.amax(0)) / 2

@@ -1,0 +1,131 @@
+"""Eq. 2 of the main paper and its regularisers: how far Γ(z_k) is from CAD k, in both directions.
+
+Only the surface seen from outside counts (surface.py). The nearest face is found without gradient and the
+distance recomputed from the foot point. With the foot point's barycentric weights held, its derivative is
+that of the distance itself, because the weights minimise it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ntdm.config.stages import ShapeConfig
+from ntdm.geometry.mesh import face_neighbours, face_normals
+from ntdm.shapes.nearest_faces import nearest_faces, points_on_faces
+from ntdm.shapes.visible_surface import Surface
+
+# Distances count as sqrt(d^2 + ROUND^2) - ROUND: squares let a web between wing and fuselage stand, because
+# it is nowhere far away; the distances themselves have no derivative at 0.
+ROUND = 0.004  # of the diagonal
+
+
+class Draw(NamedTuple):
+    """Points of one step, at which Eq. 2 is taken.
+
+    Fields:
+        wanted [K, P, 3]: of the CADs. vertex [Q]: vertices of Γ.
+        face [K, R], weights [K, R, 3]: points of Γ's faces, barycentric; area [K, R]: twice the faces' areas
+        when they were drawn.
+    """
+
+    wanted: Tensor
+    vertex: Tensor
+    face: Tensor
+    weights: Tensor
+    area: Tensor
+
+
+class ShapeLoss:
+    """Eq. 2 and its regularisers for K meshes of one topology; lengths in units of each CAD's diagonal.
+
+    Args:
+        faces: [F, 3] of every Γ(z_k), on the device where the loss is computed. surfaces: of the K CADs.
+        config: weights and, unless given as `samples`, how many points are drawn from a CAD and from its Γ.
+    """
+
+    def __init__(
+        self, faces: Tensor, surfaces: Sequence[Surface], config: ShapeConfig, samples: int | None = None
+    ) -> None:
+        self.faces, self.config, self.surfaces = faces, config, surfaces
+        self.samples = samples or config.surface_samples
+        self.diagonal = torch.tensor([s.diagonal for s in surfaces])[:, None, None].to(faces.device)
+        self.unit = float(self.diagonal.max())
+        cads = [(s.vertices.to(faces.device), s.faces.to(faces.device)) for s in surfaces]
+        self.cads = nearest_faces(cads, self.unit)
+        self.edges, self.edge_faces = face_neighbours(faces)
+        V = int(faces.max()) + 1
+        self.degree = torch.bincount(self.edges.reshape(-1), minlength=V)[:, None]
+
+    def draw(self, vertices: Tensor, generator: torch.Generator) -> Draw:
+        """The points of one step. On a CAD: by area on its visible surface, and its visible vertices.
+
+        On Γ: a sixth vertices, the rest by area on its faces, which alone notice a face that spans the air
+        from handlebar to saddle. They are drawn on the CPU, so that every device gets the same.
+        """
+        count = self.samples
+        wanted = torch.stack([_draw(s, count, generator) for s in self.surfaces])
+        areas = self.areas(vertices.detach()).cpu()
+        few = max(1, count // 6)
+        face = torch.multinomial(areas, count - few, replacement=True, generator=generator)
+        weights = -torch.rand(*face.shape, 3, generator=generator).clamp_min(1e-9).log()
+        drawn = Draw(
+            wanted,
+            torch.randint(vertices.shape[1], (few,), generator=generator),
+            face,
+            weights / weights.sum(-1, keepdim=True),
+            areas.gather(1, face),
+        )
+        return Draw(*(part.to(vertices.device) for part in drawn))
+
+    def distance(self, vertices: Tensor, draw: Draw) -> Tensor:
+        """Eq. 2 of each mesh: mean rounded distance of the CAD's points to Γ, plus that of Γ's to the CAD.
+
+        The mean over Γ's faces is an integral over its surface, whose area has a derivative too: a sheet
+        between two arms cannot go to both, but it can shrink.
+
+        Args:
+            vertices: [K, V, 3] CAD units. draw: the points at which it is taken.
+
+        Returns:
+            [K] diagonals, differentiable with respect to vertices.
+        """
+        gamma = nearest_faces([(v, self.faces) for v in vertices.detach()], self.unit)
+        face, weights, _ = gamma(draw.wanted)
+        to_gamma = (points_on_faces(vertices, self.faces[face], weights) - draw.wanted) / self.diagonal
+        on_faces = points_on_faces(vertices, self.faces[draw.face], draw.weights)
+        points = torch.cat([vertices.index_select(1, draw.vertex), on_faces], 1)
+        to_cad = _rounded((points - self.cads(points)[2]) / self.diagonal)
+        grown = self.areas(vertices).gather(1, draw.face) / draw.area
+        few = len(draw.vertex)
+        to_cad = torch.cat([to_cad[:, :few], grown * to_cad[:, few:]], 1)
+        return _rounded(to_gamma).mean(1) + to_cad.mean(1)
+
+    def areas(self, vertices: Tensor) -> Tensor:
+        """[K, F]: twice the area of each face; never 0, so that each can be drawn and divided by."""
+        return face_normals(vertices, self.faces).norm(dim=-1).clamp_min(1e-12)
+
+    def roughness(self, vertices: Tensor) -> Tensor:
+        """[K]: weighted normal consistency (1 - cos over edges) and uniform Laplacian of meshes [K, V, 3]."""
+        normals = torch.nn.functional.normalize(face_normals(vertices, self.faces), dim=-1)
+        left, right = (normals.index_select(1, self.edge_faces[:, k]) for k in (0, 1))
+        bend = (1 - (left * right).sum(-1)).mean(1)
+        unit = vertices / self.diagonal
+        a, b = (unit.index_select(1, self.edges[:, k]) for k in (0, 1))
+        around = torch.zeros_like(unit).index_add(1, self.edges[:, 0], b).index_add(1, self.edges[:, 1], a)
+        laplacian = (unit - around / self.degree).square().sum(-1).mean(1)
+        return self.config.normal_weight * bend + self.config.laplacian_weight * laplacian
+
+
+def _rounded(offset: Tensor) -> Tensor:
+    """Lengths [...] of offsets [..., 3], rounded off at 0."""
+    return (offset.square().sum(-1) + ROUND**2).sqrt() - ROUND
+
+
+def _draw(surface: Surface, count: int, generator: torch.Generator) -> Tensor:
+    """count points of a CAD: four fifths by area, the rest vertices, where the details are."""
+    few = count // 5
+    by_area = torch.randint(len(surface.points), (count - few,), generator=generator)
+    at_corners = torch.randint(len(surface.corners), (few,), generator=generator)
+    return torch.cat([surface.points[by_area], surface.corners[at_corners]])

@@ -1,0 +1,1 @@
+"""Pictures as numpy arrays: colouring, overlays, contact sheets. Matplotlib figures are in reports/."""

@@ -1,0 +1,96 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from ntdm.config import stages
+from ntdm.config.stages import InferConfig, PrepConfig, ShapeConfig, SyntheticConfig, TrainConfig
+
+ALL = (SyntheticConfig, PrepConfig, ShapeConfig, TrainConfig, InferConfig)
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_a_config_survives_json(cls: type) -> None:
+    values = stages.to_dict(cls())
+    assert stages.from_dict(cls, json.loads(json.dumps(values))) == cls()
+
+
+def test_unknown_keys_and_wrong_types_name_source_and_key() -> None:
+    with pytest.raises(ValueError, match=r"mine\.toml: unknown key 'epoch'; the keys are .*epochs"):
+        stages.from_dict(TrainConfig, {"epoch": 3}, "mine.toml")
+    with pytest.raises(ValueError, match=r"mine\.toml: epochs is '3': want int"):
+        stages.from_dict(TrainConfig, {"epochs": "3"}, "mine.toml")
+    with pytest.raises(ValueError, match="epochs is True: want int"):
+        stages.from_dict(TrainConfig, {"epochs": True})
+    with pytest.raises(ValueError, match=r"image_size is \[1, 2, 3\]: want 2 values"):
+        stages.from_dict(PrepConfig, {"image_size": [1, 2, 3]})
+
+
+def test_integers_become_floats_and_lists_become_tuples() -> None:
+    made = stages.from_dict(InferConfig, {"distance": 4, "elevations": [0, 30]})
+    assert made.distance == 4.0
+    assert isinstance(made.distance, float)
+    assert made.elevations == (0.0, 30.0)
+
+
+@pytest.mark.parametrize("values", [{"image_size": (8, 128)}, {"objects": "some"}, {"scale": -1.0}])
+def test_prep_values_out_of_range_are_refused(values: dict) -> None:
+    with pytest.raises(ValueError, match=f"prep {next(iter(values))}"):
+        PrepConfig(**values)
+
+
+def test_scale_fits_a_unit_object_by_default() -> None:
+    assert PrepConfig().resolved_scale == 0.8
+    assert PrepConfig(image_size=(128, 256), scale=0.5).resolved_scale == 0.5
+
+
+def test_overrides_read_toml_values_and_bare_words() -> None:
+    changed = stages.apply_overrides(TrainConfig(), ["epochs=7", "mirror = false", "method=pose-classifier"])
+    assert (changed.epochs, changed.mirror, changed.method) == (7, False, "pose-classifier")
+    with pytest.raises(ValueError, match="want key=value"):
+        stages.apply_overrides(TrainConfig(), ["epochs"])
+
+
+def test_load_toml_says_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "shape.toml"
+    with pytest.raises(ValueError, match=r"shape\.toml does not exist"):
+        stages.load_toml(ShapeConfig, path)
+    path.write_text("steps =")
+    with pytest.raises(ValueError, match=r"shape\.toml is not TOML"):
+        stages.load_toml(ShapeConfig, path)
+    path.write_text("[shape]\nsteps = 5\n[train]\nepochs = 2")
+    assert stages.load_toml(ShapeConfig, path).steps == 5
+    for text in ("[shapes]\nsteps = 5", "infer = 3"):
+        path.write_text(text)
+        with pytest.raises(
+            ValueError, match=r"shape\.toml: '(shapes|infer)' is none of the tables \[shape\]"
+        ):
+            stages.load_toml(ShapeConfig, path)
+
+
+@pytest.mark.parametrize("stage", [ShapeConfig, TrainConfig, InferConfig])
+def test_paper_configuration_is_valid(stage: type) -> None:
+    assert stages.load_toml(stage, stages.NAMED_CONFIGS / "paper.toml") != stage()
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "value"),
+    [
+        (PrepConfig, "scale", float("nan")),
+        (PrepConfig, "image_size", (8, 64)),
+        (ShapeConfig, "steps", 0),
+        (ShapeConfig, "outline_views", 25),
+        (TrainConfig, "epochs", 0),
+        (TrainConfig, "batch_size", -1),
+        (TrainConfig, "learning_rate", 0.0),
+        (TrainConfig, "method", "nerf"),
+        (InferConfig, "azimuths", 0),
+        (InferConfig, "steps", -1),
+        (InferConfig, "elevations", ()),
+        (InferConfig, "thetas", (0.0, float("nan"))),
+        (InferConfig, "sigma", float("inf") * 0),
+    ],
+)
+def test_a_value_out_of_range_is_refused(stage: type, key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{key}.* (is|want)"):
+        stage(**{key: value})

@@ -1,0 +1,134 @@
+"""Every method through the same two stages on the tiny world: trained, loaded, evaluated, scored."""
+
+import csv
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ntdm import evaluate, train
+from ntdm.config import stages
+from ntdm.io.predictions import read_predictions
+from ntdm.io.table import ERROR_COLUMNS, KEY_COLUMNS, OPTIONAL_ERROR_COLUMNS, read_errors
+from ntdm.methods import load, registry
+from ntdm.methods.registry import METHODS
+from ntdm.reports import tables
+from ntdm.training import checkpoints
+
+SPLITS = ("pascal3d/val", "occluded_pascal3d/L1")
+MEASURED = {  # columns of the error file
+    "nemo": {"rotation_error", "seconds"},
+    "res50-pose": {"rotation_error", "rotation_error_free", "seconds"},
+    "res50-class": {"class_correct", "seconds"},
+}
+
+
+def test_the_config_knows_the_same_names():
+    assert tuple(METHODS) == stages.METHODS
+
+
+@pytest.mark.parametrize("method", MEASURED)
+def test_trained_loaded_and_scored(tiny, tiny_folder, tmp_path, method):
+    settings = replace(tiny.TRAIN, method=method, epochs=2, vertices=200)
+    run = train.run(settings, tiny_folder / "cache", tmp_path / "no shapes", tmp_path / "run")
+    with open(run / "train.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    model, description = load.load(run)
+    assert description["method"] == method
+    assert set(description["shapes"]) == ({"car", "sofa"} if method == "nemo" else set())
+    assert not any(p.requires_grad for p in model.parameters())
+    for split, path in zip(SPLITS, evaluate.run(run, tiny_folder / "cache", SPLITS, tiny.INFER), strict=True):
+        errors = read_errors(path)
+        measured = {c for c in (*ERROR_COLUMNS, *OPTIONAL_ERROR_COLUMNS) if errors.measured(c)}
+        assert measured - set(KEY_COLUMNS) == MEASURED[method]
+        table = read_predictions(run / "predictions" / f"{split}.csv")
+        assert table.measured("predicted_category") == ("class_correct" in MEASURED[method])
+
+
+def test_interrupted_nemo_ends_as_if_it_had_not_been(tiny, tiny_folder, tmp_path, monkeypatch):
+    settings = replace(tiny.TRAIN, method="nemo", epochs=2, vertices=200, augment=0.5)
+    whole = train.run(settings, tiny_folder / "cache", tmp_path, tmp_path / "whole")
+    save, saved = checkpoints.save, []
+
+    def interrupt(*args):
+        save(*args)
+        saved.append(1)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(settings, tiny_folder / "cache", tmp_path, tmp_path / "cut")
+    cut = train.run(settings, tiny_folder / "cache", tmp_path, tmp_path / "cut", resume=True)
+    assert saved == [1]
+    assert (whole / "model.safetensors").read_bytes() == (cut / "model.safetensors").read_bytes()
+
+
+def test_a_run_of_sgd_in_steps_goes_on_where_it_stopped(tiny, tiny_folder, tmp_path, monkeypatch):
+    settings = replace(
+        tiny.CLASSIFIER, epochs=3, optimiser="sgd", learning_rate=0.01, schedule="steps", decay_every=2
+    )
+    assert [train.learning_rate(settings, step, 9) for step in (0, 5, 6, 8)] == pytest.approx(
+        [0.01, 0.01, 0.001, 0.001]
+    )
+    whole = train.run(settings, tiny_folder / "cache", tmp_path, tmp_path / "whole")
+    save = checkpoints.save
+
+    def interrupt(*args):
+        save(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(settings, tiny_folder / "cache", tmp_path, tmp_path / "cut")
+    cut = train.run(settings, tiny_folder / "cache", tmp_path, tmp_path / "cut", resume=True)
+    assert (whole / "model.safetensors").read_bytes() == (cut / "model.safetensors").read_bytes()
+
+
+def test_a_run_before_there_were_other_methods_is_loaded(tiny_folder, tmp_path):
+    """config.json of an older ntdm lacks the newer keys."""
+    run = shutil.copytree(tiny_folder / "classifier", tmp_path / "run")
+    description = json.loads((run / "config.json").read_text())
+    for key in ("optimiser", "decay_every", "resize", "vertices", "near_distance"):
+        del description["train"][key]
+    (run / "config.json").write_text(json.dumps(description))
+    assert load.load(run)[0].config.method == "pose-classifier"
+
+
+def test_a_run_has_the_name_it_is_given(tiny, tiny_folder, tmp_path):
+    settings = replace(tiny.CLASSIFIER, method="res50-class", epochs=1)
+    run = train.run(settings, tiny_folder / "cache", tmp_path, tmp_path / "run", name="Res50, long")
+    assert json.loads((run / "config.json").read_text())["method"] == "Res50, long"
+    assert load.load(run)[0].config.method == "res50-class"
+
+
+def test_nemo_without_cads_is_refused(tiny, tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("ntdm.io.cache.CacheFile.cads", lambda self: {})
+    with pytest.raises(ValueError, match="caches of car hold no CAD to build nemo's cuboid"):
+        train.run(replace(tiny.TRAIN, method="nemo"), tiny_folder / "cache", tmp_path, tmp_path / "run")
+    assert not Path(tmp_path / "run").exists()
+
+
+def test_the_example_of_a_new_method(checkout, tiny, tiny_folder, tmp_path, monkeypatch):
+    """docs/methods.md as it stands: learns, is loaded again, evaluated, and gets its rows in a table."""
+    code, entry = re.findall(
+        r"```python\n(.*?)```", (checkout / "docs" / "methods.md").read_text(), re.DOTALL
+    )
+    names = vars(registry) | {}
+    exec(code, names)
+    monkeypatch.setattr(stages, "METHODS", (*stages.METHODS, "regressor"))
+    monkeypatch.setitem(METHODS, "regressor", eval(f"{{{entry}}}", names)["regressor"])
+    settings = replace(tiny.TRAIN, method="regressor", epochs=30)
+    run = train.run(settings, tiny_folder / "cache", tmp_path / "no shapes", tmp_path / "run")
+    with open(run / "train.csv", newline="") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert losses[-1] < 0.5 * losses[0]
+    evaluate.run(run, tiny_folder / "cache", SPLITS, tiny.INFER)
+    table = tables.report(1, [run], tmp_path / "report", published=False)
+    with open(table, newline="") as file:
+        assert [row["metric"] for row in csv.DictReader(file)] == ["pose_acc_pi_6", "pose_acc_pi_18"]
