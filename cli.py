@@ -39,7 +39,7 @@ from ntdm.cli_options import (
     SplitsOption,
     TrainOnOption,
 )
-from ntdm.config import stages as configs
+from ntdm.config import protocol, reading
 from ntdm.config.stages import InferConfig, PrepConfig, ShapeConfig, SyntheticConfig, TrainConfig
 from ntdm.io.progress import say
 from ntdm.ops import build
@@ -134,8 +134,8 @@ def make_data(
     """
     from ntdm.data_prep import make_data as synthetic
 
-    config = SyntheticConfig() if cad_root is None else SyntheticConfig(categories=configs.CATEGORIES)
-    config = configs.adjusted(config, settings, seed)
+    config = SyntheticConfig() if cad_root is None else SyntheticConfig(categories=protocol.CATEGORIES)
+    config = reading.adjusted(config, settings, seed)
     if categories:
         config = dataclasses.replace(config, categories=tuple(cli_options.split(categories)))
     sources = {"cad_root": cad_root, "viewpoints": viewpoints}
@@ -182,7 +182,7 @@ def prep_data(
         dataset,
         root,
         cache,
-        configs.adjusted(prep, settings),
+        reading.adjusted(prep, settings),
         pascal3d=pascal3d,
         splits=cli_options.split(split) or None,
         categories=cli_options.split(categories) or None,
@@ -246,7 +246,7 @@ def fit_shapes(
     if device is Device.auto and where == "cuda" and (reason := nearest_faces.missing()):
         say(f"fit-shapes computes on the CPU: on CUDA it needs Kaolin ({reason})")
         where = "cpu"
-    settled = configs.settled(ShapeConfig, config, settings, seed)
+    settled = reading.settled(ShapeConfig, config, settings, seed)
     print(
         shape_fit.run(
             settled,
@@ -267,7 +267,7 @@ def train(
     cache: CacheOption,
     shapes: ShapesOption,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    method: Annotated[str | None, typer.Option(help=f"One of {', '.join(configs.METHODS)}.")] = None,
+    method: Annotated[str | None, typer.Option(help=f"One of {', '.join(protocol.METHODS)}.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the run, in tables. Default: the method.")] = None,
     train_on: TrainOnOption = None,
     categories: CategoriesOption = None,
@@ -296,12 +296,12 @@ def train(
     from ntdm import train
 
     method = method or cli_options.setting(settings, "method")
-    settled = configs.settled(TrainConfig, config, settings, seed, method)
+    settled = reading.settled(TrainConfig, config, settings, seed, method)
     if method is not None:
         settled = dataclasses.replace(settled, method=method)
     validation = None
     if validate_on is not None:
-        from ntdm.io.cache import find
+        from ntdm.io.cache_split import find
         from ntdm.training.monitor import Validation
 
         keys = cli_options.keys([validate_on], "--validate-on")
@@ -310,7 +310,7 @@ def train(
                 "want one DATASET/SPLIT, and --watch-every above 0", param_hint="--validate-on"
             )
         photos = find(cache, keys[0], cli_options.split(categories) or None)
-        validation = Validation(photos, configs.settled(InferConfig, config, None, seed))
+        validation = Validation(photos, reading.settled(InferConfig, config, None, seed))
     print(
         train.run(
             settled,
@@ -349,7 +349,7 @@ def infer(
     \b
     Example: ntdm infer photo.jpg --run runs/ntdm --out inferred --bbox 40,25,310,190
     """
-    settled, box = configs.settled(InferConfig, config, settings, seed), cli_options.box(bbox)
+    settled, box = reading.settled(InferConfig, config, settings, seed), cli_options.box(bbox)
     from ntdm import infer
 
     print(infer.run(images, run, out, box, settled, overwrite=overwrite, device=cli_options.resolved(device)))
@@ -373,7 +373,7 @@ def evaluate(
     """
     from ntdm import evaluate
 
-    settled = configs.settled(InferConfig, config, settings, seed)
+    settled = reading.settled(InferConfig, config, settings, seed)
     wanted = cli_options.wanted_splits(cache, splits)
     for path in evaluate.run(
         run, cache, wanted, settled, overwrite=overwrite, device=cli_options.resolved(device)
@@ -477,8 +477,8 @@ def ablate(
     Example: ntdm ablate --cache cache --shapes shapes --out ablations --set train.epochs=20
     """
     by_stage = cli_options.by_stage(settings, ("train", "infer"))
-    training = configs.settled(TrainConfig, config, by_stage["train"], seed, "ntdm")
-    inference = configs.settled(InferConfig, config, by_stage["infer"], seed)
+    training = reading.settled(TrainConfig, config, by_stage["train"], seed, "ntdm")
+    inference = reading.settled(InferConfig, config, by_stage["infer"], seed)
     wanted = cli_options.keys(splits, "--splits") or ["pascal3d/val"]
     learned = cli_options.keys(train_on, "--train-on") or ["pascal3d/train"]
     from ntdm import ablate
@@ -519,7 +519,7 @@ def export(
     Example: ntdm export coco --cache cache --run runs/ntdm --splits pascal3d/val --out val.json
     """
     from ntdm import export
-    from ntdm.io.cache import find
+    from ntdm.io.cache_split import find
 
     if order is not None and form is not Format.ood_cv:
         raise typer.BadParameter(f"{form} has no order of rows: it belongs to ood-cv", param_hint="--order")

@@ -26,10 +26,10 @@ import sys
 
 import pytest
 
-from ntdm.ops import build as native
+from ntdm.ops import build as native, kernels
 
 native.FLAGS += ("-DNTDM_SANITIZED",)  # another name: the library that is there already is not taken
-native.library()
+kernels.library()
 operators = ("uv_scatter", "rasterize", "texture_lookup", "texture_update", "amodal_mask", "cuda_lanes")
 tests = [f"tests/test_{name}.py" for name in operators]
 sys.exit(pytest.main(["-q", "--capture=sys", "-p", "no:cacheprovider", "-k", "not compile and not than_memory", *tests, *sys.argv[1:]]))

@@ -18,14 +18,14 @@ from pathlib import Path
 import torch
 from torch.nn.functional import normalize
 
-from ntdm.config.stages import InferConfig, ShapeConfig, TrainConfig, settled
+from ntdm.config.reading import settled
+from ntdm.config.stages import InferConfig, ShapeConfig, TrainConfig
 from ntdm.data.dataset import SampleDataset
 from ntdm.geometry import metrics
 from ntdm.geometry.camera import rotation
-from ntdm.io import cache
+from ntdm.io import cache_split
 from ntdm.methods import load
-from ntdm.methods.ntdm import NTDM
-from ntdm.methods.registry import NTDMPredictor
+from ntdm.methods.ntdm import NTDM, NTDMPredictor
 from ntdm.nn.deformable_mesh import DeformableMesh
 from ntdm.render_and_compare.encode import encode
 from ntdm.render_and_compare.solver import Solver
@@ -88,7 +88,7 @@ def bench_untrained(args: argparse.Namespace) -> None:
 
 def bench_trained(args: argparse.Namespace) -> None:
     model, description = load.load(args.run, args.device)
-    data = SampleDataset(cache.find(args.cache, args.split))
+    data = SampleDataset(cache_split.find(args.cache, args.split))
     count = min(args.photos, len(data))
     items = [data[i * len(data) // count] for i in range(count)]
     photo = torch.stack([item["image"] for item in items]).to(args.device)

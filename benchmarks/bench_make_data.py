@@ -18,7 +18,8 @@ import numpy as np
 import scipy
 import torch
 
-from ntdm.config.stages import CATEGORIES, SyntheticConfig
+from ntdm.config.protocol import CATEGORIES
+from ntdm.config.stages import SyntheticConfig
 from ntdm.data_prep.synthetic.photo import Sample, make
 
 

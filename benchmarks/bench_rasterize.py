@@ -22,13 +22,8 @@ from torch import Tensor
 
 from ntdm.geometry import camera, mesh
 from ntdm.ops import rasterize_kaolin
-from ntdm.ops.rasterize import (
-    coverage,
-    rasterize,
-    rasterize_reference,
-    soft_silhouette,
-    soft_silhouette_reference,
-)
+from ntdm.ops.rasterize import coverage, rasterize, rasterize_reference
+from ntdm.ops.soft_silhouette import soft_silhouette, soft_silhouette_reference
 
 Scene = tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, int]]
 

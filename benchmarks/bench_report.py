@@ -20,9 +20,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from ntdm.config.stages import CATEGORIES, NUISANCES
+from ntdm.config.protocol import CATEGORIES, NUISANCES
+from ntdm.io.error_table import write_errors
 from ntdm.io.predictions import PREDICTION_COLUMNS
-from ntdm.io.table import write_csv, write_errors
+from ntdm.io.table import write_csv
 
 
 def write_run(run: Path, samples: int, generator: np.random.Generator, predictions: bool) -> None:

@@ -17,14 +17,15 @@ import torch
 from measure import machine, synchronize
 from torch.profiler import ProfilerActivity, profile
 
-from ntdm import train
-from ntdm.config.stages import ShapeConfig, TrainConfig, adjusted, settled
+from ntdm.config.reading import adjusted, settled
+from ntdm.config.stages import ShapeConfig, TrainConfig
 from ntdm.data.augment import draw_augmentation
 from ntdm.data.batch import Batch, make_batch
 from ntdm.geometry.camera import PASCAL3D_FOCAL_PX, cam_from_obj
 from ntdm.methods.ntdm import NTDM
 from ntdm.nn.deformable_mesh import DeformableMesh
 from ntdm.ops.rasterize import coverage
+from ntdm.training import schedule
 
 SIZES = {"tiny": ((128, 128), 3, 16), "paper": ((256, 672), 1, 4)}  # of a crop, categories, photos a step
 KINDS = {  # by what an operator's name holds; the first that fits
@@ -62,7 +63,7 @@ def main() -> None:
         model.shape(category).scale.fill_(0.25)
     items = samples(model, size, 2 * config.batch_size)
     model.to(args.device).train()
-    optimiser = train._optimiser(config, [p for p in model.parameters() if p.requires_grad])
+    optimiser = schedule._optimiser(config, [p for p in model.parameters() if p.requires_grad])
     for step in range(2):
         take(model, items, optimiser, step, args.device)
     synchronize(args.device)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ntdm.geometry.metrics import PI_6
+from ntdm.io.error_table import read_errors
 from ntdm.io.predictions import read_predictions
-from ntdm.io.table import read_errors
 
 QUARTERS = 4
 

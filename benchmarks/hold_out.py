@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ntdm.io import cache
+from ntdm.io import cache_split
 from ntdm.io.outputs import atomic_path
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("held", type=Path)
     parser.add_argument("--photos", type=int, default=150, help="held out of every file")
     options = parser.parse_args()
-    for path in cache.find(options.cache, "pascal3d/train"):
+    for path in cache_split.find(options.cache, "pascal3d/train"):
         with h5py.File(path) as source:
             order = np.argsort([zlib.crc32(name) for name in source["name"][:]], kind="stable")
             held, kept = np.split(order, [options.photos])

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ntdm.geometry import camera, mesh
-from ntdm.ops.rasterize import interpolate, rasterize, soft_silhouette
+from ntdm.ops.rasterize import interpolate, rasterize
+from ntdm.ops.soft_silhouette import soft_silhouette
 from ntdm.ops.texture_lookup import texture_lookup, texture_similarity
 from ntdm.ops.texture_update import texture_update
 from ntdm.ops.uv_scatter import uv_scatter

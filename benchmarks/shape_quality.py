@@ -24,12 +24,13 @@ import numpy as np
 import torch
 from measure import machine
 
-from ntdm import fit_shapes
-from ntdm.config.stages import ShapeConfig, apply_overrides, from_dict
+from ntdm.config.reading import apply_overrides, from_dict
+from ntdm.config.stages import ShapeConfig
 from ntdm.data_prep.raw.cad import Cad, find_cads, read_anchors
 from ntdm.io.outputs import atomic_path
 from ntdm.io.progress import say
-from ntdm.nn.deformable_mesh import load_shape, read_meta
+from ntdm.shapes import fit
+from ntdm.shapes.files import load_shape, read_meta
 from ntdm.shapes.fit_meshes import fit_meshes
 from ntdm.shapes.quality import Judge, transfer
 from ntdm.shapes.visible_surface import Surface, visible_surface
@@ -71,8 +72,8 @@ def leave_one_out(
     rows = []
     for k, (surface, judge) in enumerate(zip(surfaces, judges, strict=True)):
         others = [s for i, s in enumerate(surfaces) if i != k]
-        model, _ = fit_shapes.fit(others, config, f"all but {k + 1} of {len(surfaces)}")
-        z, _ = fit_shapes.fit_latents(model, [surface], f"latent of {k + 1} of {len(surfaces)}")
+        model, _ = fit.fit(others, config, f"all but {k + 1} of {len(surfaces)}")
+        z, _ = fit.fit_latents(model, [surface], f"latent of {k + 1} of {len(surfaces)}")
         with torch.no_grad():
             rows.append(judge(model(z)[0], model.template_faces))
     return mean(rows)

@@ -1,6 +1,6 @@
 // Soft silhouette of a mesh outside its outline, its derivative, and the nearest point of the mesh.
-// Python face: ntdm/ops/rasterize.py. m = 1 - prod over faces (1 - exp(-d^2 / sigma^2)), d the distance in pixels
-// from the pixel's centre to the projected face, faces farther than the reach left out; 1 inside.
+// Python face: ntdm/ops/rasterize.py. m = 1 - prod over faces (1 - exp(-d^2 / sigma^2)), d the distance in
+// pixels from the pixel's centre to the projected face, faces farther than the reach left out; 1 inside.
 //
 // nearby_faces.h makes groups of eight outside pixels and finds the faces near each; here a group meets its
 // faces. One thread does an item, faces in order within a group, so results are the same to the last bit for

@@ -1,4 +1,5 @@
-// UV scatter on CUDA: the same sums as uv_scatter.cpp, gathered. ntdm/ops/uv_scatter_cuda.py allocates and calls:
+// UV scatter on CUDA: the same sums as uv_scatter.cpp, gathered. ntdm/ops/uv_scatter_cuda.py allocates and
+// calls:
 //
 //     count    how many texels each quad owns, how many quads own each texel
 //     (running sums of both, in torch)

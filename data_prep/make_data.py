@@ -31,25 +31,16 @@ from typing import Any
 
 import torch
 
-from ntdm.config.stages import NUISANCES, SyntheticConfig, to_dict
+from ntdm.config.protocol import NUISANCES, OOD_CV_CATEGORIES
+from ntdm.config.reading import to_dict
+from ntdm.config.stages import SyntheticConfig
 from ntdm.data_prep.raw import roots
 from ntdm.data_prep.raw.roots import check_root, choose_categories
-from ntdm.data_prep.readers.ood_cv.names import CATEGORIES as OOD_CV_CATEGORIES
 from ntdm.data_prep.synthetic import models as synthetic_models
 from ntdm.data_prep.synthetic import scene
 from ntdm.data_prep.synthetic import viewpoints as synthetic_viewpoints
-from ntdm.data_prep.synthetic.photo import (
-    OCCLUDED,
-    OOD_CV,
-    PASCAL3D,
-    SPLITS,
-    Sample,
-    make,
-    shown,
-    subtype,
-    write_bytes,
-)
-from ntdm.data_prep.synthetic.solids import mat_bytes, off_text
+from ntdm.data_prep.synthetic.photo import OCCLUDED, OOD_CV, PASCAL3D, SPLITS, Sample, make, shown, subtype
+from ntdm.data_prep.synthetic.raw_files import mat_bytes, off_text, write_bytes
 from ntdm.data_prep.workers import process_pool
 from ntdm.io.outputs import finished, sweep
 from ntdm.io.progress import track

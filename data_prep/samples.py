@@ -1,17 +1,16 @@
 """One photo and its annotation to cache samples: poses, crop, masks, or the reason why there is none."""
 
-import collections
-import hashlib
 import io
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ntdm.config.stages import PrepConfig
+from ntdm.data_prep.listing import Item, Listing
 from ntdm.data_prep.raw.annotation import (
     ObjectPose,
     SampleError,
@@ -20,70 +19,15 @@ from ntdm.data_prep.raw.annotation import (
     read_objects,
     refuse_absurd,
 )
-from ntdm.data_prep.raw.cad import Cad
-from ntdm.data_prep.raw.roots import read_bytes, read_npz
+from ntdm.data_prep.raw.files import read_bytes, read_npz
 from ntdm.geometry.crop import DEGENERATE_DISTANCE, box_distance, crop_map
 from ntdm.io.cache import Sample
 from ntdm.io.fault import reason
 from ntdm.io.photo import FORMATS, LARGEST_FILE, essential, to_rgb
-from ntdm.ops.amodal_mask import RULE, amodal_mask
+from ntdm.ops.amodal_mask import amodal_mask
 
 MOST_OBJECTS = 100  # of one category in a photo: more than anyone annotates
 _IMAGE_SUFFIXES = (".JPEG", ".jpg", ".jpeg", ".JPG", ".png")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One photo to make samples of.
-
-    Attributes:
-        name: base name of the photo; a sample is called `<name>_<object:02d>`.
-        folder: where the photo lies, relative to the listing's root.
-        annotation: the .mat file, or what `pose` reads.
-        object: index of the only object wanted; None for what the protocol (PrepConfig.objects) says.
-        masks: the .npz of the occluder, where the dataset has one.
-        photo: base name of the photo's file, where that is not `name`.
-        pose: reads the pose of the one object where the annotation is no `record`: given this item and the
-            photo's (h, w); raises SampleError. A module-level function, so that it can go to a worker.
-    """
-
-    name: str
-    folder: str
-    annotation: Path
-    object: int | None = None
-    masks: Path | None = None
-    photo: str | None = None
-    pose: "Callable[[Item, tuple[int, int]], ObjectPose] | None" = None
-
-
-@dataclass
-class Listing:
-    """One cache file to be: its key, the photos it is made of, and what the lists already dropped."""
-
-    dataset: str
-    split: str
-    category: str
-    root: Path
-    items: list[Item]
-    cads: dict[int, Cad]
-    broken_cads: dict[int, str] = field(default_factory=dict)
-    no_cads: str | None = None  # why none of the category's models can be used
-    dropped: collections.Counter[str] = field(default_factory=collections.Counter)
-    optional: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        return f"{self.dataset}/{self.split}/{self.category}"
-
-    def fingerprint(self) -> str:
-        """Hexadecimal digest of what is listed, wherever the dataset lies, and of the masks' rule."""
-        digest = hashlib.sha256(RULE.encode())
-        for item in self.items:
-            digest.update(f"{item.folder}/{item.photo or item.name} {item.object}\n".encode())
-        for index, cad in sorted(self.cads.items()):
-            for array in cad:
-                digest.update(f"{index} {array.shape}\n".encode() + array.tobytes())
-        return digest.hexdigest()[:16]
 
 
 def make_samples(listing: Listing, item: Item, config: PrepConfig) -> list[Sample | SampleError]:

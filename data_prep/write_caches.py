@@ -11,9 +11,11 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ntdm.config.stages import PrepConfig, to_dict
+from ntdm.config.reading import to_dict
+from ntdm.config.stages import PrepConfig
+from ntdm.data_prep.listing import Item, Listing
 from ntdm.data_prep.raw.annotation import SampleError
-from ntdm.data_prep.samples import MOST_OBJECTS, Item, Listing, make_samples
+from ntdm.data_prep.samples import MOST_OBJECTS, make_samples
 from ntdm.data_prep.workers import process_pool
 from ntdm.io.cache import CacheFile, CacheWriter, Sample
 from ntdm.io.outputs import finished, sweep

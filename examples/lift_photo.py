@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 
 from ntdm.geometry.camera import cam_from_obj
-from ntdm.geometry.mesh import sphere_uv, write_obj
+from ntdm.geometry.mesh import sphere_uv
+from ntdm.geometry.obj import write_obj
 from ntdm.io.cache import CacheFile
-from ntdm.nn.deformable_mesh import load_shape
 from ntdm.ops.rasterize import interpolate, rasterize
 from ntdm.ops.uv_scatter import uv_scatter
+from ntdm.shapes.files import load_shape
 
 TEXELS = 256
 

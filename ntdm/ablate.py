@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from ntdm import evaluate, train
-from ntdm.config.stages import InferConfig, TrainConfig, difference, to_dict
-from ntdm.io import cache as caches
+from ntdm.config.reading import difference, to_dict
+from ntdm.config.stages import InferConfig, TrainConfig
+from ntdm.io import cache_split, run_folder
 from ntdm.io.outputs import atomic_path, finished
 from ntdm.io.progress import say
 from ntdm.methods import load
 from ntdm.methods.registry import METHODS
-from ntdm.nn.deformable_mesh import load_shape
+from ntdm.shapes.files import load_shape
 
 WEIGHTS = "model.safetensors"
 COPIED = ("run.json", "train.csv", "train_names.txt", WEIGHTS)
@@ -82,8 +83,10 @@ def run(
         raise ValueError(f"ablations are of the method ntdm, not of {training.method!r}")
     # Before hours of training, not after.
     evaluate.check_config(inference)
-    trained_on = [path for key in train_on for path in caches.find(cache, key, categories)]
-    train.nominal_focal([*trained_on, *(path for split in splits for path in caches.find(cache, split))])
+    trained_on = [path for key in train_on for path in cache_split.find(cache, key, categories)]
+    cache_split.nominal_focal(
+        [*trained_on, *(path for split in splits for path in cache_split.find(cache, split))]
+    )
     if full is not None:
         _check_full(full, training, train_on, trained_on, shapes)
     # What has weights already comes before what is trained for itself.
@@ -113,7 +116,7 @@ def _check_full(
     wanted = {
         "train": to_dict(training),
         "train_on": list(train_on),
-        "data_fingerprint": caches.fingerprint(paths),
+        "data_fingerprint": cache_split.fingerprint(paths),
         "shapes": {
             name: METHODS["ntdm"].describe(load_shape(shapes / f"{name}.safetensors"))
             for name in sorted({path.stem for path in paths})
@@ -128,11 +131,11 @@ def _check_full(
 
 def _share(full: Path, folder: Path, name: str, overwrite: bool) -> None:
     """Make `folder` a run of the name `name` with the weights of the run `full`."""
-    described = load.read_description(full / "config.json") | {"method": name}
+    described = run_folder.read_description(full / "config.json") | {"method": name}
     target = folder / "config.json"
     if target.exists() and (folder / WEIGHTS).exists():
-        before = load.read_description(target)
-        same_weights = load.weights_digest(folder) == load.weights_digest(full)
+        before = run_folder.read_description(target)
+        same_weights = run_folder.weights_digest(folder) == run_folder.weights_digest(full)
         if same_weights and finished(folder, before, described, overwrite):
             return
         if not overwrite:

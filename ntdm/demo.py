@@ -8,18 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from ntdm import evaluate, fit_shapes, infer, train
-from ntdm.config import stages as configs
-from ntdm.config.stages import (
-    NUISANCES,
-    OCCLUSION_LEVELS,
-    Config,
-    InferConfig,
-    PrepConfig,
-    ShapeConfig,
-    SyntheticConfig,
-    TrainConfig,
-    adjusted,
-)
+from ntdm.config import reading
+from ntdm.config.protocol import NUISANCES, OCCLUSION_LEVELS
+from ntdm.config.reading import Config, adjusted
+from ntdm.config.stages import InferConfig, PrepConfig, ShapeConfig, SyntheticConfig, TrainConfig
 from ntdm.data_prep import make_data, prep_data
 from ntdm.data_prep.raw.annotation import object_pose, read_objects
 from ntdm.evaluation import sheets
@@ -77,7 +69,7 @@ def run(out: Path, device: str, *, quick: bool, seed: int, overwrite: bool) -> I
     runs = [out / "runs" / method for method in ("ntdm", "pose-classifier")]
     for folder in runs:
         say(f"demo 4/5: {folder.name}: train, predict, score")
-        config = configs.settled(TrainConfig, "tiny", shorter(TrainConfig), seed, folder.name)
+        config = reading.settled(TrainConfig, "tiny", shorter(TrainConfig), seed, folder.name)
         train.run(config, cache, shapes, folder, overwrite=overwrite, device=device)
         evaluate.run(folder, cache, SPLITS, settled(InferConfig), overwrite=overwrite, device=device)
     meshes = _infer_examples(pascal3d, runs[0], out / "inferred", settled(InferConfig), device)

@@ -7,6 +7,7 @@ from importlib import metadata
 
 import ntdm
 from ntdm.ops import build
+from ntdm.ops import kernels as kernels
 
 REQUIRED = (
     "torch",
@@ -67,16 +68,16 @@ def _operators() -> list[str]:
     lines = [f"C++ compiler: {state['compiler']}"]
     if state["compiler"] is None:
         lines = [f"C++ compiler: missing\n  get it: {build.INSTALL_COMPILER}"]
-    kernels = ", ".join(name.removesuffix(".cpp") for name in state["sources"])
+    names = ", ".join(name.removesuffix(".cpp") for name in state["sources"])
     try:
         path = state["library"] or build.build(build.user_cache())
-        build.library()
+        kernels.library()
     except (build.BuildError, OSError) as error:
         return [*lines, f"operators on the CPU: not usable ({error})\n  get it: {build.INSTALL_COMPILER}"]
     origin = "built at installation" if path.parent == build.PACKAGE else "built at first use"
     return [
         *lines,
-        f"operators on the CPU: {kernels} ({origin}: {path}; sources in {state['source_folder']})",
+        f"operators on the CPU: {names} ({origin}: {path}; sources in {state['source_folder']})",
     ]
 
 

@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ntdm.config.stages import InferConfig, to_dict
+from ntdm.config.reading import to_dict
+from ntdm.config.stages import InferConfig
 from ntdm.data import distributed
 from ntdm.data.dataset import SampleDataset
 from ntdm.evaluation import sheets
 from ntdm.evaluation.score import score
 from ntdm.io import cache as caches
-from ntdm.io import predictions
+from ntdm.io import cache_split, predictions
+from ntdm.io import run_folder as run_folders
 from ntdm.io.outputs import finished, sweep
 from ntdm.io.prediction_writer import PredictionWriter, remove_parts
 from ntdm.io.predictions import Geometry, Prediction
@@ -58,7 +60,7 @@ def run(
         sweep(run_folder)
     check_config(config)
     model, description = load.load(run_folder, device)
-    weights = load.weights_digest(run_folder)
+    weights = run_folders.weights_digest(run_folder)
     trained_on = set((run_folder / "train_names.txt").read_text().split("\n"))
     predictor: Predict | None = None
     written = []
@@ -66,12 +68,12 @@ def run(
         with caches.CacheFile(cache) as file:
             todo = [(f"{file.dataset}/{file.split}", [cache])]
     else:
-        todo = [(split, caches.find(cache, split)) for split in splits]
+        todo = [(split, cache_split.find(cache, split)) for split in splits]
     for _, paths in todo:
         _check(paths, description, trained_on, run_folder)
     for split, paths in todo:
         table = run_folder / "predictions" / f"{split}.csv"
-        made_with = {"infer": to_dict(config), "weights": weights, "data": caches.fingerprint(paths)}
+        made_with = {"infer": to_dict(config), "weights": weights, "data": cache_split.fingerprint(paths)}
         kept = table.exists() and finished(table, predictions.made_with(table), made_with, overwrite)
         distributed.wait()  # every process has looked
         if not kept:
@@ -128,10 +130,10 @@ def _check(
                     f"{path} has images of {file.image_size}, {run_folder} was trained on "
                     f"{tuple(description['image_size'])} (H, W); prepare the split at that size"
                 )
-            load.check_focal(path, file.nominal_focal, description)
+            run_folders.check_focal(path, file.nominal_focal, description)
     if not trained_on - {""}:
         raise ValueError(f"{run_folder / 'train_names.txt'} is empty: restore it, or train again")
-    seen = sorted(caches.sample_names(paths) & trained_on)
+    seen = sorted(cache_split.sample_names(paths) & trained_on)
     if seen:
         raise ValueError(
             f"{run_folder} was trained on {len(seen)} samples of {paths[0].parent}, such as {seen[0]}"

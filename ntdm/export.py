@@ -12,10 +12,8 @@ plane through the object's centre that faces the camera, exactly; what is nearer
 shifts with the perspective, measured 1.3 to 2.1 pixels at most on a crop of 128. Masks stay as predicted.
 """
 
-import csv
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from ntdm.config.stages import CATEGORIES
-from ntdm.geometry.metrics import rotation_from_angles
+from ntdm.config.protocol import CATEGORIES
+from ntdm.evaluation.ood_cv_challenge import OOD_CV_COLUMNS, challenge_name, in_order_of
+from ntdm.geometry.camera_np import rotation_from_angles
 from ntdm.io import cache as caches
 from ntdm.io import predictions
 from ntdm.io.outputs import atomic_path
@@ -37,7 +36,6 @@ BOP_COLUMNS = ("scene_id", "im_id", "obj_id", "score", "R", "t", "time")
 BOP_IMAGE_COLUMNS = (
     *BOP_COLUMNS[:3], "dataset", "split", "category", "name", "width", "height", "focal", "cx", "cy",
 )  # fmt: skip
-OOD_CV_COLUMNS = ("imgs", "labels", "azimuth", "elevation", "theta", "distance")
 _BATCH = 128  # samples whose masks are in memory at once
 
 
@@ -185,7 +183,7 @@ def ood_cv(paths: Sequence[Path], run: Path | None, out: Path, order: Path | Non
         cells = [*map(cell_text, angles), cell_text(None if unknown else distance)]
         lines.append([f"{challenge_name(record.category, record.name)}.jpg", record.category, *cells])
     with atomic_path(out) as part:
-        write_csv(part, OOD_CV_COLUMNS, lines if order is None else _ordered(lines, order))
+        write_csv(part, OOD_CV_COLUMNS, lines if order is None else in_order_of(lines, order))
     return out
 
 
@@ -275,46 +273,3 @@ def _category_id(category: str) -> int:
     if category not in CATEGORIES:
         raise ValueError(f"export: category {category!r} has no number; the categories are {CATEGORIES}")
     return CATEGORIES.index(category) + 1
-
-
-def challenge_name(category: str, name: str) -> str:
-    """`<source>_<category>_<image>_<object>`, as the OOD-CV challenge calls the crop of an object.
-
-    Raises ValueError when a sample's name is not `<image>_<object>`.
-    """
-    image, _, number = name.rpartition("_")
-    if not image or not number.isdecimal():
-        raise ValueError(
-            f"ood-cv: sample name {name!r} of {category} is not <image>_<object>, so the challenge's name "
-            "of it is not known"
-        )
-    imagenet, voc = re.fullmatch(r"n\d{8}_\d+", image), re.fullmatch(r"\d{4}_\d{6}", image)
-    source = "imagenet" if imagenet else "pascal" if voc else "collection"
-    return f"{source}_{category}_{image}_{int(number)}"
-
-
-def _ordered(lines: Sequence[list[str]], order: Path) -> list[list[str]]:
-    """The lines under the names, and in the order, of the CSV `order`; nan where there is none."""
-    try:
-        with open(order, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if not {"imgs", "labels"} <= set(reader.fieldnames or ()):
-                raise ValueError(
-                    f"{order}, line 1: columns imgs and labels are wanted, found {reader.fieldnames}"
-                )
-            wanted = [(row["imgs"], row["labels"]) for row in reader]
-    except FileNotFoundError:
-        raise ValueError(f"{order} does not exist") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{order} is not a CSV file: {error}") from None
-    found = {line[0]: line for line in lines}
-    missing = [image for image, _ in wanted if image not in found]
-    if len(missing) == len(wanted):
-        raise ValueError(f"{order} names none of the samples, such as {next(iter(found), 'none')}")
-    if missing:
-        say(f"{len(missing)} of {len(wanted)} rows of {order} are nan, not in the cache: {missing[0]}, ...")
-    left = len(found.keys() - {image for image, _ in wanted})
-    if left:
-        say(f"{left} of {len(found)} samples are not in {order} and are left out")
-    nothing = [cell_text(math.nan)] * 4
-    return [found.get(image, [image, label, *nothing]) for image, label in wanted]

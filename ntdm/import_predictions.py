@@ -12,25 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ntdm.config.stages import NUISANCES
-from ntdm.evaluation.prediction_formats import (
-    ANGLES,
-    FORMATS,
-    Guess,
-    Sample,
-    Truth,
-    challenge_rows,
-    challenge_sample,
-    number,
-)
+from ntdm.config.protocol import NUISANCES
+from ntdm.evaluation.ood_cv_challenge import challenge_rows, challenge_sample
+from ntdm.evaluation.prediction_formats import ANGLES, FORMATS, Guess, Truth, number
 from ntdm.evaluation.score import score
-from ntdm.geometry import metrics
+from ntdm.geometry import camera_np, metrics
 from ntdm.io import cache as caches
+from ntdm.io import cache_split
+from ntdm.io.error_table import write_errors
 from ntdm.io.outputs import atomic_path, finished, sweep
 from ntdm.io.prediction_writer import write_predictions
-from ntdm.io.predictions import FREE_POSE_COLUMNS, Prediction, made_with, read_predictions
+from ntdm.io.predictions import FREE_POSE_COLUMNS, Prediction, SampleKey, made_with, read_predictions
 from ntdm.io.progress import say
-from ntdm.io.table import KEY_COLUMNS, write_errors
+from ntdm.io.table import KEY_COLUMNS
 
 SCHEMA, SCHEMA_VERSION = "ntdm-external", 1
 _OOD_CV_SPLITS = ("iid", *NUISANCES, "occlusion")
@@ -98,20 +92,20 @@ def run(
 
 
 def _cache_truth(cache: Path, dataset: str, split: str) -> Truth:
-    paths = tuple(caches.find(cache, f"{dataset}/{split}"))
-    samples: list[Sample] = []
+    paths = tuple(cache_split.find(cache, f"{dataset}/{split}"))
+    samples: list[SampleKey] = []
     for path in paths:
         with caches.CacheFile(path) as file:
-            samples += [Sample(file.category, name) for name in file["name"]]
+            samples += [SampleKey(file.category, name) for name in file["name"]]
     where = cache / dataset / split
     if not samples:
         raise ValueError(f"{where} holds no sample to import predictions of")
-    return Truth(where, dataset, split, tuple(samples), caches.fingerprint(paths), None, paths)
+    return Truth(where, dataset, split, tuple(samples), cache_split.fingerprint(paths), None, paths)
 
 
 def _label_truth(labels: Path, dataset: str, split: str) -> Truth:
     """The challenge's label table; a row that stands there twice, as four of iid do, counts once."""
-    found: dict[Sample, tuple[float, ...]] = {}
+    found: dict[SampleKey, tuple[float, ...]] = {}
     for where, row in challenge_rows(labels):
         sample = challenge_sample(row["imgs"], row["labels"], where)
         angles = tuple(number(row[name], where, name) for name in ANGLES)
@@ -125,7 +119,7 @@ def _label_truth(labels: Path, dataset: str, split: str) -> Truth:
     return Truth(labels, dataset, split, tuple(found), "", viewpoint)
 
 
-def _joined(guesses: Mapping[Sample, Guess], truth: Truth, files: Sequence[Path]) -> list[Prediction]:
+def _joined(guesses: Mapping[SampleKey, Guess], truth: Truth, files: Sequence[Path]) -> list[Prediction]:
     """A row a sample of the truth, in its order."""
     known = set(truth.samples)
     for sample, guess in guesses.items():
@@ -151,7 +145,7 @@ def _joined(guesses: Mapping[Sample, Guess], truth: Truth, files: Sequence[Path]
     return rows
 
 
-def _check_alike(guesses: Mapping[Sample, Guess]) -> None:
+def _check_alike(guesses: Mapping[SampleKey, Guess]) -> None:
     """ValueError where one file predicts what another one leaves out: the columns would have holes."""
     first, *others = guesses.values()
     names = (*Guess._fields[:-1], *FREE_POSE_COLUMNS)
@@ -198,7 +192,7 @@ def _score_labels(predictions: Path, truth: Truth, errors: Path) -> Path:
     has_pose = table.measured("azimuth")
     if has_pose:
         columns["rotation_error"] = metrics.rotation_error(
-            metrics.rotation_from_angles(angles), metrics.rotation_from_angles(truth.viewpoint)
+            camera_np.rotation_from_angles(angles), camera_np.rotation_from_angles(truth.viewpoint)
         )
     if table.measured("predicted_category"):
         columns["class_correct"] = (columns["category"] == table["predicted_category"][rows]).astype(int)

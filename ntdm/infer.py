@@ -12,10 +12,8 @@ object's distance, and a small shift of the principal point, are refined along w
 
 import dataclasses
 import hashlib
-import io
 import json
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,15 +21,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ntdm.config.stages import InferConfig, to_dict
-from ntdm.geometry import mesh
+from ntdm.config.reading import to_dict
+from ntdm.config.stages import InferConfig
+from ntdm.geometry import mesh, obj
 from ntdm.geometry.camera import cam_from_obj, rotation
 from ntdm.geometry.crop import CropMap
-from ntdm.io.fault import reason
+from ntdm.io import run_folder as run_folders
 from ntdm.io.outputs import atomic_path, finished, sweep
-from ntdm.io.photo import FORMATS, LARGEST_FILE, check_size, essential, to_rgb
+from ntdm.io.photo import read_photo
 from ntdm.io.progress import track
 from ntdm.methods import load
 from ntdm.methods.ntdm import NTDM
@@ -84,7 +83,7 @@ def run(
         )
     size = (description["image_size"][0], description["image_size"][1])
     config = dataclasses.replace(config, refine_principal_point=True)  # a box's centre is not the object's
-    weights = load.weights_digest(run_folder)
+    weights = run_folders.weights_digest(run_folder)
     todo = []
     for path in images:
         photo = read_photo(path)
@@ -138,23 +137,6 @@ def _finished(folder: Path, made_with: dict[str, Any], overwrite: bool) -> bool:
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{folder / 'result.json'} is damaged: pass --overwrite to make it again") from None
     return finished(folder, before, made_with, overwrite)
-
-
-def read_photo(path: Path) -> np.ndarray:
-    """RGB u8 [H, W, 3], EXIF rotation applied; ValueError when it is not a readable image of a sane size."""
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ValueError(f"it has more than {LARGEST_FILE} bytes")
-        data = essential(path.read_bytes())
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            warnings.simplefilter("ignore")  # of oddities in the file; what matters raises an error
-            check_size(image)  # turning it decodes it
-            return to_rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError:
-        raise ValueError(f"photo {path} does not exist") from None
-    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged bytes.
-    except Exception as error:
-        raise ValueError(f"photo {path} cannot be read as an image: {reason(error)}") from None
 
 
 def surface_labels(model: NTDM, solver: Solver, solution: Solution, visible: torch.Tensor) -> np.ndarray:
@@ -214,7 +196,7 @@ def _write(
     _, crop_visible = solver.masks(solution, photos)
     colours = surface_labels(model, solver, solution, crop_visible)
     written = (solution.vertices[0].cpu(), model.faces.cpu(), model.sphere.cpu())
-    mesh.write_obj(folder / "mesh.obj", *written, colours)
+    obj.write_obj(folder / "mesh.obj", *written, colours)
 
 
 def _result(

@@ -21,22 +21,25 @@ import safetensors.torch
 import torch
 
 import ntdm
-from ntdm.config.stages import TrainConfig, to_dict
+from ntdm.config.reading import to_dict
+from ntdm.config.stages import TrainConfig
 from ntdm.data import distributed
 from ntdm.data.dataset import SampleDataset
 from ntdm.data.loader import Batches
 from ntdm.io import cache as caches
+from ntdm.io import cache_split, run_folder
+from ntdm.io.cache_split import _typical_box, nominal_focal
 from ntdm.io.outputs import atomic_path, finished, sweep
 from ntdm.io.progress import say, track
-from ntdm.methods import cuboid, load
+from ntdm.methods import cuboid
 from ntdm.methods.registry import METHODS
 from ntdm.nn.base import Model
-from ntdm.nn.deformable_mesh import load_shape
+from ntdm.shapes.files import load_shape
 from ntdm.training import checkpoints
 from ntdm.training.monitor import Validation, Watch
+from ntdm.training.schedule import _optimiser, learning_rate
 
 KEPT_BYTES = 2**30  # of decoded samples, that stay in memory from one epoch to the next
-SGD_MOMENTUM = 0.9
 
 
 def run(
@@ -76,12 +79,12 @@ def run(
     first = distributed.rank() == 0  # the process that writes
     if first:
         sweep(out)
-    paths = [p for key in train_on for p in caches.find(cache, key, categories)]
+    paths = [p for key in train_on for p in cache_split.find(cache, key, categories)]
     method = METHODS[config.method]
     if distributed.size() > 1 and not method.joint:
         raise ValueError(f"{config.method} trains in one process: start it without torchrun")
     if method.shapes == "fitted":
-        caches.require_latents(paths)
+        cache_split.require_latents(paths)
     data = SampleDataset(paths, KEPT_BYTES)
     names = sorted({p.stem for p in paths})
     built_on = _shapes(config, names, paths, shapes)
@@ -97,13 +100,13 @@ def run(
         "nominal_focal": focal,
         "typical_box": _typical_box(paths),
         "shapes": {c: method.describe(shape) for c, shape in built_on.items()},
-        "data_fingerprint": caches.fingerprint(paths),
+        "data_fingerprint": cache_split.fingerprint(paths),
     }
     described, weights, checkpoint = out / "config.json", out / "model.safetensors", out / checkpoints.LAST
     same = (
         not overwrite
         and described.exists()
-        and finished(out, load.read_description(described), description, False)
+        and finished(out, run_folder.read_description(described), description, False)
     )
     if same and weights.exists():
         say(f"{out}: finished already, with the same config")
@@ -122,7 +125,7 @@ def run(
             f"a batch of {batch_size} samples cannot be shared by {distributed.size()} processes: start fewer"
         )
     if validate is not None:
-        _check_validation(validate, description, caches.sample_names(paths))
+        _check_validation(validate, description, cache_split.sample_names(paths))
     distributed.wait()  # every process has looked at what is there
     if overwrite and first:  # not before all that may be refused has been looked at
         # The checkpoint first: without its config.json nobody would know what it is of.
@@ -134,7 +137,7 @@ def run(
         with atomic_path(described) as part:
             part.write_text(json.dumps(description, indent=1) + "\n")
         with atomic_path(out / "train_names.txt") as part:
-            part.write_text("".join(f"{name}\n" for name in sorted(caches.sample_names(paths))))
+            part.write_text("".join(f"{name}\n" for name in sorted(cache_split.sample_names(paths))))
     distributed.wait()
     watch = Watch(data, out, watch_every, focal, validate) if first else None
     seconds = _fit(model, data, config, out, device, watch)
@@ -156,8 +159,8 @@ def _check_validation(validate: Validation, description: dict[str, Any], trained
                     f"--validate-on: {path} has images of {file.image_size}, the training's caches of "
                     f"{tuple(description['image_size'])} (H, W); prepare both at one size"
                 )
-            load.check_focal(path, file.nominal_focal, description)
-    seen = sorted(caches.sample_names(validate.paths) & trained_on)
+            run_folder.check_focal(path, file.nominal_focal, description)
+    seen = sorted(cache_split.sample_names(validate.paths) & trained_on)
     if seen:
         raise ValueError(f"--validate-on: {len(seen)} samples are trained on, such as {seen[0]}")
 
@@ -223,29 +226,6 @@ def _fit(
     return history[-1]["seconds"]
 
 
-def _optimiser(config: TrainConfig, learned: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    if config.optimiser == "sgd":
-        return torch.optim.SGD(learned, config.learning_rate, SGD_MOMENTUM, weight_decay=config.weight_decay)
-    return torch.optim.Adam(learned, lr=config.learning_rate, weight_decay=config.weight_decay)
-
-
-def learning_rate(config: TrainConfig, step: int, total: int) -> float:
-    """The rate of a step of `total`: a linear rise, then a fall to `final_learning_rate` of the highest.
-
-    Of the schedule "steps", a fall to a tenth every `decay_every` epochs.
-    """
-    if config.schedule == "exponential":
-        share = config.final_learning_rate ** (step / total)
-    elif config.schedule == "steps":
-        share = 0.1 ** (step * config.epochs // total // config.decay_every)
-    else:
-        wave = (1 + math.cos(math.pi * step / total)) / 2
-        share = config.final_learning_rate + (1 - config.final_learning_rate) * wave
-    # A short run warms up within its first tenth.
-    rise = max(1, min(config.warmup_steps, total // 10))
-    return config.learning_rate * share * min(1.0, (step + 1) / rise)
-
-
 def _check_image_size(image_size: tuple[int, int], model: Model) -> None:
     multiple = model.multiple
     if any(side % multiple for side in image_size):
@@ -283,30 +263,6 @@ def _shapes(config: TrainConfig, names: Sequence[str], paths: Sequence[Path], fo
             "from a dataset with CADs"
         )
     return {name: cuboid.around(cads[name], config.vertices, name) for name in names}
-
-
-def nominal_focal(paths: Sequence[Path]) -> float:
-    """The one nominal focal length, crop pixels, of cache files; ValueError where they have several."""
-    found = set()
-    for path in paths:
-        with caches.CacheFile(path) as file:
-            found.add(file.nominal_focal)
-    if len(found) > 1:
-        raise ValueError(
-            "the caches were prepared at different scales, their nominal focal lengths are "
-            f"{', '.join(f'{focal:g}' for focal in sorted(found))} pixels; prepare them at one"
-        )
-    return found.pop()
-
-
-def _typical_box(paths: Sequence[Path]) -> float:
-    """Median diagonal of the training boxes, crop pixels: `ntdm infer` scales its box to it."""
-    diagonals = []
-    for path in paths:
-        with caches.CacheFile(path) as file:
-            box = file["bbox"]
-        diagonals += np.hypot(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]).tolist()
-    return float(np.median(diagonals))
 
 
 def _provenance(

@@ -14,23 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from ntdm.config.stages import NUISANCES, OCCLUSION_LEVELS
+from ntdm.config.protocol import KNOWN_SPLITS
+from ntdm.io.error_table import read_errors
 from ntdm.io.predictions import made_with, read_predictions
-from ntdm.io.table import Table, read_errors
+from ntdm.io.table import Table
 
 PUBLISHED_SUFFIX = " (published)"
-# The rows of Table 3, in its order: the names that `ntdm ablate` gives its runs.
-ABLATIONS = (
-    "full", "no-background", "single-alpha", "fixed-shape", "latent-random", "latent-average",
-    "hard-silhouette",
-)  # fmt: skip
-
-_MIXED_LEVELS = tuple(f"FGL{i}_BGL{j}" for i in (1, 2, 3) for j in (1, 2, 3) if i != j)
-KNOWN_SPLITS = {
-    "pascal3d": ("val", "train", "voc_val", "voc_train"),
-    "ood_cv": ("iid", *NUISANCES, "occlusion", "train"),
-    "occluded_pascal3d": (*OCCLUSION_LEVELS, *_MIXED_LEVELS),
-}
 
 
 @dataclass(frozen=True)

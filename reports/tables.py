@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntdm.config.stages import NUISANCES
+from ntdm.config.protocol import ABLATIONS, NUISANCES
 from ntdm.geometry import metrics
 from ntdm.io.outputs import atomic_path, sweep
 from ntdm.io.table import write_csv
@@ -31,7 +31,7 @@ from ntdm.reports.measures import (
     estimate,
 )
 from ntdm.reports.page import Picture
-from ntdm.reports.runs import ABLATIONS, PUBLISHED_SUFFIX, Run, check_comparable, read_run
+from ntdm.reports.runs import PUBLISHED_SUFFIX, Run, check_comparable, read_run
 from ntdm.reports.typeset import Block, Cell, Line, latex, markdown
 
 Estimates = Mapping[Key, Estimate]

@@ -88,7 +88,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         yield "cpu"
         return
     kernels = request.getfixturevalue("host_kernels")
-    monkeypatch.setattr(launch, "library", lambda: kernels)
+    monkeypatch.setattr(launch, "cuda_library", lambda: kernels)
     monkeypatch.setattr(launch, "stream", lambda device: 0)
     monkeypatch.setattr(texture_update, "_run_cpu", texture_update._run_cuda)
     library = torch.library.Library("ntdm", "IMPL")

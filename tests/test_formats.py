@@ -9,7 +9,8 @@ from ntdm import export, infer
 from ntdm.data_prep import write_caches
 from ntdm.data_prep.readers import nemo_prepared, occluded_pascal3d, pascal3d
 from ntdm.data_prep.readers.ood_cv import names
-from ntdm.io import cache_schema, predictions, table
+from ntdm.evaluation import ood_cv_challenge
+from ntdm.io import cache_schema, error_table, predictions
 from ntdm.training.checkpoints import LAST
 
 NAMES = {
@@ -28,11 +29,11 @@ NAMES = {
         *("nemo_prepared", *nemo_prepared.SPLITS),
     ],
     "predictions": [*predictions.PREDICTION_COLUMNS, *predictions.Geometry.__dataclass_fields__],
-    "errors": [*table.ERROR_COLUMNS, *table.OPTIONAL_ERROR_COLUMNS],
+    "errors": [*error_table.ERROR_COLUMNS, *error_table.OPTIONAL_ERROR_COLUMNS],
     "infer": [*infer.FILES],
     "faults": sorted(write_caches.FAULTS),
     "run": [str(LAST)],
-    "exports": [*export.BOP_COLUMNS, *export.BOP_IMAGE_COLUMNS, *export.OOD_CV_COLUMNS],
+    "exports": [*export.BOP_COLUMNS, *export.BOP_IMAGE_COLUMNS, *ood_cv_challenge.OOD_CV_COLUMNS],
 }
 
 

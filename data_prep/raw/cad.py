@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ntdm.data_prep.raw.files import LARGEST_TEXT, read_bytes
 from ntdm.data_prep.raw.mat import read_mat
-from ntdm.data_prep.raw.roots import LARGEST_TEXT, read_bytes
 from ntdm.io.fault import reason
 from ntdm.io.progress import say
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import scipy.io
 
-from ntdm.data_prep.raw.roots import read_bytes
+from ntdm.data_prep.raw.files import read_bytes
 from ntdm.io.fault import reason
 
 _LARGEST = 64 * 2**20  # bytes, unpacked: the largest category of CADs, with its visibility tables, has 20 MB

@@ -15,26 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
+from ntdm.config.protocol import NOMINAL_DISTANCE, PASCAL3D_FOCAL_PX
 from ntdm.config.stages import PrepConfig
+from ntdm.data_prep.listing import Item, Listing
 from ntdm.data_prep.raw.annotation import ObjectPose, SampleError, pixels_from_matlab, viewpoint_of
-from ntdm.data_prep.raw.roots import (
-    NEMO,
-    OCCLUDED,
-    PASCAL3D,
-    base_name,
-    check_root,
-    choose_categories,
-    choose_splits,
-    read_list,
-    read_npz,
-    sift_names,
-)
+from ntdm.data_prep.raw.files import base_name, read_list, read_npz, sift_names
+from ntdm.data_prep.raw.roots import NEMO, OCCLUDED, PASCAL3D, check_root, choose_categories, choose_splits
 from ntdm.data_prep.readers.occluded_pascal3d import LEVELS, folder_level
 from ntdm.data_prep.readers.pascal3d import cads_of
-from ntdm.data_prep.samples import Item, Listing
 from ntdm.data_prep.write_caches import PrepReport
 from ntdm.data_prep.write_caches import prepare as prepare_listings
-from ntdm.geometry.camera_np import NOMINAL_DISTANCE, PASCAL3D_FOCAL_PX
 from ntdm.io.progress import say
 
 SPLITS = ("train", "val", "all", *LEVELS)

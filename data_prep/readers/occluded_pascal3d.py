@@ -11,17 +11,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ntdm.config.stages import OCCLUSION_LEVELS, PrepConfig
-from ntdm.data_prep.raw.roots import (
-    OCCLUDED,
-    PASCAL3D,
-    check_root,
-    choose_categories,
-    choose_splits,
-    read_list,
-)
+from ntdm.config.protocol import OCCLUSION_LEVELS
+from ntdm.config.stages import PrepConfig
+from ntdm.data_prep.listing import Listing
+from ntdm.data_prep.raw.files import read_list
+from ntdm.data_prep.raw.roots import OCCLUDED, PASCAL3D, check_root, choose_categories, choose_splits
 from ntdm.data_prep.readers.pascal3d import cads_of, items_of
-from ntdm.data_prep.samples import Listing
 from ntdm.data_prep.write_caches import PrepReport
 from ntdm.data_prep.write_caches import prepare as prepare_listings
 

@@ -11,18 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ntdm.config.stages import CATEGORIES, PrepConfig
+from ntdm.config.protocol import CATEGORIES
+from ntdm.config.stages import PrepConfig
+from ntdm.data_prep.listing import Item, Listing
 from ntdm.data_prep.raw.cad import Cad, read_cads
-from ntdm.data_prep.raw.roots import (
-    PASCAL3D,
-    base_name,
-    check_root,
-    choose_categories,
-    choose_splits,
-    read_list,
-    sift_names,
-)
-from ntdm.data_prep.samples import Item, Listing
+from ntdm.data_prep.raw.files import base_name, read_list, sift_names
+from ntdm.data_prep.raw.roots import PASCAL3D, check_root, choose_categories, choose_splits
 from ntdm.data_prep.write_caches import PrepReport
 from ntdm.data_prep.write_caches import prepare as prepare_listings
 

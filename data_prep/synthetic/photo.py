@@ -13,18 +13,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ntdm.config.stages import NUISANCES, SyntheticConfig
-from ntdm.data_prep.readers.ood_cv.names import CATEGORIES as OOD_CV_CATEGORIES
+from ntdm.config.protocol import NUISANCES, OOD_CV_CATEGORIES
+from ntdm.config.stages import SyntheticConfig
 from ntdm.data_prep.synthetic import models as synthetic_models
 from ntdm.data_prep.synthetic import scene
 from ntdm.data_prep.synthetic import viewpoints as synthetic_viewpoints
 from ntdm.data_prep.synthetic.draws import HeldOutDraws, TrainingDraws
 from ntdm.data_prep.synthetic.models import Models
+from ntdm.data_prep.synthetic.raw_files import _write_jpeg, mat_file, write_bytes
 from ntdm.data_prep.synthetic.render import Cutout, View, cast_ground_shadow, frame, render, visible_anchors
-from ntdm.data_prep.synthetic.solids import Cad, mat_file
+from ntdm.data_prep.synthetic.solids import Cad
 from ntdm.data_prep.synthetic.texture import Array
 from ntdm.geometry import camera
-from ntdm.io.outputs import atomic_path
 
 PASCAL3D, OCCLUDED, OOD_CV = "PASCAL3D+_release1.1", "OccludedPASCAL3D", "OOD-CV"
 WNID = {
@@ -34,7 +34,6 @@ WNID = {
 }  # fmt: skip
 SPLITS = ("train", "val", "iid", *NUISANCES)  # a sample's number starts with its split's position here
 NUMBERS_PER_SPLIT = 1_000_000
-JPEG_QUALITY = 92
 FILL = (0.55, 0.85)  # share of the photo's width or height that the object spans
 SHADOWED = {
     "aeroplane": 0.15
@@ -244,14 +243,3 @@ def _box(mask: scene.Mask) -> list[int]:
 def subtype(category: str, cad_index: int) -> str:
     """The name of a model's kind, as a record and the list of a category's kinds give it."""
     return f"{category}_{cad_index:02d}"
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """A file, whole or not at all, in folders made where they are missing."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def _write_jpeg(path: Path, picture: np.ndarray) -> None:
-    with atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary, "JPEG", quality=JPEG_QUALITY)

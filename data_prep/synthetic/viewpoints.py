@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ntdm.config.stages import CATEGORIES
-from ntdm.data_prep.raw.roots import LARGEST_TEXT, read_bytes
+from ntdm.config.protocol import CATEGORIES
+from ntdm.data_prep.raw.files import LARGEST_TEXT, read_bytes
 from ntdm.data_prep.synthetic.texture import Array
 from ntdm.geometry import camera
 

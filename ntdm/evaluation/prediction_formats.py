@@ -10,33 +10,25 @@ Each becomes one :class:`Guess` a sample. ValueError names file and line, or the
 no number, a photo that is none of the samples, two predictions of one, degrees in the place of radians.
 """
 
-import csv
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ntdm.config.stages import CATEGORIES
-from ntdm.export import OOD_CV_COLUMNS, challenge_name
+from ntdm.config.protocol import CATEGORIES
+from ntdm.evaluation.ood_cv_challenge import challenge_name, challenge_rows
 from ntdm.io import table as sample_table
 from ntdm.io import untrusted
-from ntdm.io.predictions import FREE_POSE_COLUMNS, POSE_COLUMNS, PREDICTION_COLUMNS
+from ntdm.io.predictions import FREE_POSE_COLUMNS, POSE_COLUMNS, PREDICTION_COLUMNS, SampleKey
 from ntdm.io.table import KEY_COLUMNS, ROUNDING, read_table, refuse
 
 ANGLES = POSE_COLUMNS[:3]
 # Fewer small angles than these could be true by chance.
 _ENOUGH_ROWS = 10
-
-
-class Sample(NamedTuple):
-    """The key of a sample of the truth."""
-
-    category: str
-    name: str
 
 
 class Guess(NamedTuple):
@@ -68,15 +60,15 @@ class Truth:
     where: Path
     dataset: str
     split: str
-    samples: tuple[Sample, ...]
+    samples: tuple[SampleKey, ...]
     digest: str
     viewpoint: np.ndarray | None
     paths: tuple[Path, ...] = ()
 
 
-def _read_csv(files: Sequence[Path], truth: Truth) -> dict[Sample, Guess]:
+def _read_csv(files: Sequence[Path], truth: Truth) -> dict[SampleKey, Guess]:
     optional = [column for column in PREDICTION_COLUMNS if column not in (*KEY_COLUMNS, *ANGLES)]
-    guesses: dict[Sample, Guess] = {}
+    guesses: dict[SampleKey, Guess] = {}
     for path in files:
         table = read_table(path, (*KEY_COLUMNS, *ANGLES), optional, (*POSE_COLUMNS, *FREE_POSE_COLUMNS))
         for column in (*ANGLES, *FREE_POSE_COLUMNS[:3]):
@@ -109,13 +101,13 @@ def _read_csv(files: Sequence[Path], truth: Truth) -> dict[Sample, Guess]:
                 seconds=cells.get("seconds"),
                 free=tuple(cells.get(name) for name in FREE_POSE_COLUMNS),
             )
-            _add(guesses, Sample(*key), guess)
+            _add(guesses, SampleKey(*key), guess)
     return guesses
 
 
-def _read_ood_cv(files: Sequence[Path], truth: Truth) -> dict[Sample, Guess]:
+def _read_ood_cv(files: Sequence[Path], truth: Truth) -> dict[SampleKey, Guess]:
     names = {challenge_name(*sample): sample for sample in truth.samples}
-    guesses: dict[Sample, Guess] = {}
+    guesses: dict[SampleKey, Guess] = {}
     for path in files:
         largest, azimuths = 0.0, set()
         for where, row in challenge_rows(path):
@@ -140,8 +132,8 @@ def _read_ood_cv(files: Sequence[Path], truth: Truth) -> dict[Sample, Guess]:
     return guesses
 
 
-def _read_nemo(files: Sequence[Path], truth: Truth) -> dict[Sample, Guess]:
-    guesses: dict[Sample, Guess] = {}
+def _read_nemo(files: Sequence[Path], truth: Truth) -> dict[SampleKey, Guess]:
+    guesses: dict[SampleKey, Guess] = {}
     for path in files:
         category = re.match(rf"({'|'.join(CATEGORIES)})(?![a-z])", path.stem)
         names = _nemo_names(truth, category[1] if category else None)
@@ -164,9 +156,9 @@ def _read_nemo(files: Sequence[Path], truth: Truth) -> dict[Sample, Guess]:
     return guesses
 
 
-def _nemo_names(truth: Truth, category: str | None) -> dict[str, list[Sample]]:
+def _nemo_names(truth: Truth, category: str | None) -> dict[str, list[SampleKey]]:
     """What NeMo may call a sample: with the object's number, and without where that is 0."""
-    names: dict[str, list[Sample]] = {}
+    names: dict[str, list[SampleKey]] = {}
     for sample in truth.samples:
         if category in (None, sample.category):
             names.setdefault(sample.name, []).append(sample)
@@ -195,14 +187,14 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
     return fields
 
 
-FORMATS: dict[str, Callable[[Sequence[Path], Truth], dict[Sample, Guess]]] = {
+FORMATS: dict[str, Callable[[Sequence[Path], Truth], dict[SampleKey, Guess]]] = {
     "csv": _read_csv,
     "ood-cv": _read_ood_cv,
     "nemo": _read_nemo,
 }
 
 
-def _add(guesses: dict[Sample, Guess], sample: Sample, guess: Guess) -> None:
+def _add(guesses: dict[SampleKey, Guess], sample: SampleKey, guess: Guess) -> None:
     if sample in guesses:
         raise ValueError(
             f"{guess.where}: {sample.category} {sample.name} is predicted already in {guesses[sample].where}"
@@ -212,37 +204,6 @@ def _add(guesses: dict[Sample, Guess], sample: Sample, guess: Guess) -> None:
 
 def _same(a: Guess, b: Guess) -> bool:
     return np.array_equal(np.array(a[1:4], float), np.array(b[1:4], float), equal_nan=True)
-
-
-def challenge_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """File and line, and the cells, of every row of a table in the challenge's columns."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in OOD_CV_COLUMNS[:-1] if name not in (reader.fieldnames or ())]
-            if missing:
-                raise ValueError(
-                    f"{path}, line 1: column {missing[0]} is missing; want {','.join(OOD_CV_COLUMNS)}"
-                )
-            for row in reader:
-                where = f"{path}, line {reader.line_num}"
-                if None in row or None in row.values():
-                    raise ValueError(f"{where}: it has not as many cells as the header")
-                yield where, row
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a CSV file: {error}") from None
-
-
-def challenge_sample(image: str, category: str, where: str) -> Sample:
-    """`<source>_<category>_<image>_<object>.jpg` as the cache calls it, `<image>_<object>` in two digits."""
-    parts = re.fullmatch(
-        rf"(?:imagenet|pascal|collection)_{re.escape(category)}_(.+)_(\d+)", Path(image).stem
-    )
-    if not parts:
-        raise ValueError(f"{where}: {image!r} is not <source>_{category}_<image>_<object>.jpg")
-    return Sample(category, f"{parts[1]}_{int(parts[2]):02d}")
 
 
 def number(cell: str, where: str, column: str) -> float:

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ntdm.geometry import metrics
+from ntdm.geometry import camera_np, metrics
 from ntdm.io.cache import CacheFile
+from ntdm.io.error_table import write_errors
 from ntdm.io.predictions import FREE_POSE_COLUMNS, POSE_COLUMNS, read_geometry, read_predictions, rows_of
-from ntdm.io.table import KEY_COLUMNS, write_errors
+from ntdm.io.table import KEY_COLUMNS
 
 BATCH = 128  # samples whose masks are in memory at once
 
@@ -49,10 +50,10 @@ def score(predictions: Path, cache_files: Iterable[Path], out: Path) -> Scored:
             names = [(cache.category, name) for name in cache["name"]]
             rows = rows_of(table, cache)
             seen[rows] = True
-            truth = metrics.rotation_from_angles(cache["viewpoint"])
+            truth = camera_np.rotation_from_angles(cache["viewpoint"])
             for columns, errors in ((POSE_COLUMNS, rotation), (FREE_POSE_COLUMNS, rotation_free)):
                 angles = np.stack([table[column][rows] for column in columns[:3]], -1)
-                errors[rows] = metrics.rotation_error(metrics.rotation_from_angles(angles), truth)
+                errors[rows] = metrics.rotation_error(camera_np.rotation_from_angles(angles), truth)
             all_cads &= bool((cache["cad_index"] >= 0).all())
             all_occluders &= "occluder_mask" in cache
             if beside.exists():

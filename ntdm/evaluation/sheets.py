@@ -14,16 +14,17 @@ import torch
 from PIL import Image
 
 from ntdm.geometry.camera import cam_from_obj
-from ntdm.geometry.mesh import vertex_normals
 from ntdm.io import cache as caches
-from ntdm.io import predictions
+from ntdm.io import cache_split, predictions
+from ntdm.io import run_folder as run_folders
+from ntdm.io.error_table import read_errors
 from ntdm.io.outputs import atomic_path
 from ntdm.io.progress import say, track
-from ntdm.io.table import Table, read_errors
+from ntdm.io.table import Table
 from ntdm.methods import load
 from ntdm.methods.ntdm import NTDM
-from ntdm.ops.rasterize import interpolate, rasterize
 from ntdm.viz import pictures
+from ntdm.viz.shading import seen_from_ahead, shading
 
 OVERVIEW_ROWS, GALLERY_ROWS = 12, 4
 _FINER = 4  # times the crop's resolution, at which the seen faces are told from the unseen
@@ -89,7 +90,7 @@ def run(runs: Sequence[Path], cache: Path, splits: Mapping[str, str], out: Path)
         if not (folder / "model.safetensors").exists() or not have:
             say(f"{folder}: no model or no errors, so no pictures")
             continue
-        described = load.read_description(folder / "config.json")
+        described = run_folders.read_description(folder / "config.json")
         learned = described.get("train")
         if isinstance(learned, dict) and learned.get("method") != "ntdm":
             # Its model is not built: that may need a package which is not there.
@@ -118,7 +119,7 @@ def _examples(
     for column, split in splits.items():
         order = _by_error(_errors(run_folder, split))
         middle = order[len(order) // 2 : len(order) // 2 + 1]
-        (fit,) = read_fits(model, run_folder, split, caches.find(cache, split), middle)
+        (fit,) = read_fits(model, run_folder, split, cache_split.find(cache, split), middle)
         columns.append((fit.photo, coloured_mesh(model, focal, fit), _over(model, focal, fit)))
         names.append(f"{column}: {fit.caption.rpartition(', ')[0].rpartition(', ')[2]}")
     rows = [[column[i] for column in columns] for i in range(3)]
@@ -131,7 +132,7 @@ def _gallery(model: NTDM, focal: float, run_folder: Path, cache: Path, split: st
     start = (len(order) - count) // 2
     groups = {"best": order[:count], "median": order[start : start + count], "worst": order[-count:][::-1]}
     chosen = np.stack(list(groups.values()), 1).ravel()  # row by row: a best, a median, a worst one
-    fits = read_fits(model, run_folder, split, caches.find(cache, split), chosen)
+    fits = read_fits(model, run_folder, split, cache_split.find(cache, split), chosen)
     captions = [f"{list(groups)[i % 3]}: {fit.caption}" for i, fit in enumerate(fits)]
     rows = [[fit.photo, _over(model, focal, fit)] for fit in fits]
     return _save(out, pictures.contact_sheet(rows, captions, ("photo", "predicted mesh"), tile=176, across=3))
@@ -174,7 +175,8 @@ def coloured_mesh(model: NTDM, focal: float, fit: Fit) -> np.ndarray:
     part is in the visible mask.
     """
     height, width = (_FINER * side for side in fit.visible.shape)
-    index = _faces(model, cam_from_obj(fit.vertices, fit.viewpoint), _FINER * focal, (height, width))
+    cam = cam_from_obj(fit.vertices, fit.viewpoint)
+    index = seen_from_ahead(cam, model.faces, _FINER * focal, (height, width)).face_index[0].cpu().numpy()
     shown = np.kron(fit.visible != 0, np.ones((_FINER, _FINER), bool))
     count = len(model.faces)
     covered = np.bincount(index[index >= 0], minlength=count)
@@ -191,8 +193,9 @@ def coloured_mesh(model: NTDM, focal: float, fit: Fit) -> np.ndarray:
     # As large as it can be: the farthest vertex touches the edge.
     reach = float((cam[..., :2].norm(dim=-1) / -cam[..., 2]).max())
     larger = 0.48 * _MESH_PIXELS / max(reach, 1e-9)
-    light = _shading(model, cam, larger, size)
-    index = _faces(model, cam, larger, size)
+    fragments = seen_from_ahead(cam, model.faces, larger, size)
+    light = shading(cam, model.faces, fragments)
+    index = fragments.face_index[0].cpu().numpy()
     picked = of_face[np.maximum(index, 0)] * (0.25 + 0.85 * light[..., None])
     return np.where(index[..., None] >= 0, picked.clip(0, 255), 255).astype(np.uint8)
 
@@ -207,9 +210,9 @@ def _by_error(errors: Table) -> np.ndarray:
 
 def _over(model: NTDM, focal: float, fit: Fit) -> np.ndarray:
     cam = cam_from_obj(fit.vertices, fit.viewpoint)
-    return pictures.overlay(
-        fit.photo, fit.amodal, fit.visible, _shading(model, cam, focal, fit.photo.shape[:2])
-    )
+    height, width = fit.photo.shape[:2]
+    light = shading(cam, model.faces, seen_from_ahead(cam, model.faces, focal, (height, width)))
+    return pictures.overlay(fit.photo, fit.amodal, fit.visible, light)
 
 
 def _photos(paths: Sequence[Path], keys: set[tuple[str, str]]) -> dict[tuple[str, str], np.ndarray]:
@@ -220,22 +223,6 @@ def _photos(paths: Sequence[Path], keys: set[tuple[str, str]]) -> dict[tuple[str
                 if (file.category, name) in keys:
                     photos[file.category, name] = file.read("images", i)
     return photos
-
-
-def _faces(model: NTDM, cam: torch.Tensor, focal: float, size: tuple[int, int]) -> np.ndarray:
-    """Face number [H, W] of a mesh [1, V, 3] seen by a camera that looks at the middle; -1: none."""
-    centre = cam.new_tensor([[size[1] / 2, size[0] / 2]])
-    fragments = rasterize(cam, model.faces, cam.new_tensor([focal]), centre, size)
-    return fragments.face_index[0].cpu().numpy()
-
-
-def _shading(model: NTDM, cam: torch.Tensor, focal: float, size: tuple[int, ...]) -> np.ndarray:
-    """Brightness [H, W] of a mesh [1, V, 3] seen by a camera that looks at the middle."""
-    height, width = size
-    centre = cam.new_tensor([[width / 2, height / 2]])
-    fragments = rasterize(cam, model.faces, cam.new_tensor([focal]), centre, (height, width))
-    normals = interpolate(vertex_normals(cam, model.faces), model.faces, fragments)
-    return pictures.shade(normals[0].cpu().numpy())
 
 
 def _save(path: Path, sheet: np.ndarray) -> Path:

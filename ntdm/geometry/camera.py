@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 # Of the conventions, and so here too.
-from ntdm.geometry.camera_np import NOMINAL_DISTANCE as NOMINAL_DISTANCE
-from ntdm.geometry.camera_np import PASCAL3D_FOCAL_PX as PASCAL3D_FOCAL_PX
+from ntdm.config.protocol import NOMINAL_DISTANCE as NOMINAL_DISTANCE
+from ntdm.config.protocol import PASCAL3D_FOCAL_PX as PASCAL3D_FOCAL_PX
 
 
 def rotation(angles: Tensor) -> Tensor:

@@ -5,12 +5,10 @@ A test holds this file against its twin.
 """
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-# PASCAL3D+ stores focal 1 and viewport 3000 for every record: 3000 pixels of the original photo.
-PASCAL3D_FOCAL_PX = 3000.0
-# NeMo's protocol rescales every crop as if the object stood this far away (CAD units).
-NOMINAL_DISTANCE = 5.0
+from ntdm.geometry.metrics import Array
+
 # A face with a corner nearer than this to the camera's plane is dropped (the vertices' unit).
 NEAR = 1e-3
 
@@ -37,3 +35,28 @@ def project(
     """Pixels [V, 2] of points [V, 3] in front of one camera, as camera.project; principal_point [2]."""
     scale = focal / -points_cam[:, 2:]
     return principal_point + scale * points_cam[:, :2] * [1, -1]
+
+
+def rotation_from_angles(angles: ArrayLike) -> Array:
+    """Rotation of ``cam_from_obj``: the numpy twin of :func:`ntdm.geometry.camera.rotation`.
+
+    Scoring and reports must run where torch is not installed; a test holds the two together.
+
+    Args:
+        angles: [..., 3] or more columns, azimuth, elevation, theta first; radians.
+
+    Returns:
+        R [..., 3, 3]; NaN where an angle is not finite.
+    """
+    angles = np.asarray(angles, dtype=np.float64)
+    if angles.ndim == 0 or angles.shape[-1] < 3:
+        raise ValueError(
+            f"angles have shape {angles.shape}: want [..., 3], azimuth, elevation, theta in radians"
+        )
+    angles = np.where(np.isfinite(angles), angles, np.nan)
+    (ca, ce, ct), (sa, se, st) = (np.moveaxis(f(angles[..., :3]), -1, 0) for f in (np.cos, np.sin))
+    right = np.stack([ca, sa, np.zeros_like(ca)], -1)
+    up = np.stack([-se * sa, se * ca, ce], -1)
+    back = np.stack([ce * sa, -ce * ca, se], -1)
+    ct, st = ct[..., None], st[..., None]
+    return np.stack([ct * right - st * up, st * right + ct * up, back], -2)

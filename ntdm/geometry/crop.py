@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from ntdm.geometry.camera_np import NOMINAL_DISTANCE, PASCAL3D_FOCAL_PX
+from ntdm.config.protocol import NOMINAL_DISTANCE, PASCAL3D_FOCAL_PX
 
 # NeMo's rule: at and below this (r = 0.001) the annotated distance is no distance, the box sets it instead.
 DEGENERATE_DISTANCE = 1e-3 * NOMINAL_DISTANCE

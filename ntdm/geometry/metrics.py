@@ -16,31 +16,6 @@ PI_18 = math.pi / 18
 Array = NDArray[np.float64]
 
 
-def rotation_from_angles(angles: ArrayLike) -> Array:
-    """Rotation of ``cam_from_obj``: the numpy twin of :func:`ntdm.geometry.camera.rotation`.
-
-    Scoring and reports must run where torch is not installed; a test holds the two together.
-
-    Args:
-        angles: [..., 3] or more columns, azimuth, elevation, theta first; radians.
-
-    Returns:
-        R [..., 3, 3]; NaN where an angle is not finite.
-    """
-    angles = np.asarray(angles, dtype=np.float64)
-    if angles.ndim == 0 or angles.shape[-1] < 3:
-        raise ValueError(
-            f"angles have shape {angles.shape}: want [..., 3], azimuth, elevation, theta in radians"
-        )
-    angles = np.where(np.isfinite(angles), angles, np.nan)
-    (ca, ce, ct), (sa, se, st) = (np.moveaxis(f(angles[..., :3]), -1, 0) for f in (np.cos, np.sin))
-    right = np.stack([ca, sa, np.zeros_like(ca)], -1)
-    up = np.stack([-se * sa, se * ca, ce], -1)
-    back = np.stack([ce * sa, -ce * ca, se], -1)
-    ct, st = ct[..., None], st[..., None]
-    return np.stack([ct * right - st * up, st * right + ct * up, back], -2)
-
-
 def rotation_error(R_pred: ArrayLike, R_true: ArrayLike) -> Array:
     """Geodesic distance arccos((tr(R_predᵀ R_true) - 1) / 2) between rotations.
 

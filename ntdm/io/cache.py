@@ -30,8 +30,9 @@ import h5py
 import numpy as np
 
 import ntdm
-from ntdm.config.stages import PrepConfig, from_dict
-from ntdm.geometry.camera_np import PASCAL3D_FOCAL_PX
+from ntdm.config.protocol import PASCAL3D_FOCAL_PX
+from ntdm.config.reading import from_dict
+from ntdm.config.stages import PrepConfig
 from ntdm.io.cache_schema import OPTIONAL, REQUIRED, SCHEMA, SCHEMA_VERSION, check, resolved
 from ntdm.io.outputs import atomic_hdf5
 
@@ -285,50 +286,3 @@ def write_latents(path: Path, latent: np.ndarray) -> None:
         if "latent" in file:
             del file["latent"]
         file["latent"] = np.asarray(latent, np.float32)
-
-
-def find(cache_dir: Path, key: str, categories: Sequence[str] | None = None) -> list[Path]:
-    """The cache files of `key` ("pascal3d/train"), all categories or those asked for, in alphabetical order.
-
-    Raises ValueError when there is none, or when a category asked for has none.
-    """
-    folder = Path(cache_dir) / key
-    paths = {p.stem: p for p in sorted(folder.glob("[!.]*.h5"))}
-    if not paths:
-        raise ValueError(f"no cache file in {folder}; make it with `ntdm prep-data {key.split('/')[0]}`")
-    missing = sorted(set(categories or ()) - set(paths))
-    if missing:
-        raise ValueError(
-            f"no cache file {folder / missing[0]}.h5; the categories there are {', '.join(paths)}"
-        )
-    return [p for name, p in paths.items() if categories is None or name in categories]
-
-
-def fingerprint(paths: Sequence[Path]) -> str:
-    """Hexadecimal digest of what the files say: key, names, cameras, configuration, pixels as written."""
-    digest = hashlib.sha256()
-    for path in sorted(paths, key=str):
-        with CacheFile(path) as file:
-            config = {key: value for key, value in file.config.items() if key != "compression"}
-            said = [file.dataset, file.split, file.category, config, file.pixels, file["name"]]
-            digest.update(json.dumps(said).encode())
-            for name in ("viewpoint", "focal", "principal_point", "cad_index"):
-                digest.update(np.ascontiguousarray(file[name]).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def require_latents(paths: Sequence[Path]) -> None:
-    """Raises ValueError naming the first cache file that fit-shapes has not been through."""
-    for path in paths:
-        with CacheFile(path) as file:
-            if "latent" not in file:
-                raise ValueError(f"{path} holds no latents; run `ntdm fit-shapes` on the cache first")
-
-
-def sample_names(paths: Sequence[Path]) -> set[str]:
-    """ "category/name" of every sample of the cache files."""
-    names = set()
-    for path in paths:
-        with CacheFile(path) as file:
-            names |= {f"{file.category}/{name}" for name in file["name"]}
-    return names

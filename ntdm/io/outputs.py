@@ -12,7 +12,7 @@ from typing import Any
 
 import h5py
 
-from ntdm.config.stages import difference
+from ntdm.config.reading import difference
 
 
 def finished(path: Path, made_with: Mapping[str, Any], wanted: Mapping[str, Any], overwrite: bool) -> bool:

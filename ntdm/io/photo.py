@@ -1,10 +1,15 @@
 """Photos as files hold them, to RGB."""
 
+import io
 import re
+import warnings
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
+
+from ntdm.io.fault import reason
 
 # Some of ImageNet's .JPEG are PNGs. Not every format that Pillow knows: some start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
@@ -106,3 +111,20 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def read_photo(path: Path) -> np.ndarray:
+    """RGB u8 [H, W, 3], EXIF rotation applied; ValueError when it is not a readable image of a sane size."""
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"it has more than {LARGEST_FILE} bytes")
+        data = essential(path.read_bytes())
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            warnings.simplefilter("ignore")  # of oddities in the file; what matters raises an error
+            check_size(image)  # turning it decodes it
+            return to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise ValueError(f"photo {path} does not exist") from None
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged bytes.
+    except Exception as error:
+        raise ValueError(f"photo {path} cannot be read as an image: {reason(error)}") from None

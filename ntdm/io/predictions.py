@@ -166,3 +166,10 @@ def _open_geometry(path: Path) -> h5py.File:
 def _places(file: h5py.File) -> dict[tuple[str, str], int]:
     names = zip(file["category"].asstr()[:], file["name"].asstr()[:], strict=True)
     return {key: i for i, key in enumerate(names)}
+
+
+class SampleKey(NamedTuple):
+    """The key of a sample of the truth."""
+
+    category: str
+    name: str

@@ -8,7 +8,8 @@ Rigid: the one shape that the solver (render_and_compare.py) needs no latent for
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,3 +97,11 @@ def _sides(low: np.ndarray, high: np.ndarray, wanted: int) -> tuple[np.ndarray, 
             normals.append(np.broadcast_to(outward * np.eye(3)[fixed], points[-1].shape))
             first += number.size
     return np.concatenate(points), np.concatenate(faces), np.concatenate(normals)
+
+
+def _describe_cuboid(cuboid: Cuboid) -> dict[str, Any]:
+    return {"low": list(cuboid.low), "high": list(cuboid.high), "vertices": cuboid.wanted}
+
+
+def _restore_cuboid(values: Mapping[str, Any], source: str) -> Cuboid:
+    return Cuboid(values["low"], values["high"], values["vertices"])

@@ -1,24 +1,17 @@
 """Run folders as `ntdm train` leaves them: the model, and what config.json says of it (docs/formats.md)."""
 
 import dataclasses
-import hashlib
-import json
-import math
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
 
-from ntdm.config.stages import TrainConfig, from_dict
-from ntdm.geometry.camera_np import PASCAL3D_FOCAL_PX
+from ntdm.config.reading import from_dict
+from ntdm.config.stages import TrainConfig
+from ntdm.io.run_folder import DESCRIPTION, read_description
 from ntdm.methods.registry import METHODS
 from ntdm.nn.base import MissingPackageError, Model
-
-DESCRIPTION: dict[str, type | tuple[type, ...]] = {  # what a run's config.json holds that is read again
-    "method": str, "train": dict, "categories": list, "image_size": list, "nominal_focal": (float, int),
-    "typical_box": (float, int), "shapes": dict,
-}  # fmt: skip
 
 
 def load(run_folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]]:
@@ -69,33 +62,3 @@ def load(run_folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]]:
             f"{weights}: tensor {broken[0]} holds values that are not finite; train again with --overwrite"
         )
     return model.requires_grad_(False).eval().to(device), description
-
-
-def check_focal(path: Path, focal: float, description: dict[str, Any]) -> None:
-    """ValueError where a cache file's nominal focal length, crop pixels, is not that of the run."""
-    if not math.isclose(focal, description["nominal_focal"], rel_tol=1e-6):
-        raise ValueError(
-            f"{path} was prepared at a nominal focal length of {focal:g} pixels, the "
-            f"training's caches at {description['nominal_focal']:g}: prepare it with --set "
-            f"scale={description['nominal_focal'] / PASCAL3D_FOCAL_PX:g}"
-        )
-
-
-def weights_digest(run_folder: Path) -> str:
-    """Hexadecimal digest of a run's weights: predictions remember which they were made with."""
-    return hashlib.sha256((run_folder / "model.safetensors").read_bytes()).hexdigest()[:16]
-
-
-def read_description(path: Path) -> dict[str, Any]:
-    """The object in a run's config.json; ValueError where it holds none."""
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not JSON ({error}): restore it, or train again with --overwrite"
-        ) from None
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} holds {type(content).__name__}, want an object: restore it, or train with --overwrite"
-        )
-    return content

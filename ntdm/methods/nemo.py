@@ -21,12 +21,13 @@ from ntdm.config.stages import InferConfig, TrainConfig
 from ntdm.data.batch import Batch
 from ntdm.geometry.camera import cam_from_obj, camera_centre, project
 from ntdm.methods.cuboid import Cuboid
-from ntdm.methods.ntdm import SurfaceMap
 from ntdm.nn import backbone
+from ntdm.nn.background import BackgroundBank
 from ntdm.nn.base import FeatureModel, Guess
-from ntdm.nn.losses import BackgroundBank, texel_cross_entropy
+from ntdm.nn.losses import texel_cross_entropy
 from ntdm.ops.rasterize import interpolate, rasterize
 from ntdm.render_and_compare.encode import Photos, encode
+from ntdm.render_and_compare.renderer import SurfaceMap
 from ntdm.render_and_compare.solver import Shape, Solver
 
 # NeMo's weight of the term that keeps the photo's background features away from all vertices' features.

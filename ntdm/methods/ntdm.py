@@ -6,40 +6,36 @@ a crop of H x W pixels has features of h x w = H/stride x W/stride cells, whose 
 focal length and principal point divided by the stride (pixel frames are corner-origin, so nothing shifts).
 """
 
+import hashlib
 import itertools
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ntdm.config.stages import TrainConfig
+from ntdm.config.reading import to_dict
+from ntdm.config.stages import InferConfig, TrainConfig
 from ntdm.data import distributed
 from ntdm.data.batch import Batch
 from ntdm.geometry.camera import cam_from_obj
 from ntdm.geometry.mesh import sphere_uv
 from ntdm.nn import backbone
-from ntdm.nn.base import FeatureModel
-from ntdm.nn.deformable_mesh import DeformableMesh
-from ntdm.nn.losses import BackgroundBank, occlusion_cross_entropy, texel_cross_entropy
+from ntdm.nn.background import BackgroundBank, clutter_mixture, foreground_logit
+from ntdm.nn.base import FeatureModel, Guess
+from ntdm.nn.deformable_mesh import DeformableMesh, read_config
+from ntdm.nn.losses import occlusion_cross_entropy, texel_cross_entropy
 from ntdm.nn.neural_texture import LocalView, NeuralTexture, texel_points
-from ntdm.ops.rasterize import Fragments, interpolate, rasterize
+from ntdm.ops.rasterize import interpolate, rasterize
 from ntdm.ops.uv_scatter import uv_scatter
-from ntdm.render_and_compare.encode import clutter_mixture, foreground_logit
+from ntdm.render_and_compare.encode import encode
+from ntdm.render_and_compare.renderer import SurfaceMap
+from ntdm.render_and_compare.solver import Solver, fit_categories
 
 # A texel is a positive once this share of its blend was seen.
 KNOWN_SHARE = 0.1
-
-
-class SurfaceMap(NamedTuple):
-    """What a mesh shows on a feature grid."""
-
-    fragments: Fragments
-    attributes: Tensor  # template point and local view direction of every vertex [B, V, 6]
-    sphere: Tensor  # template point under each cell [B, h, w, 3]; zero outside
-    local_view: Tensor  # direction to the camera in (du, dv, n) [B, h, w, 3], near unit length; 0 outside
 
 
 class NTDM(FeatureModel):
@@ -257,3 +253,58 @@ class NTDM(FeatureModel):
         far = points @ self.texels[texels].T < near_cosine
         far = torch.cat([far, far.new_ones(len(points), len(rest))], 1)
         return torch.cat([same, rest]), log_weight, far
+
+
+class NTDMPredictor:
+    """Fits every photo under its own category and all that it may show; the lowest loss names the class."""
+
+    def __init__(self, model: NTDM, config: InferConfig, image_size: tuple[int, int], focal: float) -> None:
+        self.model, self.config = model, config
+        self.solvers = [Solver(model, c, config, image_size, focal) for c in range(len(model.categories))]
+
+    def __call__(self, photo: Tensor, category: Sequence[int]) -> Guess:
+        """Pose, masks, shape and class of uint8 photos [N, 3, H, W]."""
+        photos, own = encode(self.model, photo, self.config), torch.tensor(category, device=photo.device)
+        losses, fits = fit_categories(self.solvers, photos, own)
+        lowest, best = losses.min(1)
+        count, numbers = len(photo), losses.new_zeros
+        viewpoint, free_viewpoint, scale = numbers(count, 4), numbers(count, 4), numbers(count)
+        latent = losses.new_full((count, max(self.model.num_latents)), torch.nan)
+        amodal = torch.zeros(count, *photo.shape[2:], dtype=torch.bool, device=photo.device)
+        visible, amodal_free = amodal.clone(), amodal.clone()
+        for c, (rows, solution) in enumerate(fits):
+            seen, shown = self.solvers[c].masks(solution, photos.of(rows))
+            mine, free = own[rows] == c, best[rows] == c
+            for whole, found in (
+                (viewpoint, solution.viewpoint),
+                (latent[:, : self.model.num_latents[c]], solution.latent),
+                (scale, solution.scale),
+                (amodal, seen),
+                (visible, shown),
+            ):
+                whole[rows[mine]] = found[mine]
+            free_viewpoint[rows[free]], amodal_free[rows[free]] = solution.viewpoint[free], seen[free]
+        return Guess(
+            viewpoint=viewpoint,
+            free_viewpoint=free_viewpoint,
+            category=best,
+            score=1 - lowest,
+            amodal=amodal,
+            visible=visible,
+            amodal_free=amodal_free,
+            latent=latent,
+            scale=scale,
+        )
+
+
+def _describe_shape(shape: DeformableMesh) -> dict[str, Any]:
+    digest = hashlib.sha256()  # lest a run goes on with refitted shapes
+    for name, value in sorted(shape.state_dict().items()):
+        digest.update(name.encode() + value.cpu().numpy().tobytes())
+    return {
+        "config": to_dict(shape.config), "num_latents": shape.num_latents, "digest": digest.hexdigest()[:16],
+    }  # fmt: skip
+
+
+def _restore_shape(values: Mapping[str, Any], source: str) -> DeformableMesh:
+    return DeformableMesh(read_config(values["config"], source), values["num_latents"])

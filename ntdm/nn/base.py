@@ -15,7 +15,7 @@ from ntdm.config.stages import TrainConfig
 from ntdm.data import distributed
 from ntdm.data.batch import Batch
 from ntdm.nn import backbone
-from ntdm.nn.losses import BackgroundBank
+from ntdm.nn.background import BackgroundBank
 
 
 class MissingPackageError(ValueError):

@@ -9,24 +9,17 @@ optimises it freely. The network is smooth over the sphere; b_k [V, 3] is what i
 wing tips, legs, for which a network of bearable size and training time is too smooth.
 """
 
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ntdm.config.stages import ShapeConfig, from_dict, to_dict
+from ntdm.config.reading import from_dict
+from ntdm.config.stages import ShapeConfig
 from ntdm.geometry.mesh import Mesh, icosphere
-from ntdm.io.outputs import atomic_path
 
-SCHEMA = "ntdm-shape"
-SCHEMA_VERSION = 2
-READ_VERSIONS = (1, 2)  # 1 had no offsets: they were 0
 RETIRED = ("transport_share",)  # keys of configs of version 1 that nothing reads any more
 # Meshes that pass through Psi together. Activations of 32 x 642 x 64 floats (5 MB) stay in the cache: a
 # batch of 288 takes 200 ms forward and backward on one core of a Zen 4 EPYC in pieces, 640 ms whole.
@@ -143,58 +136,3 @@ class DeformableMesh(nn.Module):
 def read_config(values: Mapping[str, Any], source: str) -> ShapeConfig:
     """The ShapeConfig that is written beside a shape or in a run; keys of before are passed over."""
     return from_dict(ShapeConfig, {k: v for k, v in values.items() if k not in RETIRED}, source)
-
-
-def save_shape(path: Path, model: DeformableMesh, meta: dict[str, Any]) -> Path:
-    """Write the weights to `path` and, last, config, K and `meta` to the .json beside it; returns path."""
-    description = path.with_suffix(".json")
-    # The description is the sign of a whole pair: an old one must not survive beside new weights.
-    description.unlink(missing_ok=True)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with atomic_path(path) as part:
-        part.write_bytes(safetensors.torch.save(tensors))
-    content = {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
-        "config": to_dict(model.config),
-        "num_latents": model.num_latents,
-        **meta,
-    }
-    with atomic_path(description) as part:
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return path
-
-
-def read_meta(path: Path) -> dict[str, Any]:
-    """The description beside a shape file: schema, config, num_latents and what fit-shapes recorded.
-
-    ValueError names the file when it is missing, not ours, or of another schema version.
-    """
-    description = path.with_suffix(".json")
-    try:
-        meta = json.loads(description.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"shape description {description} does not exist: run `ntdm fit-shapes`") from None
-    except ValueError as error:
-        raise ValueError(
-            f"shape description {description} is not JSON ({error}): fit the shape again"
-        ) from None
-    found = (meta.get("schema"), meta.get("schema_version")) if isinstance(meta, dict) else None
-    if found not in [(SCHEMA, version) for version in READ_VERSIONS]:
-        raise ValueError(f"{description} has schema {found}: this version reads {SCHEMA} {READ_VERSIONS}")
-    return meta
-
-
-def load_shape(path: Path) -> DeformableMesh:
-    """A fitted Γ, frozen (no weight needs a gradient) and in eval mode; ValueError names what is wrong."""
-    meta = read_meta(path)
-    try:
-        model = DeformableMesh(read_config(meta["config"], str(path)), meta["num_latents"])
-        model.load_state_dict(safetensors.torch.load_file(path))
-    except FileNotFoundError:
-        raise ValueError(f"shape file {path} does not exist: run `ntdm fit-shapes`") from None
-    except (KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
-        raise ValueError(
-            f"shape file {path} does not match its description ({error}): fit it again"
-        ) from None
-    return model.requires_grad_(False).eval()

@@ -7,7 +7,7 @@ a term's weight enters as its logarithm.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def texel_cross_entropy(
@@ -47,33 +47,3 @@ def occlusion_cross_entropy(logit: Tensor, temperature: float) -> Tensor:
     cross entropy takes care. Zero (with a graph) when P is 0.
     """
     return F.softplus(logit / temperature).sum() / max(len(logit), 1)
-
-
-class BackgroundBank(nn.Module):
-    """Ring buffer of unit background features [size, d]; `valid` gives those that are held."""
-
-    features: Tensor
-    cursor: Tensor
-
-    def __init__(self, size: int, feature_dim: int) -> None:
-        super().__init__()
-        self.register_buffer("features", torch.zeros(size, feature_dim))
-        self.register_buffer("cursor", torch.zeros((), dtype=torch.int64))  # how many were ever pushed
-
-    def valid(self) -> Tensor:
-        """The features held [n, d]."""
-        return self.features[: min(int(self.cursor), len(self.features))]
-
-    @torch.no_grad()
-    def push(self, features: Tensor) -> None:
-        """Overwrite the oldest entries by features [n, d]."""
-        slots = (self.cursor + torch.arange(len(features), device=features.device)) % len(self.features)
-        self.features[slots] = features
-        self.cursor += len(features)
-
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """`count` features drawn with replacement; none when the bank is empty."""
-        held = self.valid()
-        if len(held) == 0:
-            return held
-        return held[torch.randint(len(held), (count,), generator=generator)]

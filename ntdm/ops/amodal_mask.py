@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntdm.geometry import camera_np
-from ntdm.ops import build
+from ntdm.ops import kernels
 
 CELLS = 4  # a side of a pixel
 # Part of the digest of a cache's inputs: change it with the rule.
@@ -55,7 +55,7 @@ def amodal_mask(
     width, height = (np.clip(np.ceil(xy.max(0) + 1 / CELLS), low, limit) - low).astype(int).tolist()
     touched = np.zeros((height * CELLS, width * CELLS), np.uint8)
     centre = (principal_point - low) * CELLS
-    build.library().ntdm_touched(
+    kernels.library().ntdm_touched(
         _pointer(vertices_cam),
         _pointer(faces),
         ctypes.c_int64(len(vertices_cam)),

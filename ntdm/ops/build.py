@@ -8,22 +8,16 @@ is never run stale but built anew into the user's cache. This file imports no to
 uses it where there is none.
 """
 
-import ctypes
-import functools
 import hashlib
-import importlib
-import importlib.util
-import mmap
 import os
 import platform
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-std=c++17", "-fPIC", "-shared")
 # Machine code for A100, RTX 40 and H100 cards, and PTX for what comes after them. cudart is linked in, so
@@ -35,7 +29,6 @@ CUDA_FLAGS = (
 )  # fmt: skip
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALL_COMPILER = "apt-get install g++"
-HUGE_PAGE = 2 * 2**20  # bytes
 INSTALL_NVCC = "install NVIDIA's CUDA toolkit, 12 or later, and set CUDA_HOME"
 
 
@@ -133,57 +126,6 @@ def built() -> Path | None:
 def built_cuda() -> Path | None:
     """The CUDA library of the present sources if it exists, as :func:`built`."""
     return _find(cuda_library_name())
-
-
-@functools.cache
-def library() -> ctypes.CDLL:
-    """The loaded CPU library, built first when it is missing or stale. Raises what :func:`build` raises."""
-    _share_openmp()
-    return ctypes.CDLL(str(built() or build(user_cache())))
-
-
-def _share_openmp() -> None:
-    """See that torch's OpenMP runtime is the one in the process before our library asks for one.
-
-    The file is loaded alone where there is one: importing torch takes a second, which prep-data does without.
-    """
-    if "torch" in sys.modules:
-        return
-    torch = importlib.util.find_spec("torch")
-    assert torch is not None and torch.origin is not None  # a dependency
-    runtimes = sorted((Path(torch.origin).parent / "lib").glob("libgomp*.so*"))
-    if not runtimes:
-        importlib.import_module("torch")
-    for runtime in runtimes:
-        ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
-
-
-def pointer(tensor: "torch.Tensor") -> ctypes.c_void_p:
-    """The address of a contiguous CPU tensor's first element, as a kernel's argument."""
-    assert tensor.device.type == "cpu" and tensor.is_contiguous(), (tensor.device, tensor.stride())
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
-def advise(*tensors: "torch.Tensor") -> None:
-    """Ask for huge pages behind large new CPU tensors that a kernel is about to write.
-
-    The system maps new memory at its first touch, page after page: at 4 kB a page that takes several times as
-    long as the writing itself. Advice only, where the system has such pages (Linux): contents stay. It holds
-    for the pages, also when the allocator hands them on; those of 32 MB and more it returns to the system.
-    """
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return
-    for tensor in tensors:
-        if tensor.nbytes < 2 * HUGE_PAGE:
-            continue
-        first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-        last = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-        _libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_HUGEPAGE)
-
-
-@functools.cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None)
 
 
 def status() -> dict[str, Any]:

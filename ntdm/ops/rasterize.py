@@ -11,7 +11,6 @@ face index. A face with a corner at depth <= NEAR, or not finite, is dropped who
 projection is a line (area under 1e-12 square pixels) covers nothing.
 """
 
-import math
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -19,11 +18,11 @@ from torch import Tensor
 
 from ntdm.geometry import camera
 from ntdm.ops import rasterize_cuda, rasterize_kaolin
-from ntdm.ops.rasterize_ops import NEAR, REACH, operators
+from ntdm.ops.checks import _check_elements, _check_face_index, _check_faces, _check_mesh
+from ntdm.ops.rasterize_ops import NEAR, operators
 
 rasterize_cuda.register()
 _LINE_AREA = 1e-12
-_MOST_ELEMENTS = 2**31
 
 Backend = Literal["auto", "native", "kaolin"]
 
@@ -42,20 +41,6 @@ class Fragments(NamedTuple):
     barycentric: Tensor
     depth: Tensor
     dropped: Tensor
-
-
-class Silhouette(NamedTuple):
-    """The mesh's mask with a soft rim.
-
-    Fields:
-        soft [B, H, W] in [0, 1]: 1 inside.
-        nearest_face [B, H, W] int64: the face nearest to an outside pixel, -1 inside and beyond the reach.
-        nearest_barycentric [B, H, W, 3]: perspective-correct weights of that face's nearest point, detached.
-    """
-
-    soft: Tensor
-    nearest_face: Tensor
-    nearest_barycentric: Tensor
 
 
 def rasterize(
@@ -162,58 +147,6 @@ def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tens
     return operators.interpolate(attributes, faces, fragments.face_index, fragments.barycentric)
 
 
-def soft_silhouette(
-    vertices_cam: Tensor,
-    faces: Tensor,
-    focal: Tensor,
-    principal_point: Tensor,
-    fragments: Fragments,
-    sigma: float = 1.0,
-    backend: Backend = "native",
-) -> Silhouette:
-    """The mask that has a gradient outside the outline (DIB-R's, with distances in pixels).
-
-    soft = 1 inside; outside 1 - prod_f (1 - exp(-d_f^2 / sigma^2)), d_f the distance in pixels from the
-    pixel's centre to face f, over the faces with d_f <= 3 sigma.
-
-    Args:
-        vertices_cam: [B, V, 3] camera frame, float32 or float64.
-        faces: [F, 3] int64.
-        focal: [B] pixels.
-        principal_point: [B, 2] pixels.
-        fragments: what :func:`rasterize` returned for the same arguments; its face_index says what is inside.
-        sigma: pixels.
-        backend: "kaolin" takes `soft` from DIB-R, for comparison, and the nearest faces, which DIB-R does not
-            name, from the native operator.
-
-    Returns:
-        Silhouette; soft is differentiable with respect to vertices_cam, focal and principal_point. In float32
-        distances err by about 1e-7 of the face's size in pixels.
-
-    Raises:
-        ValueError: as :func:`rasterize`; sigma not positive; fragments of another batch.
-    """
-    _check_mesh(vertices_cam, faces, focal, principal_point)
-    if not 0 < sigma < float("inf"):
-        raise ValueError(f"soft_silhouette: sigma must be a positive number of pixels, got {sigma}")
-    inside = fragments.face_index
-    _check_face_index("soft_silhouette", inside)
-    if inside.shape[0] != vertices_cam.shape[0]:
-        raise ValueError(
-            f"soft_silhouette: fragments must be of the same batch, [{vertices_cam.shape[0]}, H, W], "
-            f"got {list(inside.shape)}"
-        )
-    if inside.device != vertices_cam.device:
-        raise ValueError(
-            f"soft_silhouette: fragments are on {inside.device}, vertices_cam on {vertices_cam.device}"
-        )
-    mesh = (vertices_cam, faces, focal, principal_point, inside, float(sigma))
-    silhouette = Silhouette(*operators.soft_silhouette(*mesh))
-    if _takes_kaolin(backend, vertices_cam) and backend == "kaolin":
-        silhouette = silhouette._replace(soft=rasterize_kaolin.soft_mask(*mesh))
-    return silhouette
-
-
 def rasterize_reference(
     vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor, size: tuple[int, int]
 ) -> Fragments:
@@ -248,50 +181,6 @@ def rasterize_reference(
     return Fragments(*(torch.stack(parts) for parts in zip(*items, strict=True)))
 
 
-def soft_silhouette_reference(
-    vertices_cam: Tensor,
-    faces: Tensor,
-    focal: Tensor,
-    principal_point: Tensor,
-    fragments: Fragments,
-    sigma: float = 1.0,
-) -> Silhouette:
-    """:func:`soft_silhouette` in plain torch: every face at every pixel, memory F x H x W."""
-    _, height, width = fragments.face_index.shape
-    size = (height, width)
-    pixel = _pixel_centres(size, vertices_cam)
-    items = []
-    for b in range(vertices_cam.shape[0]):
-        kept, xy, depth = _projected_faces(vertices_cam[b], faces, focal[b], principal_point[b])
-        inside = fragments.face_index[b].view(-1) >= 0
-        # Segments from corner k to corner k + 1, [F, 1, 3, 2]; the nearest point is corner + t side.
-        corner, side = xy[:, None], (xy.roll(-1, 1) - xy)[:, None]
-        length = (side**2).sum(-1)
-        offset = pixel[:, None] - corner
-        t = ((offset * side).sum(-1) / torch.where(length > 0, length, 1)).clamp(0, 1)
-        square, segment = ((offset - t[..., None] * side) ** 2).sum(-1).min(-1)
-        near = torch.exp(-square / sigma**2) * (square <= (REACH * sigma) ** 2)
-        soft = torch.where(inside, 1, 1 - torch.prod(1 - near, 0))
-
-        square = torch.cat([square.detach(), square.new_full((1, len(pixel)), torch.inf)])
-        order = torch.arange(len(square), device=pixel.device)[:, None].expand_as(square)
-        first = torch.where(square == square.amin(0), order, len(square)).amin(0)
-        found = ~inside & (square.amin(0) <= (REACH * sigma) ** 2)
-        nearest_face = torch.full_like(first, -1)
-        barycentric = pixel.new_zeros(len(pixel), 3)
-        at = (first[found], found.nonzero()[:, 0])
-        nearest_face[found] = kept[at[0]]
-        k, t = segment[at], t.detach()[at].gather(1, segment[at][:, None])[:, 0]
-        weight = pixel.new_zeros(len(k), 3).scatter(1, k[:, None], 1 - t[:, None])
-        weight = weight.scatter(1, (k[:, None] + 1) % 3, t[:, None]) / depth.detach()[at[0]]
-        barycentric[found] = weight / weight.sum(-1, keepdim=True)
-        items.append((soft.view(size), nearest_face.view(size), barycentric.view(*size, 3)))
-    if not items:
-        empty = vertices_cam.new_zeros(0, *size)
-        return Silhouette(empty, empty.long(), empty[..., None].expand(0, *size, 3))
-    return Silhouette(*(torch.stack(parts) for parts in zip(*items, strict=True)))
-
-
 def _pixel_centres(size: tuple[int, int], like: Tensor) -> Tensor:
     rows, columns = (torch.arange(n, dtype=like.dtype, device=like.device) + 0.5 for n in size)
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).view(-1, 2)
@@ -309,49 +198,6 @@ def _projected_faces(
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
-
-
-def _check_faces(name: str, faces: Tensor) -> None:
-    if faces.dim() != 2 or faces.shape[1] != 3 or faces.dtype != torch.int64:
-        raise ValueError(f"{name}: faces must be [F, 3] int64, got {list(faces.shape)} {faces.dtype}")
-
-
-def _check_face_index(name: str, face_index: Tensor) -> None:
-    if face_index.dim() != 3 or face_index.dtype != torch.int64:
-        raise ValueError(
-            f"{name}: face_index must be [B, H, W] int64, got {list(face_index.shape)} {face_index.dtype}"
-        )
-
-
-def _check_elements(name: str, argument: str, shape: tuple[int, ...]) -> None:
-    if math.prod(shape) > _MOST_ELEMENTS:
-        raise ValueError(
-            f"{name}: {argument}, {list(shape)}, has {math.prod(shape)} elements: "
-            f"want {_MOST_ELEMENTS} at most, in parts of the batch"
-        )
-
-
-def _check_mesh(vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor) -> None:
-    if vertices_cam.dim() != 3 or vertices_cam.shape[2] != 3:
-        raise ValueError(f"rasterize: vertices_cam must be [B, V, 3], got {list(vertices_cam.shape)}")
-    batch, dtype = vertices_cam.shape[0], vertices_cam.dtype
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"rasterize: vertices_cam must be float32 or float64, got {dtype}")
-    _check_faces("rasterize", faces)
-    for name, tensor, shape in (("focal", focal, [batch]), ("principal_point", principal_point, [batch, 2])):
-        if list(tensor.shape) != shape or tensor.dtype != dtype:
-            raise ValueError(
-                f"rasterize: {name} must be {shape} {dtype}, got {list(tensor.shape)} {tensor.dtype}"
-            )
-    device = vertices_cam.device
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"rasterize: vertices_cam is on {device}: want the CPU or CUDA")
-    for name, tensor in (("faces", faces), ("focal", focal), ("principal_point", principal_point)):
-        if tensor.device != device:
-            raise ValueError(f"rasterize: {name} is on {tensor.device}, vertices_cam on {device}")
-    if len(faces) > 2**31 - 1:
-        raise ValueError(f"rasterize: faces has {len(faces)} rows: want {2**31 - 1} at most")
-    _check_elements("rasterize", "vertices_cam", tuple(vertices_cam.shape))
 
 
 def _takes_kaolin(backend: str, vertices_cam: Tensor) -> bool:

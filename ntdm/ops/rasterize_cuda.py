@@ -9,8 +9,9 @@ import functools
 import torch
 from torch import Tensor
 
-from ntdm.ops.kernels import SUFFIX, launch
-from ntdm.ops.rasterize_ops import NEAR, REACH, check_fragments, check_range
+from ntdm.ops.checks import check_fragments, check_range
+from ntdm.ops.kernels import dtype_suffix, launch
+from ntdm.ops.rasterize_ops import NEAR, REACH
 
 _NOTHING = torch.iinfo(torch.int64).max  # the z-buffer's background
 
@@ -26,8 +27,8 @@ def rasterize(
     face_index, dropped = faces.new_empty(shape), faces.new_zeros(shape[:1])
     projected = _project(vertices_cam, focal, principal_point)
     launch(
-        f"rasterize_{SUFFIX[depth.dtype]}", projected, faces, *projected.shape[:2], len(faces), height, width,
-        faces.new_full(shape, _NOTHING), barycentric, depth, face_index, dropped,
+        f"rasterize_{dtype_suffix(depth.dtype)}", projected, faces, *projected.shape[:2], len(faces), height,
+        width, faces.new_full(shape, _NOTHING), barycentric, depth, face_index, dropped,
     )  # fmt: skip
     return barycentric, depth, face_index, dropped
 
@@ -44,7 +45,7 @@ def rasterize_backward(
     face_sums = vertices_cam.new_empty((batch, len(faces), 12), dtype=torch.float64)
     maps = [t.contiguous() for t in (barycentric, depth, grad_barycentric, grad_depth)]
     launch(
-        f"rasterize_backward_{SUFFIX[depth.dtype]}", vertices_cam, faces, focal.contiguous(),
+        f"rasterize_backward_{dtype_suffix(depth.dtype)}", vertices_cam, faces, focal.contiguous(),
         principal_point.contiguous(), *maps, batch, vertices, len(faces), *depth.shape[1:],
         *_pixels_by_face(face_index, len(faces)), *_corners_by_vertex(faces, vertices), face_sums,
         grad_vertices,
@@ -59,7 +60,7 @@ def interpolate(attributes: Tensor, faces: Tensor, face_index: Tensor, barycentr
     check_fragments(face_index, faces)
     inputs = [t.contiguous() for t in (attributes, faces, face_index, barycentric)]
     output = attributes.new_empty((*face_index.shape, attributes.shape[2]))
-    launch(f"interpolate_{SUFFIX[output.dtype]}", *inputs, *_sizes(attributes, face_index), output)
+    launch(f"interpolate_{dtype_suffix(output.dtype)}", *inputs, *_sizes(attributes, face_index), output)
     return output
 
 
@@ -69,7 +70,7 @@ def interpolate_backward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """ntdm::interpolate_backward."""
     inputs = [t.contiguous() for t in (grad, attributes, faces, face_index)]
-    grad, faces, suffix = inputs[0], inputs[2], SUFFIX[grad.dtype]
+    grad, faces, suffix = inputs[0], inputs[2], dtype_suffix(grad.dtype)
     barycentric = barycentric.contiguous()
     grad_barycentric = torch.empty_like(barycentric)
     sizes = _sizes(attributes, face_index)
@@ -98,8 +99,9 @@ def soft_silhouette(
     projected = _project(vertices_cam, focal, principal_point)
     batch, vertices, _ = projected.shape
     launch(
-        f"soft_silhouette_{SUFFIX[soft.dtype]}", projected, faces, face_index.contiguous(), batch, vertices,
-        len(faces), *shape[1:], float(sigma), REACH * sigma, vertices_cam.new_empty((batch, len(faces), 4)),
+        f"soft_silhouette_{dtype_suffix(soft.dtype)}", projected, faces, face_index.contiguous(), batch,
+        vertices, len(faces), *shape[1:], float(sigma), REACH * sigma,
+        vertices_cam.new_empty((batch, len(faces), 4)),
         soft, nearest_face, nearest_barycentric,
     )  # fmt: skip
     return soft, nearest_face, nearest_barycentric
@@ -116,7 +118,7 @@ def soft_silhouette_backward(
     grad_vertices = torch.empty_like(vertices_cam)
     camera_sums = torch.empty_like(projected)  # to the focal length and the principal point
     launch(
-        f"soft_silhouette_backward_{SUFFIX[soft.dtype]}", projected, faces, face_index.contiguous(),
+        f"soft_silhouette_backward_{dtype_suffix(soft.dtype)}", projected, faces, face_index.contiguous(),
         vertices_cam, focal.contiguous(), soft.contiguous(), grad.contiguous(), batch, vertices, len(faces),
         *face_index.shape[1:], float(sigma), REACH * sigma, *_corners_by_vertex(faces, vertices),
         projected.new_empty((batch, len(faces), 6)), grad_vertices, camera_sums,
@@ -130,7 +132,7 @@ def _project(vertices_cam: Tensor, focal: Tensor, principal_point: Tensor) -> Te
     batch, vertices, _ = vertices_cam.shape
     projected = vertices_cam.new_empty(vertices_cam.shape, dtype=torch.float64)
     inputs = [t.contiguous() for t in (vertices_cam, focal, principal_point)]
-    launch(f"project_{SUFFIX[vertices_cam.dtype]}", *inputs, batch, vertices, NEAR, projected)
+    launch(f"project_{dtype_suffix(vertices_cam.dtype)}", *inputs, batch, vertices, NEAR, projected)
     return projected
 
 

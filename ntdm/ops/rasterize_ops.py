@@ -5,15 +5,13 @@ tracing (fake implementations) and autograd. Arguments of the public functions a
 what needs the values (face indices) is checked here, where tracing does not come.
 """
 
-import ctypes
-import functools
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from ntdm.geometry.camera_np import NEAR as NEAR
-from ntdm.ops import build
+from ntdm.ops import kernels
+from ntdm.ops.checks import check_fragments, check_range
+from ntdm.ops.kernels import _kernel, _pointers
 
 # How far the soft silhouette reaches, in sigmas.
 REACH = 3.0
@@ -47,46 +45,13 @@ _library.define(
 )
 
 
-@functools.cache
-def _kernel(name: str, dtype: torch.dtype, signature: str) -> Callable[..., None]:
-    # One letter an argument: p(ointer), i(nt64), d(ouble), t(hreads: int).
-    types = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "d": ctypes.c_double, "t": ctypes.c_int}
-    function = getattr(build.library(), f"ntdm_{name}_{'f32' if dtype == torch.float32 else 'f64'}")
-    function.argtypes = [types[letter] for letter in signature]
-    function.restype = None
-    return function
-
-
-def _pointers(*tensors: Tensor) -> list[int]:
-    assert all(t.is_contiguous() and t.device.type == "cpu" for t in tensors)
-    return [t.data_ptr() for t in tensors]
-
-
-def check_range(name: str, faces: Tensor, vertices: int) -> None:
-    """ValueError when faces name a vertex that is not there."""
-    if faces.numel():
-        low, high = (int(value) for value in faces.aminmax())
-        if low < 0 or high >= vertices:
-            raise ValueError(
-                f"{name}: faces name vertex {low if low < 0 else high}, but there are {vertices} vertices"
-            )
-
-
-def check_fragments(face_index: Tensor, faces: Tensor) -> None:
-    """ValueError when the fragments name a face that is not there: they are of another mesh."""
-    if face_index.numel():
-        high = int(face_index.amax())
-        if high >= len(faces):
-            raise ValueError(f"interpolate: fragments name face {high}, but there are {len(faces)} faces")
-
-
 def _rasterize_cpu(
     vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     check_range("rasterize", faces, vertices_cam.shape[1])
     inputs = [t.contiguous() for t in (vertices_cam, faces, focal, principal_point)]
     outputs = _rasterize_fake(vertices_cam, faces, focal, principal_point, height, width)
-    build.advise(*outputs)
+    kernels.advise(*outputs)
     sizes = (vertices_cam.shape[0], vertices_cam.shape[1], faces.shape[0], height, width)
     kernel = _kernel("rasterize", vertices_cam.dtype, "ppppiiiiidtpppp")
     kernel(*_pointers(*inputs), *sizes, NEAR, torch.get_num_threads(), *_pointers(*outputs))
@@ -144,7 +109,7 @@ def _interpolate_cpu(attributes: Tensor, faces: Tensor, face_index: Tensor, bary
     check_fragments(face_index, faces)
     inputs = [t.contiguous() for t in (attributes, faces, face_index, barycentric)]
     output = _interpolate_fake(attributes, faces, face_index, barycentric)
-    build.advise(output)
+    kernels.advise(output)
     kernel = _kernel("interpolate", attributes.dtype, "ppppiiiitp")
     kernel(
         *_pointers(*inputs),
@@ -221,7 +186,7 @@ def _soft_silhouette_cpu(
     check_range("soft_silhouette", faces, vertices_cam.shape[1])
     inputs = [t.contiguous() for t in (vertices_cam, faces, focal, principal_point, face_index)]
     outputs = _soft_silhouette_fake(vertices_cam, faces, focal, principal_point, face_index, sigma)
-    build.advise(*outputs)
+    kernels.advise(*outputs)
     sizes = (*vertices_cam.shape[:2], faces.shape[0], *face_index.shape[1:])
     kernel = _kernel("soft_silhouette", vertices_cam.dtype, "pppppiiiiidddtppp")
     numbers = (NEAR, sigma, REACH * sigma, torch.get_num_threads())

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ntdm.ops import build
-from ntdm.ops.kernels import SUFFIX, launch
+from ntdm.ops import kernels
+from ntdm.ops.kernels import dtype_suffix, launch
 
 SMALLEST_NORM = 1e-6  # of g; below it the direction is rounding noise
 _KERNELS = {torch.float32: "ntdm_texture_lookup_f32", torch.float64: "ntdm_texture_lookup_f64"}
@@ -220,13 +220,13 @@ _Kernel = Callable[[_Given, tuple[int, ...], _Wanted, torch.dtype], int]
 
 def _run_cpu(given: _Given, sizes: tuple[int, ...], wanted: _Wanted, dtype: torch.dtype) -> int:
     """The first point whose uv is not finite or whose map or target is out of range; P or -1 if none is."""
-    kernel = getattr(build.library(), _KERNELS[dtype])
+    kernel = getattr(kernels.library(), _KERNELS[dtype])
     kernel.restype = ctypes.c_int64
     return kernel(
-        *(None if tensor is None else build.pointer(tensor) for tensor in given),
+        *(None if tensor is None else kernels.pointer(tensor) for tensor in given),
         *map(ctypes.c_int64, sizes),
         ctypes.c_double(SMALLEST_NORM),
-        *(None if tensor is None else build.pointer(tensor) for tensor in wanted),
+        *(None if tensor is None else kernels.pointer(tensor) for tensor in wanted),
         ctypes.c_int(torch.get_num_threads()),
     )
 
@@ -240,7 +240,7 @@ def _run_cuda(given: _Given, sizes: tuple[int, ...], wanted: _Wanted, dtype: tor
         f"of {dtype} at most on CUDA",
     )
     bad = evidence.new_full((1,), sizes[0], dtype=torch.int64)
-    launch(f"texture_lookup_{SUFFIX[dtype]}", *given, *sizes, SMALLEST_NORM, *wanted, bad)
+    launch(f"texture_lookup_{dtype_suffix(dtype)}", *given, *sizes, SMALLEST_NORM, *wanted, bad)
     return int(bad)
 
 

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ntdm.ops import build
-from ntdm.ops.kernels import SUFFIX, launch
+from ntdm.ops import kernels
+from ntdm.ops.kernels import dtype_suffix, launch
 
 _KERNELS = {torch.float32: "ntdm_texture_update_f32", torch.float64: "ntdm_texture_update_f64"}
 
@@ -85,8 +85,8 @@ def texture_update(
 
 
 def _run_cpu(tensors: list[Tensor], sizes: tuple[int, ...], numbers: tuple[float, ...]) -> None:
-    getattr(build.library(), _KERNELS[tensors[0].dtype])(
-        *map(build.pointer, tensors),
+    getattr(kernels.library(), _KERNELS[tensors[0].dtype])(
+        *map(kernels.pointer, tensors),
         *map(ctypes.c_int64, sizes),
         *map(ctypes.c_double, numbers),
         ctypes.c_int(torch.get_num_threads()),
@@ -94,4 +94,4 @@ def _run_cpu(tensors: list[Tensor], sizes: tuple[int, ...], numbers: tuple[float
 
 
 def _run_cuda(tensors: list[Tensor], sizes: tuple[int, ...], numbers: tuple[float, ...]) -> None:
-    launch(f"texture_update_{SUFFIX[tensors[0].dtype]}", *tensors, *sizes, *map(float, numbers))
+    launch(f"texture_update_{dtype_suffix(tensors[0].dtype)}", *tensors, *sizes, *map(float, numbers))

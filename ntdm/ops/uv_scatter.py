@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ntdm.ops import build, uv_scatter_cuda
+from ntdm.ops import kernels, uv_scatter_cuda
 
 _NO_MEMORY = -2  # kNoMemory of cuda/uv_scatter.cpp
 _KERNELS = {torch.float32: "ntdm_uv_scatter_f32", torch.float64: "ntdm_uv_scatter_f64"}
@@ -261,15 +261,15 @@ def _forward_cpu(
         mean, weight = _forward_cpu(features.float(), uv, coverage, size, max_extent)
         return mean.to(features.dtype), weight
     mean, weight = _forward_fake(features, uv, coverage, size, max_extent)
-    build.advise(mean, weight)
+    kernels.advise(mean, weight)
     features, uv, coverage = features.contiguous(), uv.contiguous(), coverage.contiguous()
-    kernel = getattr(build.library(), _KERNELS[features.dtype])
+    kernel = getattr(kernels.library(), _KERNELS[features.dtype])
     kernel.restype = ctypes.c_int64
     image = kernel(
-        *map(build.pointer, (features, uv, coverage)),
+        *map(kernels.pointer, (features, uv, coverage)),
         *map(ctypes.c_int64, (*features.shape, size)),
         ctypes.c_double(max_extent),
-        *map(build.pointer, (mean, weight)),
+        *map(kernels.pointer, (mean, weight)),
         ctypes.c_int(torch.get_num_threads()),
     )
     _check_memory(image)
@@ -311,16 +311,16 @@ def _backward_cpu(
         )
         return features_grad.to(features.dtype), uv_grad
     grads = _backward_fake(mean_grad, features, uv, coverage, weight, max_extent, for_features, for_uv)
-    build.advise(*grads)
+    kernels.advise(*grads)
     inputs = [tensor.contiguous() for tensor in (mean_grad, features, uv, coverage, weight)]
-    kernel = getattr(build.library(), _KERNELS[features.dtype] + "_backward")
+    kernel = getattr(kernels.library(), _KERNELS[features.dtype] + "_backward")
     kernel.restype = ctypes.c_int64
     status = kernel(
-        *map(build.pointer, inputs),
+        *map(kernels.pointer, inputs),
         *map(ctypes.c_int64, (*features.shape, mean_grad.shape[1])),
         ctypes.c_double(max_extent),
         *(
-            build.pointer(grad) if wanted else None
+            kernels.pointer(grad) if wanted else None
             for grad, wanted in zip(grads, (for_features, for_uv), strict=True)
         ),
         ctypes.c_int(torch.get_num_threads()),

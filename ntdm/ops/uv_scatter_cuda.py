@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ntdm.ops.kernels import SUFFIX, launch
+from ntdm.ops.kernels import dtype_suffix, launch
 
 
 class _Hits(NamedTuple):
@@ -38,8 +38,8 @@ def forward(
     hits = _find_hits(uv.contiguous(), coverage.contiguous(), size, max_extent, by_texel=True)
     assert hits.by_texel is not None
     launch(
-        f"uv_scatter_average_{SUFFIX[features.dtype]}", features, len(hits.of_texel), w, d, hits.of_texel,
-        hits.texel_end, hits.by_texel, hits.quad, hits.weight, mean, weight,
+        f"uv_scatter_average_{dtype_suffix(features.dtype)}", features, len(hits.of_texel), w, d,
+        hits.of_texel, hits.texel_end, hits.by_texel, hits.quad, hits.weight, mean, weight,
     )  # fmt: skip
     return mean, weight
 
@@ -60,7 +60,7 @@ def backward(
     features_grad = features.new_empty(features.shape if for_features else (0,))
     uv_grad = uv.new_empty(uv.shape if for_uv else (0,))
     hits = _find_hits(uv, coverage.contiguous(), mean_grad.shape[1], max_extent, by_texel=False)
-    sizes, suffix = (len(hits.of_quad), h, w, d), SUFFIX[features.dtype]
+    sizes, suffix = (len(hits.of_quad), h, w, d), dtype_suffix(features.dtype)
     if for_features:
         launch(
             f"uv_scatter_feature_gradient_{suffix}", mean_grad, *sizes, hits.of_quad, hits.quad_end,
@@ -80,7 +80,7 @@ def _find_hits(uv: Tensor, coverage: Tensor, size: int, max_extent: float, by_te
     of_quad = coverage.new_empty(batch * h * w, dtype=torch.int32)
     of_texel = coverage.new_zeros(batch * size * size, dtype=torch.int32)
     bad = coverage.new_full((1,), batch, dtype=torch.int64)
-    suffix, given = SUFFIX[uv.dtype], (uv, coverage, batch, h, w, size, float(max_extent))
+    suffix, given = dtype_suffix(uv.dtype), (uv, coverage, batch, h, w, size, float(max_extent))
     launch(f"uv_scatter_count_{suffix}", *given, of_quad, of_texel, bad)
     quad_end, texel_end = of_quad.cumsum(0), of_texel.cumsum(0)
     # The one wait for the device: memory has to be asked for.

@@ -1,7 +1,5 @@
 """How well the background explains each cell of a photo, and whether a texture explains it better."""
 
-import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,9 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ntdm.config.stages import InferConfig
+from ntdm.nn.background import _over_bank, clutter_mixture
 from ntdm.nn.base import FeatureModel
-
-_MOST_COSINES = 2**27  # of cells and bank features, at a time
 
 
 class Photos(NamedTuple):
@@ -43,24 +40,3 @@ def encode(model: FeatureModel, photo: Tensor, config: InferConfig) -> Photos:
         return Photos(features, _over_bank(features, bank, lambda cosine: cosine.amax(-1)))
     clutter = clutter_mixture(features, bank, config.clutter_temperature, config.clutter_count)
     return Photos(features, clutter)
-
-
-def clutter_mixture(features: Tensor, bank: Tensor, temperature: float, count: float) -> Tensor:
-    """How much features [..., d] look like background [...]: T log(count / N sum_j exp(f . beta_j / T)).
-
-    Of a bank of N features [N, d], that count as `count`: what the texel cross entropy puts against a texel's
-    own feature.
-    """
-    together = _over_bank(features, bank, lambda cosine: (cosine / temperature).logsumexp(-1))
-    return temperature * (together + math.log(count / len(bank)))
-
-
-def _over_bank(features: Tensor, bank: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
-    """`reduce` of the cosines [n, N] of features [..., d] with the bank's [N, d], some at a time: [...]."""
-    parts = features.flatten(0, -2).split(_MOST_COSINES // len(bank) + 1)
-    return torch.cat([reduce(part @ bank.T) for part in parts]).reshape(features.shape[:-1])
-
-
-def foreground_logit(cosine: Tensor, clutter: Tensor) -> Tensor:
-    """min(f . f' - f . beta, f . f'): positive where the texture explains a cell, and better than clutter."""
-    return torch.minimum(cosine - clutter, cosine)

@@ -16,7 +16,7 @@ distance and s' near what the crop's normalisation says; it is part of the loss 
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +25,15 @@ from torch import Tensor
 from ntdm.config.stages import InferConfig
 from ntdm.geometry.camera import cam_from_obj, camera_centre
 from ntdm.geometry.mesh import sphere_uv
-from ntdm.methods.ntdm import NTDM, SurfaceMap
-from ntdm.ops.rasterize import rasterize, soft_silhouette
+
+if TYPE_CHECKING:
+    from ntdm.methods.ntdm import NTDM
+from ntdm.nn.background import foreground_logit
+from ntdm.ops.rasterize import rasterize
+from ntdm.ops.soft_silhouette import soft_silhouette
 from ntdm.ops.texture_lookup import texture_similarity
-from ntdm.render_and_compare.encode import Photos, foreground_logit
+from ntdm.render_and_compare.encode import Photos
+from ntdm.render_and_compare.renderer import SurfaceMap
 from ntdm.render_and_compare.row_adam import Descent
 
 # Columns of a parameter row: azimuth, elevation, theta, log(distance), principal-point offset x and y (in
@@ -70,7 +75,7 @@ class Solver:
     """
 
     def __init__(
-        self, model: NTDM, category: int, config: InferConfig, image_size: tuple[int, int], focal: float
+        self, model: "NTDM", category: int, config: InferConfig, image_size: tuple[int, int], focal: float
     ) -> None:
         self.model, self.config, self.image_size, self.focal = model, config, image_size, focal
         self.shape = model.shape(category)

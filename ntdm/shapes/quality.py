@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ntdm.geometry import camera, metrics
-from ntdm.geometry.mesh import face_neighbours, face_normals, sample_surface
+from ntdm.geometry.mesh import Cad, as_mesh, face_neighbours, face_normals, middle, sample_surface
 from ntdm.ops.rasterize import coverage
 from ntdm.shapes.nearest_faces import nearest_faces, points_on_faces
-from ntdm.shapes.visible_surface import Cad, Surface, crossing_faces, directions
+from ntdm.shapes.visible_surface import Surface, crossing_faces, directions
 
 
 class Judge:
@@ -121,14 +121,3 @@ def transfer(
     if not ours:
         return np.zeros(0), np.zeros(0)
     return torch.cat(ours).numpy(), torch.cat(baseline).numpy()
-
-
-def as_mesh(cad: Cad) -> tuple[Tensor, Tensor]:
-    """A CAD as float32 vertices [V, 3] and int64 faces [F, 3]."""
-    return torch.from_numpy(np.asarray(cad[0], np.float32)), torch.from_numpy(np.asarray(cad[1], np.int64))
-
-
-def middle(vertices: Tensor, faces: Tensor) -> Tensor:
-    """[3]: centre of the bounding box of the vertices that faces use."""
-    used = vertices[faces.reshape(-1)]
-    return (used.amin(0) + used.amax(0)) / 2

@@ -10,12 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from ntdm.geometry import camera
-from ntdm.geometry.mesh import face_normals
+from ntdm.geometry.mesh import Cad, as_mesh, face_normals, middle
 from ntdm.io.outputs import atomic_path
 from ntdm.ops.rasterize import interpolate, rasterize
 from ntdm.shapes.nearest_faces import nearest_faces
-from ntdm.shapes.quality import as_mesh, middle
-from ntdm.shapes.visible_surface import Cad, Surface
+from ntdm.shapes.visible_surface import Surface
 from ntdm.viz import pictures
 
 VIEWS = ((-60, 20), (30, 20), (90, 0), (0, 70))  # azimuth, elevation in degrees

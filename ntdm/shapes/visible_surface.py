@@ -12,10 +12,8 @@ import open3d
 import torch
 from torch import Tensor
 
-from ntdm.geometry.mesh import face_normals, sample_surface
+from ntdm.geometry.mesh import Cad, face_normals, sample_surface
 from ntdm.shapes.nearest_faces import as_o3d, bvh
-
-Cad = tuple[np.ndarray, np.ndarray]  # vertices f32 [V, 3] in the object frame, faces [F, 3]
 
 VIEWS, GRID = 60, 128  # parallel views from which faces are looked for, rays along a side of each
 PROBES, OPEN_SHARE = 48, 0.06  # directions tried from a point, share of them that must reach the outside

@@ -11,7 +11,7 @@ from PIL import Image
 
 import raw_trees as raw
 from ntdm.config.stages import PrepConfig
-from ntdm.data_prep.raw.roots import valid_name
+from ntdm.data_prep.raw.files import valid_name
 from ntdm.data_prep.readers import pascal3d
 from ntdm.data_prep.write_caches import FAULTS, PrepReport
 from ntdm.io.cache import CacheFile

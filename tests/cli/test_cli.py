@@ -14,7 +14,9 @@ import raw_trees as raw
 from ntdm import doctor
 from ntdm.cli import app
 from ntdm.cli_options import every_test_split
-from ntdm.config.stages import METHODS, NAMED_CONFIGS, InferConfig, ShapeConfig, TrainConfig, load_toml
+from ntdm.config.protocol import METHODS
+from ntdm.config.reading import NAMED_CONFIGS, load_toml
+from ntdm.config.stages import InferConfig, ShapeConfig, TrainConfig
 from ntdm.methods.classifier import HEADS
 from ntdm.shapes import nearest_faces
 

@@ -15,11 +15,12 @@ from typer.testing import CliRunner, Result
 
 from ntdm import evaluate, export
 from ntdm.cli import app
+from ntdm.evaluation import ood_cv_challenge
 from ntdm.geometry import camera
-from ntdm.io import cache
+from ntdm.io import cache, cache_split
+from ntdm.io.error_table import read_errors
 from ntdm.io.prediction_writer import write_predictions
 from ntdm.io.predictions import Geometry, Prediction
-from ntdm.io.table import read_errors
 
 SPLITS = ("occluded_pascal3d/L1", "pascal3d/val")
 COUNT = 3
@@ -48,7 +49,7 @@ def perfect(caches, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "perfect"
     for split in SPLITS:
         rows, amodal, visible = [], [], []
-        for path in cache.find(caches, split):
+        for path in cache_split.find(caches, split):
             with cache.CacheFile(path) as file:
                 for name, view in zip(file["name"], file["viewpoint"].tolist(), strict=True):
                     rows.append(
@@ -66,7 +67,7 @@ def ntdm(*arguments: str | Path) -> Result:
 
 
 def everything(caches: Path) -> list[Path]:
-    return [path for split in SPLITS for path in cache.find(caches, split)]
+    return [path for split in SPLITS for path in cache_split.find(caches, split)]
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -190,7 +191,7 @@ def test_bop_toolkit_reads_the_bop_csv(caches, perfect, tmp_path):
 def test_the_exact_camera_keeps_the_plane_through_the_centre(caches, perfect):
     """The run predicts distance 5 in the nominal camera; what lies off the plane shifts."""
     flat = torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.1, 0.0], [-0.2, 0.4, 0.0]], dtype=torch.float64)
-    for record in export.records(cache.find(caches, SPLITS[1]), perfect):
+    for record in export.records(cache_split.find(caches, SPLITS[1]), perfect):
         exact = torch.from_numpy(record.viewpoint)
         nominal = torch.cat([exact[:3], exact.new_tensor([5.0])])
         centre, shift = torch.from_numpy(record.principal_point), []
@@ -229,9 +230,9 @@ def test_ood_cv_angles_are_degrees(caches, perfect, tmp_path, predicted):
     ],
 )
 def test_ood_cv_names_are_the_challenges(name, image):
-    assert f"{export.challenge_name('aeroplane', name)}.jpg" == image
+    assert f"{ood_cv_challenge.challenge_name('aeroplane', name)}.jpg" == image
     with pytest.raises(ValueError, match="'photo' of car is not <image>_<object>"):
-        export.challenge_name("car", "photo")
+        ood_cv_challenge.challenge_name("car", "photo")
 
 
 def test_ood_cv_takes_the_rows_of_the_challenge(caches, tmp_path, capsys):
@@ -303,7 +304,7 @@ def test_what_is_missing_is_named(caches, perfect, tmp_path, arguments, message)
 
 def test_poses_without_distance_have_no_translation(caches, perfect, tmp_path):
     run = replaced(perfect, tmp_path, ",5.0,", ",,")
-    paths = cache.find(caches, SPLITS[1])
+    paths = cache_split.find(caches, SPLITS[1])
     with pytest.raises(ValueError, match="predicts no distance"):
         export.bop(paths, run, tmp_path / "out.csv")
     assert {row["distance"] for row in rows_of(export.ood_cv(paths, run, tmp_path / "out.csv"))} == {""}
@@ -312,7 +313,7 @@ def test_poses_without_distance_have_no_translation(caches, perfect, tmp_path):
 def test_a_sample_that_was_not_predicted_is_named(caches, perfect, tmp_path):
     run = replaced(perfect, tmp_path, "photo_1", "photo_9")
     with pytest.raises(ValueError, match=r"no prediction for 1 of the 3 samples of .*photo_1"):
-        export.ood_cv(cache.find(caches, SPLITS[1]), run, tmp_path / "out.csv")
+        export.ood_cv(cache_split.find(caches, SPLITS[1]), run, tmp_path / "out.csv")
 
 
 def test_coco_without_pycocotools_says_how_to_get_it(caches, tmp_path, monkeypatch):
@@ -343,7 +344,7 @@ def test_exports_of_a_run_agree_with_its_errors(tiny, tiny_folder, tmp_path):
     """The rotation between exported truth and prediction is the error file's."""
     run = shutil.copytree(tiny_folder / "ntdm", tmp_path / "run")
     evaluate.run(run, tiny_folder / "cache", ["pascal3d/val"], tiny.INFER)
-    paths = cache.find(tiny_folder / "cache", "pascal3d/val")
+    paths = cache_split.find(tiny_folder / "cache", "pascal3d/val")
     truth, found = (bop_poses(export.bop(paths, source, tmp_path / "bop.csv")) for source in (None, run))
     errors = read_errors(run / "errors" / "pascal3d" / "val.csv")["rotation_error"]
     for (_, true, _), (_, predicted, _), error in zip(truth, found, errors, strict=True):

@@ -10,8 +10,8 @@ import pytest
 import scipy.io
 
 from ntdm.data_prep.raw.cad import read_off
+from ntdm.data_prep.raw.files import read_npz
 from ntdm.data_prep.raw.mat import read_mat
-from ntdm.data_prep.raw.roots import read_npz
 
 
 def matrix(kind: int, dims: tuple[int, ...], body: bytes, name: bytes = b"record") -> bytes:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ntdm import infer
 from ntdm.geometry.camera import cam_from_obj, project, rotation
+from ntdm.io import photo as photos
 from ntdm.viz import pictures
 
 FILES = {"result.json", "amodal.png", "visible.png", "overlay.png", "mesh.obj", "mesh.mtl", "mesh.png"}
@@ -136,7 +137,7 @@ def test_other_kinds_of_pictures(tiny, tiny_folder, tmp_path, mode):
     wide = mode == "I;16"
     pictures = Image.fromarray((gradient * 257).astype(np.uint16) if wide else gradient.astype(np.uint8))
     (pictures if mode == "I;16" else pictures.convert(mode)).save(tmp_path / "p.png")
-    photo = infer.read_photo(tmp_path / "p.png")
+    photo = photos.read_photo(tmp_path / "p.png")
     assert photo.shape == (40, 30, 3)
     assert photo.dtype == np.uint8
     np.testing.assert_allclose(photo, np.repeat(gradient[..., None], 3, -1), atol=1.01)
@@ -144,7 +145,7 @@ def test_other_kinds_of_pictures(tiny, tiny_folder, tmp_path, mode):
 
 def test_what_is_transparent_lies_on_white(tmp_path):
     Image.fromarray(np.full((4, 4, 4), (200, 0, 0, 0), np.uint8)).save(tmp_path / "p.png")
-    assert (infer.read_photo(tmp_path / "p.png") == 255).all()
+    assert (photos.read_photo(tmp_path / "p.png") == 255).all()
 
 
 def test_exif_rotation_is_applied(tmp_path):
@@ -152,7 +153,7 @@ def test_exif_rotation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
     pictures.save(tmp_path / "p.jpg", exif=exif)
-    assert infer.read_photo(tmp_path / "p.jpg").shape == (30, 20, 3)
+    assert photos.read_photo(tmp_path / "p.jpg").shape == (30, 20, 3)
 
 
 def test_photo_of_one_pixel(tiny, tiny_folder, tmp_path):
@@ -214,4 +215,4 @@ def test_enormous_photo_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("ntdm.io.photo.LARGEST", 100)
     Image.new("RGB", (11, 10)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="11 x 10 pixels"):
-        infer.read_photo(tmp_path / "a.png")
+        photos.read_photo(tmp_path / "a.png")

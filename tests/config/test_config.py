@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ntdm.config import stages
+from ntdm.config import reading
 from ntdm.config.stages import InferConfig, PrepConfig, ShapeConfig, SyntheticConfig, TrainConfig
 
 ALL = (SyntheticConfig, PrepConfig, ShapeConfig, TrainConfig, InferConfig)
@@ -11,23 +11,23 @@ ALL = (SyntheticConfig, PrepConfig, ShapeConfig, TrainConfig, InferConfig)
 
 @pytest.mark.parametrize("cls", ALL)
 def test_a_config_survives_json(cls: type) -> None:
-    values = stages.to_dict(cls())
-    assert stages.from_dict(cls, json.loads(json.dumps(values))) == cls()
+    values = reading.to_dict(cls())
+    assert reading.from_dict(cls, json.loads(json.dumps(values))) == cls()
 
 
 def test_unknown_keys_and_wrong_types_name_source_and_key() -> None:
     with pytest.raises(ValueError, match=r"mine\.toml: unknown key 'epoch'; the keys are .*epochs"):
-        stages.from_dict(TrainConfig, {"epoch": 3}, "mine.toml")
+        reading.from_dict(TrainConfig, {"epoch": 3}, "mine.toml")
     with pytest.raises(ValueError, match=r"mine\.toml: epochs is '3': want int"):
-        stages.from_dict(TrainConfig, {"epochs": "3"}, "mine.toml")
+        reading.from_dict(TrainConfig, {"epochs": "3"}, "mine.toml")
     with pytest.raises(ValueError, match="epochs is True: want int"):
-        stages.from_dict(TrainConfig, {"epochs": True})
+        reading.from_dict(TrainConfig, {"epochs": True})
     with pytest.raises(ValueError, match=r"image_size is \[1, 2, 3\]: want 2 values"):
-        stages.from_dict(PrepConfig, {"image_size": [1, 2, 3]})
+        reading.from_dict(PrepConfig, {"image_size": [1, 2, 3]})
 
 
 def test_integers_become_floats_and_lists_become_tuples() -> None:
-    made = stages.from_dict(InferConfig, {"distance": 4, "elevations": [0, 30]})
+    made = reading.from_dict(InferConfig, {"distance": 4, "elevations": [0, 30]})
     assert made.distance == 4.0
     assert isinstance(made.distance, float)
     assert made.elevations == (0.0, 30.0)
@@ -45,32 +45,32 @@ def test_scale_fits_a_unit_object_by_default() -> None:
 
 
 def test_overrides_read_toml_values_and_bare_words() -> None:
-    changed = stages.apply_overrides(TrainConfig(), ["epochs=7", "mirror = false", "method=pose-classifier"])
+    changed = reading.apply_overrides(TrainConfig(), ["epochs=7", "mirror = false", "method=pose-classifier"])
     assert (changed.epochs, changed.mirror, changed.method) == (7, False, "pose-classifier")
     with pytest.raises(ValueError, match="want key=value"):
-        stages.apply_overrides(TrainConfig(), ["epochs"])
+        reading.apply_overrides(TrainConfig(), ["epochs"])
 
 
 def test_load_toml_says_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "shape.toml"
     with pytest.raises(ValueError, match=r"shape\.toml does not exist"):
-        stages.load_toml(ShapeConfig, path)
+        reading.load_toml(ShapeConfig, path)
     path.write_text("steps =")
     with pytest.raises(ValueError, match=r"shape\.toml is not TOML"):
-        stages.load_toml(ShapeConfig, path)
+        reading.load_toml(ShapeConfig, path)
     path.write_text("[shape]\nsteps = 5\n[train]\nepochs = 2")
-    assert stages.load_toml(ShapeConfig, path).steps == 5
+    assert reading.load_toml(ShapeConfig, path).steps == 5
     for text in ("[shapes]\nsteps = 5", "infer = 3"):
         path.write_text(text)
         with pytest.raises(
             ValueError, match=r"shape\.toml: '(shapes|infer)' is none of the tables \[shape\]"
         ):
-            stages.load_toml(ShapeConfig, path)
+            reading.load_toml(ShapeConfig, path)
 
 
 @pytest.mark.parametrize("stage", [ShapeConfig, TrainConfig, InferConfig])
 def test_paper_configuration_is_valid(stage: type) -> None:
-    assert stages.load_toml(stage, stages.NAMED_CONFIGS / "paper.toml") != stage()
+    assert reading.load_toml(stage, reading.NAMED_CONFIGS / "paper.toml") != stage()
 
 
 @pytest.mark.parametrize(

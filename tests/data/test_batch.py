@@ -11,7 +11,7 @@ from ntdm.data.dataset import SampleDataset
 from ntdm.data.loader import Batches
 from ntdm.geometry.camera import cam_from_obj
 from ntdm.geometry.mesh import icosphere
-from ntdm.io.cache import find
+from ntdm.io.cache_split import find
 from ntdm.ops.rasterize import coverage
 
 

@@ -14,7 +14,8 @@ import safetensors.torch
 import torch
 
 from ntdm import evaluate, train
-from ntdm.config.stages import InferConfig, TrainConfig, to_dict
+from ntdm.config.reading import to_dict
+from ntdm.config.stages import InferConfig, TrainConfig
 from ntdm.data import distributed
 from ntdm.io import predictions
 from ntdm.training import checkpoints

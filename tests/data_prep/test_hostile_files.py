@@ -14,8 +14,8 @@ from PIL import Image, ImageOps
 import hostile_files as hostile
 import raw_trees as raw
 from ntdm.config.stages import PrepConfig
+from ntdm.data_prep.raw.files import read_list
 from ntdm.data_prep.raw.mat import read_mat
-from ntdm.data_prep.raw.roots import read_list
 from ntdm.data_prep.readers import pascal3d
 from ntdm.data_prep.readers.ood_cv.tables import read_rows
 from ntdm.data_prep.write_caches import photos_per_task

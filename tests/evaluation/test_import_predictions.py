@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 
 from ntdm import export, import_predictions
-from ntdm.config.stages import NUISANCES, OCCLUSION_LEVELS
+from ntdm.config.protocol import NUISANCES, OCCLUSION_LEVELS
+from ntdm.evaluation import ood_cv_challenge
+from ntdm.evaluation.ood_cv_challenge import OOD_CV_COLUMNS
 from ntdm.evaluation.score import score
-from ntdm.export import OOD_CV_COLUMNS
-from ntdm.geometry.metrics import rotation_error, rotation_from_angles
-from ntdm.io.cache import CacheFile, find
+from ntdm.geometry.camera_np import rotation_from_angles
+from ntdm.geometry.metrics import rotation_error
+from ntdm.io.cache import CacheFile
+from ntdm.io.cache_split import find
+from ntdm.io.error_table import read_errors
 from ntdm.io.prediction_writer import write_predictions
 from ntdm.io.predictions import Geometry, Prediction
-from ntdm.io.table import read_errors
 from ntdm.reports import tables
 
 SPLIT = "pascal3d/val"
@@ -57,7 +60,7 @@ def our_rows(cache: Path) -> list[list]:
 
 def challenge_rows(cache: Path) -> list[list]:
     return [
-        [f"{export.challenge_name(*key)}.jpg", key[0], *np.degrees(view[:3]), view[3]]
+        [f"{ood_cv_challenge.challenge_name(*key)}.jpg", key[0], *np.degrees(view[:3]), view[3]]
         for key, view in truth(cache, "ood_cv/pose").items()
     ]
 

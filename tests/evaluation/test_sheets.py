@@ -13,7 +13,7 @@ from PIL import Image
 
 from ntdm import evaluate
 from ntdm.evaluation import sheets
-from ntdm.io.cache import find
+from ntdm.io.cache_split import find
 from ntdm.methods import load
 from ntdm.viz import pictures
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ntdm.geometry import mesh
+from ntdm.geometry import mesh, obj
 
 
 @pytest.mark.parametrize("subdivisions", [0, 1, 3])
@@ -105,7 +105,7 @@ def test_write_obj_round_trip(tmp_path):
     sphere = mesh.icosphere(2)
     texture = np.zeros((16, 16, 3), np.uint8)
     texture[:8] = (200, 30, 30)
-    path = mesh.write_obj(tmp_path / "a.obj", sphere.vertices * 2, sphere.faces, sphere.vertices, texture)
+    path = obj.write_obj(tmp_path / "a.obj", sphere.vertices * 2, sphere.faces, sphere.vertices, texture)
     lines = [line.split() for line in path.read_text().splitlines()]
     vt = np.array([line[1:] for line in lines if line[0] == "vt"], float)
     corners = np.array([[c.split("/") for c in line[1:]] for line in lines if line[0] == "f"], int) - 1
@@ -126,11 +126,9 @@ def test_write_obj_round_trip(tmp_path):
 def test_write_obj_refuses_bad_input(tmp_path):
     sphere = mesh.icosphere(0)
     with pytest.raises(ValueError, match="uint8"):
-        mesh.write_obj(
-            tmp_path / "a.obj", sphere.vertices, sphere.faces, sphere.vertices, np.zeros((4, 4, 3))
-        )
+        obj.write_obj(tmp_path / "a.obj", sphere.vertices, sphere.faces, sphere.vertices, np.zeros((4, 4, 3)))
     with pytest.raises(ValueError, match="not finite"):
-        mesh.write_plain_obj(tmp_path / "b.obj", sphere.vertices * math.nan, sphere.faces)
+        obj.write_plain_obj(tmp_path / "b.obj", sphere.vertices * math.nan, sphere.faces)
     with pytest.raises(ValueError, match=r"want int64 \[F, 3\]"):
         mesh.Mesh(sphere.vertices, sphere.faces.int())
     assert not (tmp_path / "b.obj").exists()

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from ntdm.config.stages import PrepConfig, to_dict
+from ntdm.config.reading import to_dict
+from ntdm.config.stages import PrepConfig
 from ntdm.data.dataset import SampleDataset
-from ntdm.io import cache
+from ntdm.io import cache, cache_split
 
 SIZE = (16, 24)
 CADS = {k: (np.eye(3, dtype=np.float32) * (k + 1), np.array([[0, 1, 2]], np.int32)) for k in (0, 3)}
@@ -68,8 +69,10 @@ def test_what_is_written_is_read(tmp_path):
 def test_same_samples_same_bytes(tmp_path):
     a, b = write(tmp_path / "a" / "car.h5"), write(tmp_path / "b" / "car.h5")
     assert a.read_bytes() == b.read_bytes()
-    assert cache.fingerprint([a]) == cache.fingerprint([b])
-    assert cache.fingerprint([a]) != cache.fingerprint([write(tmp_path / "c" / "car.h5", count=2)])
+    assert cache_split.fingerprint([a]) == cache_split.fingerprint([b])
+    assert cache_split.fingerprint([a]) != cache_split.fingerprint(
+        [write(tmp_path / "c" / "car.h5", count=2)]
+    )
 
 
 @pytest.mark.parametrize("compression", ["lzf", "gzip"])
@@ -87,7 +90,7 @@ def test_compression_changes_the_file_and_not_the_data(tmp_path, compression):
         assert file["images"].compression == compression
     with cache.CacheFile(paths[0]) as raw, cache.CacheFile(paths[1]) as packed:
         np.testing.assert_array_equal(raw["images"], packed["images"])
-    assert cache.fingerprint(paths[:1]) == cache.fingerprint(paths[1:])
+    assert cache_split.fingerprint(paths[:1]) == cache_split.fingerprint(paths[1:])
 
 
 def write_badly(path: Path, error: BaseException | None = None) -> None:
@@ -122,13 +125,13 @@ def test_same_name_twice_is_refused(tmp_path):
 def test_latents_replace_the_file_when_whole(tmp_path):
     path = write(tmp_path / "car.h5")
     with pytest.raises(ValueError, match="fit-shapes"):
-        cache.require_latents([path])
+        cache_split.require_latents([path])
     for scale in (1, 2):
         cache.write_latents(path, np.eye(3, 2) * scale)
         with cache.CacheFile(path) as file:
             np.testing.assert_array_equal(file["latent"], np.eye(3, 2, dtype=np.float32) * scale)
             assert file["name"][0] == "photo_0_00"
-    cache.require_latents([path])
+    cache_split.require_latents([path])
     cache.write_latents(path, np.zeros((3, 5)))  # of a shape fitted to five other CADs
     with pytest.raises(ValueError, match=r"\(4, 2\), want \(3, K\)"):
         cache.write_latents(path, np.zeros((4, 2)))
@@ -194,12 +197,12 @@ def test_images_of_two_sizes_are_refused(tmp_path):
 def test_find(tmp_path):
     write(tmp_path / "pascal3d" / "train" / "car.h5")
     write(tmp_path / "pascal3d" / "train" / "bus.h5")
-    assert [p.stem for p in cache.find(tmp_path, "pascal3d/train")] == ["bus", "car"]
-    assert [p.stem for p in cache.find(tmp_path, "pascal3d/train", ["car"])] == ["car"]
+    assert [p.stem for p in cache_split.find(tmp_path, "pascal3d/train")] == ["bus", "car"]
+    assert [p.stem for p in cache_split.find(tmp_path, "pascal3d/train", ["car"])] == ["car"]
     with pytest.raises(ValueError, match="prep-data pascal3d"):
-        cache.find(tmp_path, "pascal3d/val")
+        cache_split.find(tmp_path, "pascal3d/val")
     with pytest.raises(ValueError, match=r"sofa\.h5; the categories there are bus, car"):
-        cache.find(tmp_path, "pascal3d/train", ["sofa"])
+        cache_split.find(tmp_path, "pascal3d/train", ["sofa"])
 
 
 def damage_cut(path: Path) -> None:

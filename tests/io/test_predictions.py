@@ -10,9 +10,9 @@ import pytest
 from ntdm.evaluation.score import score
 from ntdm.io import cache, predictions
 from ntdm.io import table as sample_table
+from ntdm.io.error_table import ERROR_COLUMNS, read_errors, write_errors
 from ntdm.io.prediction_writer import PredictionWriter, remove_parts, write_predictions
 from ntdm.io.predictions import Geometry, Prediction, read_predictions
-from ntdm.io.table import ERROR_COLUMNS, read_errors, write_errors
 
 SIZE = (24, 32)
 CADS = {0: (np.eye(3, dtype=np.float32), np.array([[0, 1, 2]], np.int32))}

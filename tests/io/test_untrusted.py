@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntdm.data_prep.raw.roots import read_npz
+from ntdm.data_prep.raw.files import read_npz
 
 
 class Opener:

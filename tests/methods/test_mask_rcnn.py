@@ -9,9 +9,10 @@ import torch
 
 import torchvision_operators
 from ntdm import evaluate, train
-from ntdm.config.stages import to_dict
+from ntdm.config.reading import to_dict
 from ntdm.data.batch import Batch
-from ntdm.io.table import ERROR_COLUMNS, KEY_COLUMNS, OPTIONAL_ERROR_COLUMNS, read_errors
+from ntdm.io.error_table import ERROR_COLUMNS, OPTIONAL_ERROR_COLUMNS, read_errors
+from ntdm.io.table import KEY_COLUMNS
 from ntdm.methods import mask_rcnn
 from ntdm.methods.load import load
 

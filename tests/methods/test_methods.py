@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from ntdm import evaluate, train
-from ntdm.config import stages
+from ntdm.config import protocol, stages
+from ntdm.io.error_table import ERROR_COLUMNS, OPTIONAL_ERROR_COLUMNS, read_errors
 from ntdm.io.predictions import read_predictions
-from ntdm.io.table import ERROR_COLUMNS, KEY_COLUMNS, OPTIONAL_ERROR_COLUMNS, read_errors
+from ntdm.io.table import KEY_COLUMNS
 from ntdm.methods import load, registry
 from ntdm.methods.registry import METHODS
 from ntdm.reports import tables
-from ntdm.training import checkpoints
+from ntdm.training import checkpoints, schedule
 
 SPLITS = ("pascal3d/val", "occluded_pascal3d/L1")
 MEASURED = {  # columns of the error file
@@ -27,7 +28,7 @@ MEASURED = {  # columns of the error file
 
 
 def test_the_config_knows_the_same_names():
-    assert tuple(METHODS) == stages.METHODS
+    assert tuple(METHODS) == protocol.METHODS
 
 
 @pytest.mark.parametrize("method", MEASURED)
@@ -72,7 +73,7 @@ def test_a_run_of_sgd_in_steps_goes_on_where_it_stopped(tiny, tiny_folder, tmp_p
     settings = replace(
         tiny.CLASSIFIER, epochs=3, optimiser="sgd", learning_rate=0.01, schedule="steps", decay_every=2
     )
-    assert [train.learning_rate(settings, step, 9) for step in (0, 5, 6, 8)] == pytest.approx(
+    assert [schedule.learning_rate(settings, step, 9) for step in (0, 5, 6, 8)] == pytest.approx(
         [0.01, 0.01, 0.001, 0.001]
     )
     whole = train.run(settings, tiny_folder / "cache", tmp_path, tmp_path / "whole")
@@ -121,7 +122,7 @@ def test_the_example_of_a_new_method(checkout, tiny, tiny_folder, tmp_path, monk
     )
     names = vars(registry) | {}
     exec(code, names)
-    monkeypatch.setattr(stages, "METHODS", (*stages.METHODS, "regressor"))
+    monkeypatch.setattr(stages, "METHODS", (*protocol.METHODS, "regressor"))
     monkeypatch.setitem(METHODS, "regressor", eval(f"{{{entry}}}", names)["regressor"])
     settings = replace(tiny.TRAIN, method="regressor", epochs=30)
     run = train.run(settings, tiny_folder / "cache", tmp_path / "no shapes", tmp_path / "run")

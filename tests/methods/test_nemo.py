@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ntdm.config.stages import CATEGORIES, InferConfig
+from ntdm.config.protocol import CATEGORIES
+from ntdm.config.stages import InferConfig
 from ntdm.data.batch import Batch
 from ntdm.geometry import metrics
 from ntdm.geometry.camera import cam_from_obj, rotation

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ntdm.config.stages import CATEGORIES, ShapeConfig
+from ntdm.config.protocol import CATEGORIES
+from ntdm.config.stages import ShapeConfig
 from ntdm.data.batch import Batch
 from ntdm.data.dataset import SampleDataset
 from ntdm.geometry.camera import cam_from_obj, camera_centre
 from ntdm.geometry.mesh import sphere_uv
-from ntdm.io.cache import find
+from ntdm.io.cache_split import find
 from ntdm.methods.ntdm import NTDM
 from ntdm.nn.deformable_mesh import DeformableMesh
 

@@ -8,6 +8,7 @@ import torch
 
 from ntdm.config.stages import ShapeConfig
 from ntdm.nn import deformable_mesh
+from ntdm.shapes import files
 
 SMALL = ShapeConfig(subdivisions=1, width=16, layers=2, frequencies=3)
 
@@ -95,21 +96,19 @@ def test_wrong_latents_are_refused():
 
 def test_shape_file_round_trip(tmp_path):
     model = trained_like(3)
-    path = deformable_mesh.save_shape(
-        tmp_path / "car.safetensors", model, {"category": "car", "cad_index": [0, 2, 5]}
-    )
+    path = files.save_shape(tmp_path / "car.safetensors", model, {"category": "car", "cad_index": [0, 2, 5]})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["car.json", "car.safetensors"]
-    back = deformable_mesh.load_shape(path)
+    back = files.load_shape(path)
     assert back.config == SMALL
     assert not any(p.requires_grad for p in back.parameters())
     torch.testing.assert_close(back(back.one_hot()), model(model.one_hot()), rtol=0, atol=0)
-    assert deformable_mesh.read_meta(path)["cad_index"] == [0, 2, 5]
+    assert files.read_meta(path)["cad_index"] == [0, 2, 5]
 
 
 def test_a_shape_file_of_version_1_is_read_as_one_without_offsets(tmp_path):
     model = trained_like(3)
     torch.nn.init.zeros_(model.offsets)
-    path = deformable_mesh.save_shape(tmp_path / "car.safetensors", model, {})
+    path = files.save_shape(tmp_path / "car.safetensors", model, {})
     weights = safetensors.torch.load_file(path)
     del weights["offsets"]
     safetensors.torch.save_file(weights, path)
@@ -117,7 +116,7 @@ def test_a_shape_file_of_version_1_is_read_as_one_without_offsets(tmp_path):
     description["schema_version"] = 1
     description["config"]["transport_share"] = 0.2
     path.with_suffix(".json").write_text(json.dumps(description))
-    back = deformable_mesh.load_shape(path)
+    back = files.load_shape(path)
     torch.testing.assert_close(back(back.one_hot()), model(model.one_hot()), rtol=0, atol=0)
     assert back.config == SMALL
 
@@ -125,22 +124,22 @@ def test_a_shape_file_of_version_1_is_read_as_one_without_offsets(tmp_path):
 def test_damaged_shape_files_say_what_is_wrong(tmp_path):
     path = tmp_path / "car.safetensors"
     with pytest.raises(ValueError, match="fit-shapes"):
-        deformable_mesh.load_shape(path)
-    deformable_mesh.save_shape(path, trained_like(3), {})
+        files.load_shape(path)
+    files.save_shape(path, trained_like(3), {})
     description = json.loads(path.with_suffix(".json").read_text())
     path.with_suffix(".json").write_text(json.dumps({**description, "num_latents": 4}))
     with pytest.raises(ValueError, match="does not match its description"):
-        deformable_mesh.load_shape(path)
+        files.load_shape(path)
     path.with_suffix(".json").write_text(json.dumps({**description, "schema_version": 9}))
     with pytest.raises(ValueError, match="this version reads"):
-        deformable_mesh.load_shape(path)
+        files.load_shape(path)
     path.with_suffix(".json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
-        deformable_mesh.load_shape(path)
+        files.load_shape(path)
     path.with_suffix(".json").write_text(json.dumps(description))
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match="does not match"):
-        deformable_mesh.load_shape(path)
+        files.load_shape(path)
     path.unlink()
     with pytest.raises(ValueError, match="does not exist"):
-        deformable_mesh.load_shape(path)
+        files.load_shape(path)

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from ntdm.nn.losses import BackgroundBank, occlusion_cross_entropy, texel_cross_entropy
+from ntdm.nn.background import BackgroundBank
+from ntdm.nn.losses import occlusion_cross_entropy, texel_cross_entropy
 
 
 def test_hand_computed():

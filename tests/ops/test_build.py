@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ntdm.ops import build as native
+from ntdm.ops import kernels as door
 
 ADD = 'extern "C" long ntdm_add(long a, long b) { return a + b%s; }\n'
 
@@ -21,14 +22,14 @@ def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(native, "PACKAGE", package)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("CXX", raising=False)
-    native.library.cache_clear()
+    door.library.cache_clear()
     yield package / "kernels"
-    native.library.cache_clear()
+    door.library.cache_clear()
 
 
 def test_first_use_builds_into_the_cache_and_the_second_finds_it(kernels: Path, tmp_path: Path) -> None:
     assert native.built() is None
-    assert native.library().ntdm_add(1, 2) == 3
+    assert door.library().ntdm_add(1, 2) == 3
     assert native.built() == tmp_path / "cache" / "ntdm" / native.library_name()
     assert [path.name for path in (tmp_path / "cache" / "ntdm").iterdir()] == [native.library_name()]
 
@@ -38,8 +39,8 @@ def test_installed_library_is_preferred_and_a_changed_source_makes_it_stale(kern
     assert native.built() == installed
     (kernels / "add.cpp").write_text(ADD % " + 10")
     assert native.built() is None
-    native.library.cache_clear()
-    assert native.library().ntdm_add(1, 2) == 13
+    door.library.cache_clear()
+    assert door.library().ntdm_add(1, 2) == 13
 
 
 def test_header_flags_and_cpu_are_part_of_the_name(kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,14 +58,14 @@ def test_header_flags_and_cpu_are_part_of_the_name(kernels: Path, monkeypatch: p
 def test_no_compiler_is_one_sentence_with_the_command(kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(native.BuildError, match=r"apt-get install g\+\+$") as caught:
-        native.library()
+        door.library()
     assert "\n" not in str(caught.value)
 
 
 def test_failed_compilation_shows_the_compiler_and_leaves_nothing(kernels: Path) -> None:
     (kernels / "add.cpp").write_text("this is not C++\n")
     with pytest.raises(native.BuildError, match=r"add\.cpp"):
-        native.library()
+        door.library()
     assert list(native.user_cache().iterdir()) == []
 
 
@@ -126,15 +127,15 @@ def test_who_builds_the_cuda_library_at_installation(nvcc: Path, monkeypatch: py
 
 def test_pointer_refuses_what_a_kernel_cannot_walk() -> None:
     tensor = torch.arange(6, dtype=torch.float32).reshape(2, 3)
-    assert native.pointer(tensor).value == tensor.data_ptr()
+    assert door.pointer(tensor).value == tensor.data_ptr()
     with pytest.raises(AssertionError):
-        native.pointer(tensor.T)
+        door.pointer(tensor.T)
 
 
 def test_advice_about_pages_changes_nothing_else() -> None:
-    large = torch.arange(3 * native.HUGE_PAGE // 4, dtype=torch.int32)
+    large = torch.arange(3 * door.HUGE_PAGE // 4, dtype=torch.int32)
     shifted, small = large[5:], torch.arange(4)
-    native.advise(large, shifted, small, torch.empty(0))
+    door.advise(large, shifted, small, torch.empty(0))
     assert torch.equal(large, torch.arange(len(large), dtype=torch.int32)) and small.tolist() == [0, 1, 2, 3]
 
 
@@ -147,9 +148,7 @@ def test_the_checkout_builds_and_uses_more_than_one_thread(checkout: Path, tmp_p
 
 
 def test_importing_it_needs_no_torch() -> None:
-    code = (
-        "import sys; sys.modules['torch'] = None; from ntdm import native; print(native.status()['sources'])"
-    )
+    code = "import sys; sys.modules['torch'] = None; from ntdm.ops import build; build.status()['sources']"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ}, capture_output=True)
 
 
@@ -157,10 +156,10 @@ def test_the_library_shares_torchs_openmp_without_importing_torch() -> None:
     """Two OpenMP runtimes in one process may end it, or share no threads; torch may still come later."""
     code = """if True:
         import re, sys
-        from ntdm import native
+        from ntdm.ops import kernels
         def runtimes():
             return set(re.findall(r"/\\S*/lib[a-z]*omp[0-9]*[-.]\\S*", open("/proc/self/maps").read()))
-        native.library()
+        kernels.library()
         early = "torch" in sys.modules, runtimes()
         import torch
         torch.ones(100, 100) @ torch.ones(100, 100)

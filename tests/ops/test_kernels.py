@@ -19,7 +19,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
         received.append(arguments)
         return 700 if arguments[1].value < 0 else 0
 
-    monkeypatch.setattr(kernels, "library", lambda: SimpleNamespace(ntdm_cuda_probe=probe))
+    monkeypatch.setattr(kernels, "cuda_library", lambda: SimpleNamespace(ntdm_cuda_probe=probe))
     monkeypatch.setattr(kernels, "stream", lambda device: 1234)
     return received
 
@@ -47,8 +47,8 @@ def test_a_tensor_with_holes_is_refused(calls):
 
 
 def test_the_device_fixture_swaps_the_kernels(request, device, monkeypatch):
-    launched, original = [], kernels.library
-    monkeypatch.setattr(kernels, "library", lambda: launched.append(1) or original())
+    launched, original = [], kernels.cuda_library
+    monkeypatch.setattr(kernels, "cuda_library", lambda: launched.append(1) or original())
     uv = torch.rand(1, 3, 3, 2)
     uv_scatter(uv, uv, torch.ones(1, 3, 3, dtype=torch.bool), 4)
     assert bool(launched) == ("cpu" not in request.node.callspec.id)

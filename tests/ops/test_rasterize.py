@@ -7,16 +7,8 @@ import torch
 from torch import Tensor
 
 from ntdm.geometry import camera, mesh
-from ntdm.ops.rasterize import (
-    NEAR,
-    Fragments,
-    coverage,
-    interpolate,
-    rasterize,
-    rasterize_reference,
-    soft_silhouette,
-    soft_silhouette_reference,
-)
+from ntdm.ops.rasterize import NEAR, Fragments, coverage, interpolate, rasterize, rasterize_reference
+from ntdm.ops.soft_silhouette import soft_silhouette, soft_silhouette_reference
 
 Scene = tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, int]]
 

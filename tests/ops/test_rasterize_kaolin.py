@@ -12,7 +12,8 @@ from torch import Tensor
 import fake_kaolin
 from ntdm.geometry import camera, mesh
 from ntdm.ops import rasterize_kaolin
-from ntdm.ops.rasterize import _takes_kaolin, rasterize, soft_silhouette
+from ntdm.ops.rasterize import _takes_kaolin, rasterize
+from ntdm.ops.soft_silhouette import soft_silhouette
 
 Scene = tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, int]]
 

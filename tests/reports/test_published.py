@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ntdm.config.stages import NUISANCES
+from ntdm.config.protocol import NUISANCES
 
 METRIC_COLUMNS = {
     1: [("pose_acc_pi_6", f"L{i}") for i in range(4)]

@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntdm.config.stages import NUISANCES
+from ntdm.config.protocol import ABLATIONS, NUISANCES
+from ntdm.io.error_table import write_errors
 from ntdm.io.prediction_writer import write_predictions
 from ntdm.io.predictions import Prediction
-from ntdm.io.table import write_errors
 from ntdm.reports import figures, tables
 from ntdm.reports.measures import Estimate
-from ntdm.reports.runs import ABLATIONS
 from ntdm.reports.typeset import Block, Line, latex, markdown
 
 SIZES = {"shape": 981, "pose": 1075, "texture": 565, "context": 567, "weather": 1348}  # of OOD-CV

@@ -12,8 +12,8 @@ from ntdm import fit_shapes
 from ntdm.config.stages import ShapeConfig
 from ntdm.geometry import mesh
 from ntdm.io import cache
-from ntdm.nn.deformable_mesh import load_shape, read_meta
-from ntdm.shapes import quality, surface_loss, visible_surface
+from ntdm.shapes import fit, quality, surface_loss, visible_surface
+from ntdm.shapes.files import load_shape, read_meta
 from simple_cads import box, ellipsoid, join, seen
 
 RADII = ([0.2, 0.4, 0.2], [0.4, 0.2, 0.1], [0.2, 0.2, 0.6])
@@ -110,7 +110,7 @@ def test_roughness_prefers_the_sphere():
 def test_fit_copies_simple_cads_and_repeats_itself():
     cads = [ellipsoid(0.25, 0.4, 0.15), box(0.2, 0.35, 0.12)]
     surfaces = [seen(cad) for cad in cads]
-    model, history = fit_shapes.fit(surfaces, SMALL, "test")
+    model, history = fit.fit(surfaces, SMALL, "test")
     assert history[-1][1] < 0.25 * history[0][1]
     with torch.no_grad():
         shapes = model(model.one_hot())
@@ -119,7 +119,7 @@ def test_fit_copies_simple_cads_and_repeats_itself():
         assert measured["silhouette_iou"] > 0.93, measured
         assert measured["chamfer_l1"] < 0.015, measured
     short = dataclasses.replace(SMALL, steps=6, network_steps=6)
-    first, second = (fit_shapes.fit(surfaces, short, "test")[0].state_dict() for _ in range(2))
+    first, second = (fit.fit(surfaces, short, "test")[0].state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -139,7 +139,7 @@ def test_one_hot_latents_give_the_meshes_and_others_their_mixtures():
         [sphere * torch.tensor(r) for r in ([0.2, 0.4, 0.2], [0.4, 0.2, 0.1], [0.2, 0.2, 0.6])]
     )
     config = dataclasses.replace(SMALL, network_steps=120)
-    model = fit_shapes.through(meshes, config, "test")
+    model = fit.through(meshes, config, "test")
     with torch.no_grad():
         torch.testing.assert_close(model(model.one_hot()), meshes)
         half = model(torch.tensor([[0.5, 0.5, 0.0]]))[0]
@@ -147,7 +147,7 @@ def test_one_hot_latents_give_the_meshes_and_others_their_mixtures():
     assert (half - meshes[:2].mean(0)).norm(dim=1).mean() < 0.02
     # Ellipsoids are smooth: the network alone knows them.
     assert (learnt - meshes).norm(dim=2).mean() < 0.02
-    again = fit_shapes.through(meshes, config, "test").state_dict()
+    again = fit.through(meshes, config, "test").state_dict()
     assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
 
 

@@ -18,8 +18,8 @@ pytest.importorskip("open3d")  # a machine with a GPU may have torch alone
 from ntdm import fit_shapes
 from ntdm.config.stages import ShapeConfig
 from ntdm.geometry import mesh
-from ntdm.nn.deformable_mesh import load_shape
 from ntdm.shapes import nearest_faces, surface_loss
+from ntdm.shapes.files import load_shape
 from ntdm.shapes.nearest_faces import foot_weights, points_on_faces
 from simple_cads import box, ellipsoid, join, seen
 

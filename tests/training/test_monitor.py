@@ -11,7 +11,7 @@ from PIL import Image
 
 from ntdm import train
 from ntdm.data.dataset import SampleDataset
-from ntdm.io.cache import find
+from ntdm.io.cache_split import find
 from ntdm.methods import load
 from ntdm.training import monitor
 from ntdm.training.monitor import Validation, Watch

@@ -29,9 +29,9 @@ import torch
 
 import tiny_world as tiny
 from fuzz_damage import _bytes as damage
-from ntdm import export, fit_shapes, inspect_cache, train
+from ntdm import export, fit_shapes, inspect_cache
 from ntdm.data import dataset
-from ntdm.io import cache
+from ntdm.io import cache, cache_split
 
 SECONDS, BYTES = 5, 2**30
 VALUES = (
@@ -83,14 +83,14 @@ def read(path: Path, out: Path) -> None:
     data = dataset.SampleDataset([path])
     for index in range(len(data)):
         data[index]
-    cache.fingerprint([path])
+    cache_split.fingerprint([path])
     inspect_cache.run([path], out / "inspected", lambda *given: given[-1].touch())
-    train.nominal_focal([path])
-    train._typical_box([path])
-    cache.sample_names([path])
+    cache_split.nominal_focal([path])
+    cache_split._typical_box([path])
+    cache_split.sample_names([path])
     fit_shapes._collect_cads([path])
     fit_shapes._write_latents([path], [0, 1], np.eye(2, dtype=np.float32))
-    cache.require_latents([path])
+    cache_split.require_latents([path])
     list(export.records([path], None, masks=True))
 
 

@@ -32,10 +32,11 @@ from PIL import Image
 
 import fuzz_damage as mutations
 import small_trees as trees
+from ntdm.data_prep.listing import Listing
 from ntdm.data_prep.raw.annotation import SampleError
 from ntdm.data_prep.readers import nemo_prepared, occluded_pascal3d, pascal3d
 from ntdm.data_prep.readers.ood_cv import packagings
-from ntdm.data_prep.samples import Listing, make_samples
+from ntdm.data_prep.samples import make_samples
 from ntdm.data_prep.write_caches import FAULTS
 from ntdm.io.cache import Sample
 

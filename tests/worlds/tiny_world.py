@@ -12,8 +12,9 @@ from ntdm.config.stages import InferConfig, ShapeConfig, TrainConfig
 from ntdm.geometry.camera import cam_from_obj
 from ntdm.geometry.mesh import icosphere
 from ntdm.io.cache import CacheWriter, Sample, write_latents
-from ntdm.nn.deformable_mesh import DeformableMesh, save_shape
+from ntdm.nn.deformable_mesh import DeformableMesh
 from ntdm.ops.rasterize import interpolate, rasterize
+from ntdm.shapes.files import save_shape
 
 SIZE = (64, 64)
 SCALE = 0.1  # of the crops: focal length 300

@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ntdm.config.stages import CATEGORIES, NUISANCES
-from ntdm.data_prep.raw.roots import PASCAL3D, check_root, read_list, valid_name
-from ntdm.data_prep.readers.ood_cv.names import Contents
+from ntdm.config.protocol import CATEGORIES, NUISANCES
+from ntdm.data_prep.listing import Contents, Item
+from ntdm.data_prep.raw.files import read_list, valid_name
+from ntdm.data_prep.raw.roots import PASCAL3D, check_root
 from ntdm.data_prep.readers.pascal3d import items_of
-from ntdm.data_prep.samples import Item
 
 
 def read_lists(root: Path, pascal3d: Path, categories: Sequence[str], splits: Sequence[str]) -> Contents:

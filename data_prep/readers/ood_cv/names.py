@@ -1,42 +1,15 @@
 """What the packagings of OOD-CV share: categories, splits and their folders, names of objects."""
 
 import re
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ntdm.config import stages
-from ntdm.data_prep.samples import Item
+from ntdm.config import protocol
 
-CATEGORIES = tuple(c for c in stages.CATEGORIES if c not in ("bottle", "tvmonitor"))
 # Occlusion came with version 1.1, and packaging B has none.
-SPLITS = ("train", "iid", *stages.NUISANCES, "occlusion")
+SPLITS = ("train", "iid", *protocol.NUISANCES, "occlusion")
 WEB = "collection"  # the source of photos that are not in PASCAL3D+
 SOURCES = ("imagenet", "pascal", WEB)
-
-
-@dataclass
-class Contents:
-    """What a copy of the dataset names.
-
-    Attributes:
-        root: what the items' folders are relative to.
-        files: (split, category) -> the photos, and what the lists already dropped, by reason.
-        lost: (split, reason) -> names that belong to no category, so to no file.
-        unread: key of a file, or split and list -> why its list or table cannot be read.
-        train_root: what the folders of the training photos are relative to, where that is another folder.
-    """
-
-    root: Path
-    files: dict[tuple[str, str], tuple[list[Item], Counter[str]]] = field(default_factory=dict)
-    lost: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    unread: dict[str, str] = field(default_factory=dict)
-    train_root: Path | None = None
-
-    def photos(self, split: str) -> Path:
-        """The folder that a split's photos lie in."""
-        return self.train_root if self.train_root and split == "train" else self.root
 
 
 class ObjectName(NamedTuple):

@@ -13,7 +13,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from ntdm.config.protocol import OOD_CV_CATEGORIES
 from ntdm.config.stages import PrepConfig
+from ntdm.data_prep.listing import Listing
 from ntdm.data_prep.raw.roots import (
     OOD_CV_CROPS,
     OOD_CV_LISTS,
@@ -27,9 +29,8 @@ from ntdm.data_prep.raw.roots import (
     ood_cv_packaging,
 )
 from ntdm.data_prep.readers.ood_cv import lists, phase2, prepared, tables
-from ntdm.data_prep.readers.ood_cv.names import CATEGORIES, SPLITS
+from ntdm.data_prep.readers.ood_cv.names import SPLITS
 from ntdm.data_prep.readers.pascal3d import cads_of
-from ntdm.data_prep.samples import Listing
 from ntdm.data_prep.write_caches import FAULTS, PreparedFile, PrepReport
 from ntdm.data_prep.write_caches import prepare as prepare_listings
 from ntdm.io.progress import say
@@ -64,7 +65,7 @@ def prepare(
     """
     packaging = ood_cv_packaging(root)
     say(f"{root}: {packaging}")
-    chosen, wanted = choose_categories(categories, CATEGORIES), choose_splits(splits, SPLITS)
+    chosen, wanted = choose_categories(categories, OOD_CV_CATEGORIES), choose_splits(splits, SPLITS)
     contents = _READERS[packaging](root, pascal3d, chosen, wanted)
     for category in categories or ():
         if not contents.unread and not any(category == found for _, found in contents.files):

@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from ntdm.config.stages import NUISANCES
-from ntdm.data_prep.raw.roots import valid_name
-from ntdm.data_prep.readers.ood_cv.names import CATEGORIES, Contents
+from ntdm.config.protocol import NUISANCES, OOD_CV_CATEGORIES
+from ntdm.data_prep.listing import Contents, Item
+from ntdm.data_prep.raw.files import valid_name
 from ntdm.data_prep.readers.ood_cv.tables import Label, Row, labelled_pose, number, read_rows
-from ntdm.data_prep.samples import Item
 from ntdm.io.progress import say
 
 _COLUMNS = ("imgs", "labels", "azimuth", "elevation", "theta", "distance", "nuisance")
@@ -38,7 +37,7 @@ def read_phase2(root: Path, pascal3d: Path, categories: Sequence[str], splits: S
     seen: set[tuple[str, str, str]] = set()
     for where, row in rows:
         category, split = row["labels"], _SPLITS.get(row["nuisance"])
-        if category not in CATEGORIES or split is None:
+        if category not in OOD_CV_CATEGORIES or split is None:
             contents.lost.setdefault(("phase-2", "other_class"), []).append(row["imgs"])
         elif category in categories and split in splits:
             items, dropped = contents.files.setdefault((split, category), ([], Counter()))

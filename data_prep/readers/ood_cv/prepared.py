@@ -14,18 +14,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from ntdm.config.protocol import OOD_CV_CATEGORIES
+from ntdm.data_prep.listing import Contents, Item
 from ntdm.data_prep.raw.annotation import ObjectPose, object_cad, object_class, read_objects
-from ntdm.data_prep.raw.roots import base_name, read_list, sift_names
+from ntdm.data_prep.raw.files import base_name, read_list, sift_names
 from ntdm.data_prep.readers import nemo_prepared
-from ntdm.data_prep.readers.ood_cv.names import (
-    CATEGORIES,
-    Contents,
-    ObjectName,
-    parse_name,
-    record_of,
-    split_folder,
-)
-from ntdm.data_prep.samples import Item
+from ntdm.data_prep.readers.ood_cv.names import ObjectName, parse_name, record_of, split_folder
 
 
 def read_prepared(root: Path, pascal3d: Path, categories: Sequence[str], splits: Sequence[str]) -> Contents:
@@ -48,7 +42,7 @@ def read_prepared(root: Path, pascal3d: Path, categories: Sequence[str], splits:
 def _train_names(root: Path, contents: Contents) -> dict[str, list[str]]:
     """The training photos by category."""
     names: dict[str, list[str]] = {}
-    for category in CATEGORIES:
+    for category in OOD_CV_CATEGORIES:
         path = root / "train" / f"{category}.txt"
         if not path.is_file():
             continue
@@ -64,7 +58,7 @@ def _test_names(folder: Path, split: str, contents: Contents) -> dict[str, list[
     found = [*folder.glob("images/*"), *folder.glob("annotations/*.npz")]
     names: dict[str, list[str]] = {}
     for name in sorted({base_name(path.name) for path in found if base_name(path.name) != path.name}):
-        category = next((category for category in CATEGORIES if parse_name(name, category)), None)
+        category = next((category for category in OOD_CV_CATEGORIES if parse_name(name, category)), None)
         if category is None:
             contents.lost.setdefault((split, "other_class"), []).append(name)
         else:

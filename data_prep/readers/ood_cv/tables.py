@@ -22,6 +22,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from ntdm.config.protocol import OOD_CV_CATEGORIES, PASCAL3D_FOCAL_PX
+from ntdm.data_prep.listing import Contents, Item
 from ntdm.data_prep.raw.annotation import (
     ObjectPose,
     SampleError,
@@ -31,18 +33,9 @@ from ntdm.data_prep.raw.annotation import (
     read_objects,
     viewpoint_of,
 )
-from ntdm.data_prep.raw.roots import (
-    LARGEST_TEXT,
-    LONGEST_LIST,
-    PASCAL3D,
-    check_root,
-    read_bytes,
-    valid_name,
-    valid_path,
-)
-from ntdm.data_prep.readers.ood_cv.names import CATEGORIES, WEB, Contents, parse_name, record_of, split_folder
-from ntdm.data_prep.samples import Item
-from ntdm.geometry.camera_np import PASCAL3D_FOCAL_PX
+from ntdm.data_prep.raw.files import LARGEST_TEXT, LONGEST_LIST, read_bytes, valid_name, valid_path
+from ntdm.data_prep.raw.roots import PASCAL3D, check_root
+from ntdm.data_prep.readers.ood_cv.names import WEB, parse_name, record_of, split_folder
 from ntdm.io.fault import one_line, reason
 
 MARGIN = 10  # pixels that a photo of A' shows around the box
@@ -111,7 +104,7 @@ def _contents(
             continue
         for where, row in rows:
             category = row[columns[0]]
-            if category not in CATEGORIES:
+            if category not in OOD_CV_CATEGORIES:
                 contents.lost.setdefault((split, "other_class"), []).append(row[columns[1]])
             elif category in categories:
                 items, dropped = contents.files.setdefault((split, category), ([], Counter()))

@@ -9,9 +9,9 @@ from PIL import Image
 
 import raw_trees as raw
 from ntdm.config.stages import PrepConfig
+from ntdm.data_prep.listing import Item
 from ntdm.data_prep.raw.annotation import SampleError, object_pose, read_objects
 from ntdm.data_prep.readers import nemo_prepared, pascal3d
-from ntdm.data_prep.samples import Item
 from ntdm.io.cache import CacheFile
 from raw_trees import PHOTO_SIZE, annotated, write_record
 

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 import raw_trees as raw
+from ntdm.config.protocol import OOD_CV_CATEGORIES
 from ntdm.config.stages import PrepConfig
 from ntdm.data_prep.readers.ood_cv import packagings
-from ntdm.data_prep.readers.ood_cv.names import CATEGORIES, SPLITS
+from ntdm.data_prep.readers.ood_cv.names import SPLITS
 from ntdm.data_prep.readers.ood_cv.tables import read_crops, read_tables
 from ntdm.io.cache import CacheFile
 from raw_trees import annotated, write_photo, write_record
@@ -223,7 +224,7 @@ def test_a_crop_of_another_box_is_a_fault(crops, pascal3d):
 def test_the_published_labels(real_data):
     """Every row of the released ground truth is understood: counts of the dataset's own description."""
     root = real_data / "OOD-CV" / "pose_ref" / "ref"
-    contents = read_crops(root, real_data / "PASCAL3D+_release1.1", CATEGORIES, SPLITS)
+    contents = read_crops(root, real_data / "PASCAL3D+_release1.1", OOD_CV_CATEGORIES, SPLITS)
     assert not contents.lost
     counts = dict.fromkeys(SPLITS, 0)
     for (split, _), (items, dropped) in contents.files.items():

@@ -20,8 +20,8 @@ from PIL import Image
 
 from ntdm.data_prep.raw.annotation import SampleError, viewpoint_of
 from ntdm.data_prep.raw.cad import read_off
+from ntdm.data_prep.raw.files import read_list, read_npz, sift_names, valid_name, valid_path
 from ntdm.data_prep.raw.mat import read_mat
-from ntdm.data_prep.raw.roots import read_list, read_npz, sift_names, valid_name, valid_path
 from ntdm.data_prep.readers.ood_cv.tables import read_rows
 from ntdm.io import untrusted
 from ntdm.io.photo import FORMATS, essential, to_rgb

@@ -12,15 +12,17 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from ntdm.config.stages import CATEGORIES, NUISANCES, SyntheticConfig
+from ntdm.config.protocol import CATEGORIES, NUISANCES
+from ntdm.config.stages import SyntheticConfig
 from ntdm.data_prep import make_data as synthetic
 from ntdm.data_prep.make_data import make_data
 from ntdm.data_prep.synthetic import models as synthetic_models
 from ntdm.data_prep.synthetic import scene, texture
 from ntdm.data_prep.synthetic.draws import CELLS, HeldOutDraws, TrainingDraws
 from ntdm.data_prep.synthetic.photo import OCCLUDED, OOD_CV, PASCAL3D, SPLITS, Sample
+from ntdm.data_prep.synthetic.raw_files import off_text
 from ntdm.data_prep.synthetic.render import View, frame, render, visible_anchors
-from ntdm.data_prep.synthetic.solids import box, off_text
+from ntdm.data_prep.synthetic.solids import box
 from ntdm.data_prep.synthetic.viewpoints import constant_pose_shares
 from ntdm.io.outputs import atomic_path
 

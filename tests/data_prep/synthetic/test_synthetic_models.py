@@ -14,7 +14,8 @@ import scipy.io
 import torch
 from PIL import Image
 
-from ntdm.config.stages import CATEGORIES, NUISANCES, SyntheticConfig
+from ntdm.config.protocol import CATEGORIES, NUISANCES
+from ntdm.config.stages import SyntheticConfig
 from ntdm.data_prep.make_data import make_data
 from ntdm.data_prep.raw.annotation import object_pose, read_objects
 from ntdm.data_prep.raw.cad import read_cads
