@@ -45,7 +45,7 @@ def test_every_field_is_described(kind: str, checkout: Path) -> None:
 
 def test_every_reason_for_dropping_is_described(checkout: Path) -> None:
     text = (checkout / "docs" / "formats.md").read_text(encoding="utf-8")
-    sources = "".join(path.read_text(encoding="utf-8") for path in (checkout / "data_prep").glob("*.py"))
+    sources = "".join(path.read_text(encoding="utf-8") for path in (checkout / "data_prep").rglob("*.py"))
     reasons = re.findall(r'SampleError\(\s*"(\w+)"', sources)
     assert len(set(reasons)) > 10
     assert [reason for reason in sorted(set(reasons)) if f"`{reason}`" not in text] == []

@@ -17,9 +17,9 @@ CONFIG = PrepConfig(image_size=(32, 48), scale=0.15)
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from ntdm import cache
-from ntdm.config import PrepConfig
-from ntdm.data_prep import pascal3d
+from ntdm.io import cache
+from ntdm.config.stages import PrepConfig
+from ntdm.data_prep.readers import pascal3d
 
 root, folder, name, count = sys.argv[1:]
 count = int(count)

@@ -252,7 +252,7 @@ def test_more_hits_than_memory_is_an_error(step):
     """Eight thousand quads over the same forty thousand texels: ten gigabytes of hits."""
     code = """if True:
         import resource, sys, torch
-        from ntdm.uv_scatter import uv_scatter
+        from ntdm.ops.uv_scatter import uv_scatter
         i, j = torch.meshgrid(torch.arange(80), torch.arange(100), indexing="ij")
         uv = 0.3 + 0.19 * torch.stack([j % 2, i % 2], -1)[None].float()
         features, coverage = torch.ones(1, 80, 100, 1), torch.ones(1, 80, 100, dtype=torch.bool)
