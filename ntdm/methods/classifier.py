@@ -46,13 +46,14 @@ class Classifier(Model):
 
     def forward(self, photo: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """uint8 photos [B, 3, H, W] -> pose logits [B, 3, bins] and class logits [B, M], or None."""
-        x = backbone.normalise_photo(photo)
+        dtype = next(self.parameters()).dtype
+        x = backbone.normalise_photo(photo, dtype)
         if self.config.resize:
             side = (self.config.resize, self.config.resize)
             x = F.interpolate(x, size=side, mode="bilinear", align_corners=False, antialias=True)
         with torch.autocast(photo.device.type, torch.bfloat16, enabled=self.config.bf16):
             pooled = self.backbone(x.contiguous(memory_format=torch.channels_last))
-        pooled = pooled.float()
+        pooled = pooled.to(dtype)  # from bfloat16
         pose = None if self.pose is None else self.pose(pooled).unflatten(1, (3, -1))
         return pose, None if self.category is None else self.category(pooled)
 

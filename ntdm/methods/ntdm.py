@@ -245,7 +245,7 @@ class NTDM(FeatureModel):
         ]
         clutter = torch.cat([background, self.bank.sample(config.background_negatives, generator)])
         rest = torch.cat([*others, clutter])
-        log_weight = torch.zeros(len(same) + len(rest), device=points.device)
+        log_weight = points.new_zeros(len(same) + len(rest))
         log_weight[len(log_weight) - len(clutter) :] = (
             math.log(config.background_weight) if config.background_weight else -math.inf
         )

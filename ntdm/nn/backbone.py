@@ -20,11 +20,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Net = TypeVar("Net", bound=Any)
 
 
-def normalise_photo(photo: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] -> float [B, 3, H, W] with ImageNet's mean and standard deviation."""
-    mean = torch.tensor(IMAGENET_MEAN, device=photo.device)[:, None, None]
-    std = torch.tensor(IMAGENET_STD, device=photo.device)[:, None, None]
-    return (photo.float() / 255 - mean) / std
+def normalise_photo(photo: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 [B, 3, H, W] -> [B, 3, H, W] of `dtype` with ImageNet's mean and standard deviation."""
+    mean = torch.tensor(IMAGENET_MEAN, dtype=dtype, device=photo.device)[:, None, None]
+    std = torch.tensor(IMAGENET_STD, dtype=dtype, device=photo.device)[:, None, None]
+    return (photo.to(dtype) / 255 - mean) / std
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:

@@ -20,7 +20,7 @@ from ntdm.io.cache import CacheFile
 from ntdm.io.cache_split import find
 from ntdm.io.error_table import read_errors
 from ntdm.io.prediction_writer import write_predictions
-from ntdm.io.predictions import Geometry, Prediction
+from ntdm.io.predictions import Geometry, Prediction, SampleKey
 from ntdm.reports import tables
 
 SPLIT = "pascal3d/val"
@@ -157,7 +157,7 @@ def test_nemos_npz(cache, tmp_path):
 
 
 def test_nemos_names_without_the_objects_number():
-    samples = (import_predictions.Sample("car", "n1_2_00"), import_predictions.Sample("car", "n1_2_01"))
+    samples = (SampleKey("car", "n1_2_00"), SampleKey("car", "n1_2_01"))
     from ntdm.evaluation.prediction_formats import _nemo_names
 
     names = _nemo_names(import_predictions.Truth(Path("x"), "d", "s", samples, "", None), "car")

@@ -35,7 +35,7 @@ def both(host_kernels, threaded_kernels, monkeypatch) -> Callable[..., None]:
     def compare(run: Callable[[], tuple[Tensor, ...]], tolerance: float = 1e-12) -> None:
         results = []
         for library in (host_kernels, threaded_kernels):
-            monkeypatch.setattr(kernels, "library", lambda library=library: library)
+            monkeypatch.setattr(kernels, "cuda_library", lambda library=library: library)
             results.append(run())
         for one, many in zip(*results, strict=True):
             if not one.is_floating_point():

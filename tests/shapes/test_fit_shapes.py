@@ -12,6 +12,7 @@ from ntdm import fit_shapes
 from ntdm.config.stages import ShapeConfig
 from ntdm.geometry import mesh
 from ntdm.io import cache
+from ntdm.nn.deformable_mesh import DeformableMesh
 from ntdm.shapes import fit, quality, surface_loss, visible_surface
 from ntdm.shapes.files import load_shape, read_meta
 from simple_cads import box, ellipsoid, join, seen
@@ -59,7 +60,7 @@ def test_visible_surface_names_a_broken_cad(cad, message):
 
 def test_the_loss_has_the_derivative_of_the_distances():
     torch.manual_seed(0)
-    model = fit_shapes.DeformableMesh(SMALL, 2)
+    model = DeformableMesh(SMALL, 2)
     loss_of = surface_loss.ShapeLoss(
         model.template_faces, [seen(box(0.4, 0.3, 0.2)), seen(ellipsoid(0.3, 0.4, 0.2))], SMALL
     )
@@ -79,7 +80,7 @@ def test_a_sheet_in_the_air_is_told_to_shrink():
     """Two walls, Γ a bar across: from its middle the nearest points are level with it, to the sides."""
     vertices, faces = box(0.05, 0.1, 0.1)
     cad = join((vertices - np.float32([0.4, 0, 0]), faces), (vertices + np.float32([0.4, 0, 0]), faces))
-    model = fit_shapes.DeformableMesh(SMALL, 1)
+    model = DeformableMesh(SMALL, 1)
     loss_of = surface_loss.ShapeLoss(model.template_faces, [seen(cad)], SMALL)
     sphere = model.template_vertices
     vertices = (sphere * torch.tensor([0.5, 0.08, 0.08]))[None].requires_grad_()
@@ -98,7 +99,7 @@ def test_a_sheet_in_the_air_is_told_to_shrink():
 
 
 def test_roughness_prefers_the_sphere():
-    model = fit_shapes.DeformableMesh(SMALL, 1)
+    model = DeformableMesh(SMALL, 1)
     loss_of = surface_loss.ShapeLoss(model.template_faces, [seen(box(0.4, 0.3, 0.2))], SMALL)
     smooth = 0.4 * model.template.vertices[None]
     rough = smooth * (1 + 0.1 * torch.randn(len(smooth[0]), 1, generator=torch.Generator().manual_seed(0)))

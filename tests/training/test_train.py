@@ -15,7 +15,8 @@ from ntdm.io import cache, cache_split
 from ntdm.methods import load
 from ntdm.methods.classifier import Classifier
 from ntdm.methods.ntdm import NTDM
-from ntdm.training import checkpoints, schedule
+from ntdm.training import checkpoints
+from ntdm.training.schedule import learning_rate
 
 
 def weights(run) -> dict[str, torch.Tensor]:
@@ -270,7 +271,7 @@ def test_the_rate_rises_then_falls_to_the_last(tiny, schedule):
     config = replace(
         tiny.TRAIN, schedule=schedule, learning_rate=0.5, final_learning_rate=0.1, warmup_steps=10
     )
-    rates = [schedule.learning_rate(config, step, 1000) for step in range(1000)]
+    rates = [learning_rate(config, step, 1000) for step in range(1000)]
     assert rates[0] == pytest.approx(0.05, rel=0.01)
     assert max(rates) == rates[9]
     assert rates[9:] == sorted(rates[9:], reverse=True)
@@ -282,4 +283,4 @@ def test_the_rate_rises_then_falls_to_the_last(tiny, schedule):
 
 def test_a_short_run_warms_up_within_its_first_tenth(tiny):
     config = replace(tiny.TRAIN, warmup_steps=100, schedule="exponential", final_learning_rate=1.0)
-    assert schedule.learning_rate(config, 3, 40) == config.learning_rate
+    assert learning_rate(config, 3, 40) == config.learning_rate
