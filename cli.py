@@ -135,7 +135,7 @@ def make_data(
     from ntdm.data_prep import make_data as synthetic
 
     config = SyntheticConfig() if cad_root is None else SyntheticConfig(categories=protocol.CATEGORIES)
-    config = reading.adjusted(config, settings, seed)
+    config = reading.override(config, settings, seed)
     if categories:
         config = dataclasses.replace(config, categories=tuple(cli_options.split(categories)))
     sources = {"cad_root": cad_root, "viewpoints": viewpoints}
@@ -182,7 +182,7 @@ def prep_data(
         dataset,
         root,
         cache,
-        reading.adjusted(prep, settings),
+        reading.override(prep, settings),
         pascal3d=pascal3d,
         splits=cli_options.split(split) or None,
         categories=cli_options.split(categories) or None,
@@ -246,7 +246,7 @@ def fit_shapes(
     if device is Device.auto and where == "cuda" and (reason := nearest_faces.missing()):
         say(f"fit-shapes computes on the CPU: on CUDA it needs Kaolin ({reason})")
         where = "cpu"
-    settled = reading.settled(ShapeConfig, config, settings, seed)
+    settled = reading.resolve(ShapeConfig, config, settings, seed)
     print(
         shape_fit.run(
             settled,
@@ -296,7 +296,7 @@ def train(
     from ntdm import train
 
     method = method or cli_options.setting(settings, "method")
-    settled = reading.settled(TrainConfig, config, settings, seed, method)
+    settled = reading.resolve(TrainConfig, config, settings, seed, method)
     if method is not None:
         settled = dataclasses.replace(settled, method=method)
     validation = None
@@ -310,7 +310,7 @@ def train(
                 "want one DATASET/SPLIT, and --watch-every above 0", param_hint="--validate-on"
             )
         photos = find(cache, keys[0], cli_options.split(categories) or None)
-        validation = Validation(photos, reading.settled(InferConfig, config, None, seed))
+        validation = Validation(photos, reading.resolve(InferConfig, config, None, seed))
     print(
         train.run(
             settled,
@@ -349,7 +349,7 @@ def infer(
     \b
     Example: ntdm infer photo.jpg --run runs/ntdm --out inferred --bbox 40,25,310,190
     """
-    settled, box = reading.settled(InferConfig, config, settings, seed), cli_options.box(bbox)
+    settled, box = reading.resolve(InferConfig, config, settings, seed), cli_options.box(bbox)
     from ntdm import infer
 
     print(infer.run(images, run, out, box, settled, overwrite=overwrite, device=cli_options.resolved(device)))
@@ -373,7 +373,7 @@ def evaluate(
     """
     from ntdm import evaluate
 
-    settled = reading.settled(InferConfig, config, settings, seed)
+    settled = reading.resolve(InferConfig, config, settings, seed)
     wanted = cli_options.wanted_splits(cache, splits)
     for path in evaluate.run(
         run, cache, wanted, settled, overwrite=overwrite, device=cli_options.resolved(device)
@@ -477,8 +477,8 @@ def ablate(
     Example: ntdm ablate --cache cache --shapes shapes --out ablations --set train.epochs=20
     """
     by_stage = cli_options.by_stage(settings, ("train", "infer"))
-    training = reading.settled(TrainConfig, config, by_stage["train"], seed, "ntdm")
-    inference = reading.settled(InferConfig, config, by_stage["infer"], seed)
+    training = reading.resolve(TrainConfig, config, by_stage["train"], seed, "ntdm")
+    inference = reading.resolve(InferConfig, config, by_stage["infer"], seed)
     wanted = cli_options.keys(splits, "--splits") or ["pascal3d/val"]
     learned = cli_options.keys(train_on, "--train-on") or ["pascal3d/train"]
     from ntdm import ablate

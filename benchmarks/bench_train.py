@@ -17,7 +17,7 @@ import torch
 from measure import machine, synchronize
 from torch.profiler import ProfilerActivity, profile
 
-from ntdm.config.reading import adjusted, settled
+from ntdm.config.reading import override, resolve
 from ntdm.config.stages import ShapeConfig, TrainConfig
 from ntdm.data.augment import draw_augmentation
 from ntdm.data.batch import Batch, make_batch
@@ -53,11 +53,11 @@ def main() -> None:
     args = parser.parse_args()
     print(machine(args.device))
     size, count, batch_size = SIZES[args.config]
-    config = adjusted(
-        settled(TrainConfig, args.config, args.set, None), [f"batch_size={args.batch or batch_size}"]
+    config = override(
+        resolve(TrainConfig, args.config, args.set, None), [f"batch_size={args.batch or batch_size}"]
     )
     torch.manual_seed(0)
-    shape = settled(ShapeConfig, args.config, None, None)
+    shape = resolve(ShapeConfig, args.config, None, None)
     model = NTDM(config, {f"category {i}": DeformableMesh(shape, 10) for i in range(count)})
     for category in range(count):
         model.shape(category).scale.fill_(0.25)

@@ -113,6 +113,29 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
+def photo_from_image(image: Image.Image) -> NDArray[np.uint8]:
+    """RGB u8 [H, W, 3] of a Pillow image, EXIF rotation applied; ValueError as :func:`to_rgb`."""
+    try:
+        check_size(image)  # turning it decodes it
+        return to_rgb(ImageOps.exif_transpose(image))
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged bytes.
+    except Exception as error:
+        raise ValueError(f"the photo cannot be read as an image: {reason(error)}") from None
+
+
+def photo_from_array(photo: object) -> NDArray[np.uint8]:
+    """The array itself where it is u8 [H, W, 3]; ValueError says what else it is."""
+    if not isinstance(photo, np.ndarray):
+        raise ValueError(f"the photo is {type(photo).__name__}: want a path, a PIL image or a uint8 array")
+    if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or 0 in photo.shape:
+        raise ValueError(f"the photo is {photo.dtype} {photo.shape}: want uint8 [H, W, 3], RGB")
+    if photo.shape[0] * photo.shape[1] > LARGEST:
+        raise ValueError(
+            f"the photo has {photo.shape[0] * photo.shape[1]} pixels, more than {LARGEST}; shrink it"
+        )
+    return np.ascontiguousarray(photo)
+
+
 def read_photo(path: Path) -> np.ndarray:
     """RGB u8 [H, W, 3], EXIF rotation applied; ValueError when it is not a readable image of a sane size."""
     try:

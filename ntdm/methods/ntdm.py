@@ -1,7 +1,7 @@
 """The whole model: backbone, neural textures, background bank and one deformable shape a category.
 
 Training (:meth:`NTDM.training_loss`) carries the photo's features onto the surface and classifies them;
-inference (render_and_compare.py) renders the textures back and compares. Maps live on the backbone's grid:
+inference (ntdm/render_and_compare) renders the textures back and compares. Maps live on the backbone's grid:
 a crop of H x W pixels has features of h x w = H/stride x W/stride cells, whose camera is the crop's with
 focal length and principal point divided by the stride (pixel frames are corner-origin, so nothing shifts).
 """
@@ -20,7 +20,7 @@ from ntdm.config.reading import to_dict
 from ntdm.config.stages import InferConfig, TrainConfig
 from ntdm.data import distributed
 from ntdm.data.batch import Batch
-from ntdm.geometry.camera import cam_from_obj
+from ntdm.geometry.camera import Pinhole, cam_from_obj
 from ntdm.geometry.mesh import sphere_uv
 from ntdm.nn import backbone
 from ntdm.nn.background import BackgroundBank, clutter_mixture, foreground_logit
@@ -29,9 +29,10 @@ from ntdm.nn.deformable_mesh import DeformableMesh, read_config
 from ntdm.nn.losses import occlusion_cross_entropy, texel_cross_entropy
 from ntdm.nn.neural_texture import LocalView, NeuralTexture, texel_points
 from ntdm.ops.rasterize import interpolate, rasterize
+from ntdm.ops.texture_lookup import texture_similarity
 from ntdm.ops.uv_scatter import uv_scatter
 from ntdm.render_and_compare.encode import encode
-from ntdm.render_and_compare.renderer import SurfaceMap
+from ntdm.render_and_compare.renderer import Shape, SurfaceMap
 from ntdm.render_and_compare.solver import Solver, fit_categories
 
 # A texel is a positive once this share of its blend was seen.
@@ -85,15 +86,15 @@ class NTDM(FeatureModel):
         """K of each category."""
         return [self.shape(c).num_latents for c in range(len(self.categories))]
 
-    def surface_map(
-        self, vertices_cam: Tensor, focal: Tensor, principal_point: Tensor, size: tuple[int, int],
-        view: Tensor | None = None,
-    ) -> SurfaceMap:  # fmt: skip
-        """Rasterize deformed templates [B, V, 3] onto a grid of `size` cells, camera in cells.
+    def surface_map(self, vertices_cam: Tensor, camera: Pinhole, view: Tensor | None = None) -> SurfaceMap:
+        """Rasterize deformed templates.
 
-        `view` [B, V, 3] is where the vertices are seen from, in their own frames, where it is known already.
+        Args:
+            vertices_cam: [B, V, 3] in the camera frame.
+            camera: in the pixels, or cells, of the grid.
+            view: [B, V, 3] directions to the camera in the vertices' frames, where they are known already.
         """
-        fragments = rasterize(vertices_cam, self.faces, focal, principal_point, size)
+        fragments = rasterize(vertices_cam, self.faces, *camera)
         if view is None:
             view = self.local_view(vertices_cam)
         attributes = torch.cat([self.sphere.expand_as(view), view], -1)
@@ -108,7 +109,7 @@ class NTDM(FeatureModel):
         """
         config, texels = self.config, self.config.texture_size**2
         features = self.features(batch.photo)
-        surface = self._annotated_surface(batch, (features.shape[1], features.shape[2]))
+        surface = self.annotated_surface(batch, (features.shape[1], features.shape[2]))
         scattered, weight = self._scatter(features, surface, batch)
         background = distributed.gathered(self._background_samples(features, batch, generator))
         image, texel = (weight > 0).nonzero(as_tuple=True)  # P visible texels, image by image
@@ -164,14 +165,10 @@ class NTDM(FeatureModel):
         }
 
     @torch.no_grad()
-    def _annotated_surface(self, batch: Batch, size: tuple[int, int]) -> SurfaceMap:
+    def annotated_surface(self, batch: Batch, size: tuple[int, int]) -> SurfaceMap:
         """The annotated meshes on the features' grid."""
-        return self.surface_map(
-            cam_from_obj(self.annotated_shapes(batch), batch.viewpoint),
-            batch.focal / self.stride,
-            batch.principal_point / self.stride,
-            size,
-        )
+        camera = Pinhole(batch.focal / self.stride, batch.principal_point / self.stride, size)
+        return self.surface_map(cam_from_obj(self.annotated_shapes(batch), batch.viewpoint), camera)
 
     def _scatter(self, features: Tensor, surface: SurfaceMap, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features and view directions at the texels [B * q * q, d + 3], and the weights [B, q * q].
@@ -255,12 +252,53 @@ class NTDM(FeatureModel):
         return torch.cat([same, rest]), log_weight, far
 
 
+class TextureRenderer:
+    """One category with its neural texture, for the solver; see ntdm/render_and_compare/renderer.py."""
+
+    def __init__(self, model: NTDM, category: int) -> None:
+        self.model, self.category = model, category
+        self.mesh = model.shape(category)
+        self.stride, self.faces, self.num_latents = model.stride, model.faces, self.mesh.num_latents
+
+    def one_hot(self) -> Tensor:
+        """[K, K]: the latent of every CAD."""
+        return self.mesh.one_hot()
+
+    def shape(self, latent: Tensor) -> Shape:
+        """Γ of latents [B, K], and the frames of its surface."""
+        vertices = self.mesh(latent)
+        return Shape(vertices, self.model.local_view.frames(vertices))
+
+    def seen_from(self, shape: Shape, vertices: Tensor, centre: Tensor) -> Tensor:
+        """Directions [B, V, 3] in (du, dv, n) to camera centres [B, 3]; s' leaves the frames as they are."""
+        return self.model.local_view.seen_from(shape.frames, vertices, centre)
+
+    def render(self, vertices_cam: Tensor, view: Tensor | None, camera: Pinhole) -> SurfaceMap:
+        """Template points and view directions on the camera's grid."""
+        return self.model.surface_map(vertices_cam, camera, view)
+
+    def features(self, sphere: Tensor, local_view: Tensor) -> tuple[Tensor, Tensor]:
+        """Blended texture f' [P, d] (Eq. 6) and the evidence [P] for it."""
+        which = torch.full((len(sphere),), self.category, device=sphere.device)
+        return self.model.texture.lookup(which, sphere_uv(sphere), self.model.texture.alpha(local_view))
+
+    def similarity(
+        self, sphere: Tensor, local_view: Tensor, target: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """f' . target[index] [P] without f' itself, and the evidence [P]."""
+        texture, which = self.model.texture, index.new_full((len(sphere),), self.category)
+        alpha = texture.alpha(local_view)
+        return texture_similarity(texture.theta, texture.seen, which, sphere_uv(sphere), alpha, target, index)
+
+
 class NTDMPredictor:
     """Fits every photo under its own category and all that it may show; the lowest loss names the class."""
 
     def __init__(self, model: NTDM, config: InferConfig, image_size: tuple[int, int], focal: float) -> None:
         self.model, self.config = model, config
-        self.solvers = [Solver(model, c, config, image_size, focal) for c in range(len(model.categories))]
+        self.solvers = [
+            Solver(TextureRenderer(model, c), config, image_size, focal) for c in range(len(model.categories))
+        ]
 
     def __call__(self, photo: Tensor, category: Sequence[int]) -> Guess:
         """Pose, masks, shape and class of uint8 photos [N, 3, H, W]."""
@@ -273,7 +311,7 @@ class NTDMPredictor:
         amodal = torch.zeros(count, *photo.shape[2:], dtype=torch.bool, device=photo.device)
         visible, amodal_free = amodal.clone(), amodal.clone()
         for c, (rows, solution) in enumerate(fits):
-            seen, shown = self.solvers[c].masks(solution, photos.of(rows))
+            seen, shown = self.solvers[c].masks(solution, photos.select(rows))
             mine, free = own[rows] == c, best[rows] == c
             for whole, found in (
                 (viewpoint, solution.viewpoint),
