@@ -57,9 +57,9 @@ extern "C" {
 
 // vertices [vertex_count, 3] in the camera frame, faces [face_count, 3], focal and principal point in cells;
 // sets what is touched of out [height, width] to 1. A face with a corner nearer than `near` is left out.
-void ntdm_touched(const double* vertices, const int64_t* faces, int64_t vertex_count, int64_t face_count,
-                  double focal, double px, double py, double near, int64_t height, int64_t width,
-                  uint8_t* out) {
+void ntdm_amodal_mask_f64(const double* vertices, const int64_t* faces, int64_t vertex_count,
+                          int64_t face_count, double focal, double px, double py, double near, int64_t height,
+                          int64_t width, uint8_t* out, int /* threads */) {
     std::vector<Vertex> projected(vertex_count);
     ntdm::project(vertices, vertex_count, focal, px, py, near, projected.data());
     for (int64_t f = 0; f < face_count; ++f) {

@@ -265,8 +265,8 @@ void interpolate_backward(const T* grad, const T* attributes, const int64_t* fac
 #define NTDM_RASTERIZE(T, SUFFIX)                                                                          \
     void ntdm_rasterize_##SUFFIX(                                                                          \
         const T* vertices, const int64_t* faces, const T* focal, const T* principal_point, int64_t batch,  \
-        int64_t vertex_count, int64_t face_count, int64_t height, int64_t width, double near, int threads, \
-        T* barycentric, T* depth, int64_t* face_index, int64_t* dropped) {                                 \
+        int64_t vertex_count, int64_t face_count, int64_t height, int64_t width, double near,              \
+        T* barycentric, T* depth, int64_t* face_index, int64_t* dropped, int threads) {                    \
         rasterize(vertices, faces, focal, principal_point, batch, vertex_count, face_count, int(height),   \
                   int(width), near, threads, barycentric, depth, face_index, dropped);                     \
     }                                                                                                      \
@@ -274,21 +274,21 @@ void interpolate_backward(const T* grad, const T* attributes, const int64_t* fac
         const T* vertices, const int64_t* faces, const T* focal, const T* principal_point,                 \
         const int64_t* face_index, const T* barycentric, const T* depth, const T* grad_barycentric,        \
         const T* grad_depth, int64_t batch, int64_t vertex_count, int64_t height, int64_t width,           \
-        int threads, T* grad_vertices, T* grad_focal, T* grad_principal_point) {                           \
+        T* grad_vertices, T* grad_focal, T* grad_principal_point, int threads) {                           \
         rasterize_backward(vertices, faces, focal, principal_point, face_index, barycentric, depth,        \
                            grad_barycentric, grad_depth, batch, vertex_count, int(height), int(width),     \
                            threads, grad_vertices, grad_focal, grad_principal_point);                      \
     }                                                                                                      \
     void ntdm_interpolate_##SUFFIX(const T* attributes, const int64_t* faces, const int64_t* face_index,   \
                                    const T* barycentric, int64_t batch, int64_t attribute_stride,          \
-                                   int64_t channels, int64_t pixels, int threads, T* out) {                \
+                                   int64_t channels, int64_t pixels, T* out, int threads) {                \
         interpolate(attributes, faces, face_index, barycentric, batch, attribute_stride, channels, pixels, \
                     threads, out);                                                                         \
     }                                                                                                      \
     void ntdm_interpolate_backward_##SUFFIX(                                                               \
         const T* grad, const T* attributes, const int64_t* faces, const int64_t* face_index,               \
         const T* barycentric, int64_t batch, int64_t attribute_stride, int64_t vertex_count,               \
-        int64_t channels, int64_t pixels, int threads, T* grad_attributes, T* grad_barycentric) {          \
+        int64_t channels, int64_t pixels, T* grad_attributes, T* grad_barycentric, int threads) {          \
         interpolate_backward(grad, attributes, faces, face_index, barycentric, batch, attribute_stride,    \
                              vertex_count, channels, pixels, threads, grad_attributes, grad_barycentric);  \
     }

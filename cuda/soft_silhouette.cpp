@@ -193,24 +193,24 @@ void soft_silhouette_backward(const T* vertices, const int64_t* faces, const T* 
 
 }  // namespace
 
-#define NTDM_SOFT_SILHOUETTE(T, SUFFIX)                                                                     \
-    void ntdm_soft_silhouette_##SUFFIX(const T* vertices, const int64_t* faces, const T* focal,             \
-                                       const T* principal_point, const int64_t* face_index, int64_t batch,  \
-                                       int64_t vertex_count, int64_t face_count, int64_t height,            \
-                                       int64_t width, double near, double sigma, double reach, int threads, \
-                                       T* soft, int64_t* nearest_face, T* nearest_barycentric) {            \
-        soft_silhouette(vertices, faces, focal, principal_point, face_index, batch, vertex_count,           \
-                        face_count, int(height), int(width), near, sigma, reach, threads, soft,             \
-                        nearest_face, nearest_barycentric);                                                 \
-    }                                                                                                       \
-    void ntdm_soft_silhouette_backward_##SUFFIX(                                                            \
-        const T* vertices, const int64_t* faces, const T* focal, const T* principal_point,                  \
-        const int64_t* face_index, const T* soft, const T* grad, int64_t batch, int64_t vertex_count,       \
-        int64_t face_count, int64_t height, int64_t width, double near, double sigma, double reach,         \
-        int threads, T* grad_vertices, T* grad_focal, T* grad_principal_point) {                            \
-        soft_silhouette_backward(vertices, faces, focal, principal_point, face_index, soft, grad, batch,    \
-                                 vertex_count, face_count, int(height), int(width), near, sigma, reach,     \
-                                 threads, grad_vertices, grad_focal, grad_principal_point);                 \
+#define NTDM_SOFT_SILHOUETTE(T, SUFFIX)                                                                    \
+    void ntdm_soft_silhouette_##SUFFIX(const T* vertices, const int64_t* faces, const T* focal,            \
+                                       const T* principal_point, const int64_t* face_index, int64_t batch, \
+                                       int64_t vertex_count, int64_t face_count, int64_t height,           \
+                                       int64_t width, double near, double sigma, double reach, T* soft,    \
+                                       int64_t* nearest_face, T* nearest_barycentric, int threads) {       \
+        soft_silhouette(vertices, faces, focal, principal_point, face_index, batch, vertex_count,          \
+                        face_count, int(height), int(width), near, sigma, reach, threads, soft,            \
+                        nearest_face, nearest_barycentric);                                                \
+    }                                                                                                      \
+    void ntdm_soft_silhouette_backward_##SUFFIX(                                                           \
+        const T* vertices, const int64_t* faces, const T* focal, const T* principal_point,                 \
+        const int64_t* face_index, const T* soft, const T* grad, int64_t batch, int64_t vertex_count,      \
+        int64_t face_count, int64_t height, int64_t width, double near, double sigma, double reach,        \
+        T* grad_vertices, T* grad_focal, T* grad_principal_point, int threads) {                           \
+        soft_silhouette_backward(vertices, faces, focal, principal_point, face_index, soft, grad, batch,   \
+                                 vertex_count, face_count, int(height), int(width), near, sigma, reach,    \
+                                 threads, grad_vertices, grad_focal, grad_principal_point);                \
     }
 
 extern "C" {

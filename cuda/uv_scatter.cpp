@@ -247,19 +247,19 @@ int64_t backward(const T* mean_grad, const T* features, const T* uv, const uint8
 
 }  // namespace
 
-#define NTDM_UV_SCATTER(NAME, T)                                                                            \
-    extern "C" int64_t NAME(const T* features, const T* uv, const uint8_t* coverage, int64_t batch,         \
-                            int64_t h, int64_t w, int64_t d, int64_t q, double max_extent, T* mean,         \
-                            T* weight, int threads) {                                                       \
-        return forward<T>(features, uv, coverage, {batch, h, w, d, q, max_extent}, mean, weight, threads);  \
-    }                                                                                                       \
-    extern "C" int64_t NAME##_backward(const T* mean_grad, const T* features, const T* uv,                  \
-                                       const uint8_t* coverage, const T* weight, int64_t batch, int64_t h,  \
-                                       int64_t w, int64_t d, int64_t q, double max_extent, T* feature_grad, \
-                                       T* uv_grad, int threads) {                                           \
-        return backward<T>(mean_grad, features, uv, coverage, weight, {batch, h, w, d, q, max_extent},      \
-                           feature_grad, uv_grad, threads);                                                 \
+#define NTDM_UV_SCATTER(SUFFIX, T)                                                                         \
+    extern "C" int64_t ntdm_uv_scatter_##SUFFIX(const T* features, const T* uv, const uint8_t* coverage,   \
+                                                int64_t batch, int64_t h, int64_t w, int64_t d, int64_t q, \
+                                                double max_extent, T* mean, T* weight, int threads) {      \
+        return forward<T>(features, uv, coverage, {batch, h, w, d, q, max_extent}, mean, weight, threads); \
+    }                                                                                                      \
+    extern "C" int64_t ntdm_uv_scatter_backward_##SUFFIX(                                                  \
+        const T* mean_grad, const T* features, const T* uv, const uint8_t* coverage, const T* weight,      \
+        int64_t batch, int64_t h, int64_t w, int64_t d, int64_t q, double max_extent, T* feature_grad,     \
+        T* uv_grad, int threads) {                                                                         \
+        return backward<T>(mean_grad, features, uv, coverage, weight, {batch, h, w, d, q, max_extent},     \
+                           feature_grad, uv_grad, threads);                                                \
     }
 
-NTDM_UV_SCATTER(ntdm_uv_scatter_f32, float)
-NTDM_UV_SCATTER(ntdm_uv_scatter_f64, double)
+NTDM_UV_SCATTER(f32, float)
+NTDM_UV_SCATTER(f64, double)

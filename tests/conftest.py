@@ -1,9 +1,7 @@
 """What several test files share."""
 
 import ctypes
-import functools
 import subprocess
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,8 +10,7 @@ import pytest
 import torch
 
 import tiny_world
-from ntdm.ops import build, rasterize_cuda, rasterize_kaolin, texture_lookup, texture_update, uv_scatter_cuda
-from ntdm.ops import kernels as launch
+from ntdm.ops import build, kernels, rasterize_kaolin
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -87,20 +84,8 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     if request.param == "cpu":
         yield "cpu"
         return
-    kernels = request.getfixturevalue("host_kernels")
-    monkeypatch.setattr(launch, "cuda_library", lambda: kernels)
-    monkeypatch.setattr(launch, "stream", lambda device: 0)
-    monkeypatch.setattr(texture_update, "_run_cpu", texture_update._run_cuda)
-    library = torch.library.Library("ntdm", "IMPL")
-    operators = {name: getattr(rasterize_cuda, name) for name in rasterize_cuda.OPERATORS} | {
-        "uv_scatter": uv_scatter_cuda.forward,
-        "uv_scatter_backward": uv_scatter_cuda.backward,
-        "texture_lookup": functools.partial(texture_lookup._lookup, texture_lookup._run_cuda),
-        "texture_similarity": functools.partial(texture_lookup._similarity, texture_lookup._run_cuda),
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it overrides is its purpose
-        for name, function in operators.items():
-            library.impl(name, function, "CPU", allow_override=True)
+    host = request.getfixturevalue("host_kernels")
+    monkeypatch.setattr(kernels, "uses_cuda", lambda device: True)
+    monkeypatch.setattr(kernels, "cuda_library", lambda: host)
+    monkeypatch.setattr(kernels, "stream", lambda device: 0)
     yield "cpu"
-    library._destroy()

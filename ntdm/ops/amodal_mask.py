@@ -6,8 +6,6 @@ legs, plates seen edge-on) fall into pieces; the price is an outline about a ten
 two tenths where it is upright or level.
 """
 
-import ctypes
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -55,20 +53,9 @@ def amodal_mask(
     width, height = (np.clip(np.ceil(xy.max(0) + 1 / CELLS), low, limit) - low).astype(int).tolist()
     touched = np.zeros((height * CELLS, width * CELLS), np.uint8)
     centre = (principal_point - low) * CELLS
-    kernels.library().ntdm_touched(
-        _pointer(vertices_cam),
-        _pointer(faces),
-        ctypes.c_int64(len(vertices_cam)),
-        ctypes.c_int64(len(faces)),
-        *map(ctypes.c_double, (focal * CELLS, *centre.tolist(), camera_np.NEAR)),
-        *map(ctypes.c_int64, touched.shape),
-        _pointer(touched),
-    )
+    camera = (float(focal * CELLS), *centre.tolist(), float(camera_np.NEAR))
+    counts = (len(vertices_cam), len(faces))
+    kernels.call("amodal_mask", vertices_cam, faces, *counts, *camera, *touched.shape, touched)
     share = touched.reshape(height, CELLS, width, CELLS).sum((1, 3), dtype=np.uint8)
     mask[low[1] : low[1] + height, low[0] : low[0] + width] = 2 * share >= CELLS**2
     return mask
-
-
-def _pointer(array: NDArray[np.generic]) -> ctypes.c_void_p:
-    assert array.flags.c_contiguous, array.strides
-    return ctypes.c_void_p(array.ctypes.data)

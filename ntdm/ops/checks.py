@@ -5,7 +5,16 @@ import math
 import torch
 from torch import Tensor
 
-_MOST_ELEMENTS = 2**31
+MOST_ELEMENTS = 2**31
+FLOATS = (torch.float32, torch.float64)  # that the kernels compute in
+# How far the soft silhouette reaches, in sigmas.
+REACH = 3.0
+
+
+def require(condition: bool, message: str) -> None:
+    """ValueError(message) where the condition does not hold."""
+    if not condition:
+        raise ValueError(message)
 
 
 def check_range(name: str, faces: Tensor, vertices: int) -> None:
@@ -26,33 +35,33 @@ def check_fragments(face_index: Tensor, faces: Tensor) -> None:
             raise ValueError(f"interpolate: fragments name face {high}, but there are {len(faces)} faces")
 
 
-def _check_faces(name: str, faces: Tensor) -> None:
+def check_faces(name: str, faces: Tensor) -> None:
     if faces.dim() != 2 or faces.shape[1] != 3 or faces.dtype != torch.int64:
         raise ValueError(f"{name}: faces must be [F, 3] int64, got {list(faces.shape)} {faces.dtype}")
 
 
-def _check_face_index(name: str, face_index: Tensor) -> None:
+def check_face_index(name: str, face_index: Tensor) -> None:
     if face_index.dim() != 3 or face_index.dtype != torch.int64:
         raise ValueError(
             f"{name}: face_index must be [B, H, W] int64, got {list(face_index.shape)} {face_index.dtype}"
         )
 
 
-def _check_elements(name: str, argument: str, shape: tuple[int, ...]) -> None:
-    if math.prod(shape) > _MOST_ELEMENTS:
+def check_elements(name: str, argument: str, shape: tuple[int, ...]) -> None:
+    if math.prod(shape) > MOST_ELEMENTS:
         raise ValueError(
             f"{name}: {argument}, {list(shape)}, has {math.prod(shape)} elements: "
-            f"want {_MOST_ELEMENTS} at most, in parts of the batch"
+            f"want {MOST_ELEMENTS} at most, in parts of the batch"
         )
 
 
-def _check_mesh(vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor) -> None:
+def check_mesh(vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor) -> None:
     if vertices_cam.dim() != 3 or vertices_cam.shape[2] != 3:
         raise ValueError(f"rasterize: vertices_cam must be [B, V, 3], got {list(vertices_cam.shape)}")
     batch, dtype = vertices_cam.shape[0], vertices_cam.dtype
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"rasterize: vertices_cam must be float32 or float64, got {dtype}")
-    _check_faces("rasterize", faces)
+    check_faces("rasterize", faces)
     for name, tensor, shape in (("focal", focal, [batch]), ("principal_point", principal_point, [batch, 2])):
         if list(tensor.shape) != shape or tensor.dtype != dtype:
             raise ValueError(
@@ -66,4 +75,4 @@ def _check_mesh(vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_po
             raise ValueError(f"rasterize: {name} is on {tensor.device}, vertices_cam on {device}")
     if len(faces) > 2**31 - 1:
         raise ValueError(f"rasterize: faces has {len(faces)} rows: want {2**31 - 1} at most")
-    _check_elements("rasterize", "vertices_cam", tuple(vertices_cam.shape))
+    check_elements("rasterize", "vertices_cam", tuple(vertices_cam.shape))

@@ -1,12 +1,14 @@
-"""Calls of the CUDA kernels: `launch` finds the library, checks the tensors, passes the current stream.
+"""The one door to the compiled kernels: `call` picks library and function, and turns arguments into C's.
 
-The launchers (cuda/*_cuda.cu) are plain C, as the CPU kernels are, and return 0 or a CUDA error code. The
-library is loaded, and built first where it is missing or stale, when the first CUDA tensor comes: without
-one nothing here runs.
+A kernel is plain C, `ntdm_<name>_<dtype>` in the CPU library (cuda/*.cpp) and `ntdm_cuda_<name>_<dtype>` in
+the CUDA library (cuda/*_cuda.cu). Tensors become pointers, int int64_t, float double; last comes what the
+device adds, the thread count or the stream. The CUDA library is loaded, and built first where it is missing
+or stale, when the first CUDA tensor comes: without one nothing of it runs.
 """
 
 import ctypes
 import functools
+import importlib
 import importlib.util
 import mmap
 import sys
@@ -14,30 +16,59 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ntdm.ops import build
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # not imported: preparing datasets calls one kernel and does without torch
     import torch
     from torch import Tensor
 
 HUGE_PAGE = 2 * 2**20  # bytes
-
-_SUFFIXES = {"torch.float32": "f32", "torch.float64": "f64", "torch.bfloat16": "bf16", "torch.float16": "f16"}
-
-
-def dtype_suffix(dtype: "torch.dtype") -> str:
-    """What a kernel's name ends with for tensors of this type."""
-    return _SUFFIXES[str(dtype)]
+_SUFFIXES = {"float32": "f32", "float64": "f64", "bfloat16": "bf16", "float16": "f16"}
 
 
-@functools.cache
-def cuda_library() -> ctypes.CDLL:
-    """The loaded CUDA library. Raises what :func:`ntdm.ops.build.build_cuda` raises."""
-    found = build.built_cuda()
-    if found is None:
-        print("building the CUDA operators; that is done once", file=sys.stderr, flush=True)
-        found = build.build_cuda(build.user_cache())
-    return ctypes.CDLL(str(found))
+def call(name: str, *arguments: Any, dtype: Any = None) -> int:
+    """Run a kernel on the device of its tensors; on CUDA it is queued on the current stream.
+
+    Args:
+        name: of the kernel, without prefix and type.
+        arguments: as the kernel takes them: contiguous tensors of one device or arrays, None for a null
+            pointer, int, float.
+        dtype: the kernel's floating type; by default that of the first tensor that has one.
+
+    Returns:
+        What a kernel of the CPU returns that returns something (int64_t); 0 on CUDA.
+
+    Raises:
+        torch.cuda.CudaError: the launch was refused.
+        ntdm.ops.build.BuildError: there is no library and it cannot be built.
+    """
+    tensors = [a for a in arguments if a is not None and not isinstance(a, int | float)]
+    if dtype is None:
+        dtype = next(t.dtype for t in tensors if str(t.dtype).removeprefix("torch.") in _SUFFIXES)
+    suffix = _SUFFIXES[str(dtype).removeprefix("torch.")]
+    values = [_as_c(name, argument) for argument in arguments]
+    device: Any = getattr(tensors[0], "device", None)
+    assert all(getattr(t, "device", None) == device for t in tensors), name
+    if not uses_cuda(device):
+        function = getattr(library(), f"ntdm_{name}_{suffix}")
+        function.restype = ctypes.c_int64
+        return int(function(*values, ctypes.c_int(_threads())))
+    import torch
+
+    function = getattr(cuda_library(), f"ntdm_cuda_{name}_{suffix}")
+    # cudart launches on the thread's current device; a stream of another one would be refused.
+    with torch.cuda.device(device if device.type == "cuda" else -1):
+        code = function(*values, ctypes.c_void_p(stream(device)))
+    if code:
+        raise torch.cuda.CudaError(code)
+    return 0
+
+
+def uses_cuda(device: Any) -> bool:
+    """Whether tensors of this device go to the CUDA kernels."""
+    return getattr(device, "type", "cpu") == "cuda"
 
 
 def stream(device: "torch.device") -> int:
@@ -48,36 +79,20 @@ def stream(device: "torch.device") -> int:
     return torch.cuda.current_stream(device).cuda_stream
 
 
-def launch(name: str, *arguments: "Tensor | int | float | None") -> None:
-    """Queue `ntdm_cuda_<name>` on the current stream of the tensors' device.
+def register(
+    library: "torch.library.Library", name: str, on_cpu: Callable[..., Any], on_cuda: Callable[..., Any],
+    fake: Callable[..., Any],
+) -> None:  # fmt: skip
+    """Make two functions the implementations of the operator ntdm::<name>, and a third what tracing sees."""
+    import torch
 
-    Args:
-        arguments: as the launcher takes them: contiguous tensors of one device become pointers, None a null
-            pointer, int an int64_t, float a double.
+    def run(*arguments: Any) -> Any:
+        device = next(a.device for a in arguments if isinstance(a, torch.Tensor))
+        return (on_cuda if uses_cuda(device) else on_cpu)(*arguments)
 
-    Raises:
-        torch.cuda.CudaError: the launch was refused.
-        ntdm.ops.build.BuildError: there is no library and it cannot be built.
-    """
-    import torch  # not at the top: preparing datasets calls one kernel and does without torch
-
-    tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
-    device = tensors[0].device
-    assert all(tensor.is_contiguous() and tensor.device == device for tensor in tensors), name
-    function = getattr(cuda_library(), f"ntdm_cuda_{name}")
-    # cudart launches on the thread's current device; a stream of another one would be refused.
-    with torch.cuda.device(device if device.type == "cuda" else -1):
-        code = function(*map(_as_c, arguments), ctypes.c_void_p(stream(device)))
-    if code:
-        raise torch.cuda.CudaError(code)
-
-
-def _as_c(value: Any) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_double | None:
-    if value is None:
-        return ctypes.c_void_p()
-    if not isinstance(value, int | float):
-        return ctypes.c_void_p(value.data_ptr())
-    return ctypes.c_int64(value) if isinstance(value, int) else ctypes.c_double(value)
+    for key in ("CPU", "CUDA"):
+        library.impl(name, run, key)
+    torch.library.register_fake(f"ntdm::{name}", fake, lib=library)
 
 
 @functools.cache
@@ -85,6 +100,35 @@ def library() -> ctypes.CDLL:
     """The loaded CPU library, built first when it is missing or stale. Raises what build.build raises."""
     _share_openmp()
     return ctypes.CDLL(str(build.built() or build.build(build.user_cache())))
+
+
+@functools.cache
+def cuda_library() -> ctypes.CDLL:
+    """The loaded CUDA library, likewise. Raises what build.build_cuda raises."""
+    path = build.built_cuda()
+    if path is None:
+        print("building the CUDA operators; that is done once", file=sys.stderr, flush=True)
+        path = build.build_cuda(build.user_cache())
+    return ctypes.CDLL(str(path))
+
+
+def _as_c(name: str, value: Any) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_double:
+    if value is None:
+        return ctypes.c_void_p()
+    if isinstance(value, int):
+        return ctypes.c_int64(value)
+    if isinstance(value, float):
+        return ctypes.c_double(value)
+    if isinstance(value, np.ndarray):
+        assert value.flags.c_contiguous, (name, value.strides)
+        return ctypes.c_void_p(value.ctypes.data)
+    assert value.is_contiguous(), (name, value.stride())
+    return ctypes.c_void_p(value.data_ptr())
+
+
+def _threads() -> int:
+    torch = sys.modules.get("torch")
+    return 1 if torch is None else torch.get_num_threads()
 
 
 def _share_openmp() -> None:
@@ -103,13 +147,7 @@ def _share_openmp() -> None:
         ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
 
 
-def pointer(tensor: "torch.Tensor") -> ctypes.c_void_p:
-    """The address of a contiguous CPU tensor's first element, as a kernel's argument."""
-    assert tensor.device.type == "cpu" and tensor.is_contiguous(), (tensor.device, tensor.stride())
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
-def advise(*tensors: "torch.Tensor") -> None:
+def advise(*tensors: "Tensor") -> None:
     """Ask for huge pages behind large new CPU tensors that a kernel is about to write.
 
     The system maps new memory at its first touch, page after page: at 4 kB a page that takes several times as
@@ -129,18 +167,3 @@ def advise(*tensors: "torch.Tensor") -> None:
 @functools.cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None)
-
-
-@functools.cache
-def _kernel(name: str, dtype: "torch.dtype", signature: str) -> Callable[..., None]:
-    # One letter an argument: p(ointer), i(nt64), d(ouble), t(hreads: int).
-    types = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "d": ctypes.c_double, "t": ctypes.c_int}
-    function = getattr(library(), f"ntdm_{name}_{dtype_suffix(dtype)}")
-    function.argtypes = [types[letter] for letter in signature]
-    function.restype = None
-    return function
-
-
-def _pointers(*tensors: "Tensor") -> list[int]:
-    assert all(t.is_contiguous() and t.device.type == "cpu" for t in tensors)
-    return [t.data_ptr() for t in tensors]

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from ntdm.geometry import camera
-from ntdm.ops import rasterize_cuda, rasterize_kaolin
-from ntdm.ops.checks import _check_elements, _check_face_index, _check_faces, _check_mesh
-from ntdm.ops.rasterize_ops import NEAR, operators
+from ntdm.geometry.camera_np import NEAR
+from ntdm.ops import rasterize_kaolin
+from ntdm.ops.checks import check_elements, check_face_index, check_faces, check_mesh
+from ntdm.ops.rasterize_ops import operators
 
-rasterize_cuda.register()
 _LINE_AREA = 1e-12
 
 Backend = Literal["auto", "native", "kaolin"]
@@ -71,12 +71,12 @@ def rasterize(
             nor on CUDA, or not all on one device; more than 2^31 elements in vertices_cam or barycentric; a
             backend that is not to be had there.
     """
-    _check_mesh(vertices_cam, faces, focal, principal_point)
+    check_mesh(vertices_cam, faces, focal, principal_point)
     height, width = size
     if height < 0 or width < 0:
         raise ValueError(f"rasterize: size must be (H, W) >= 0, got {tuple(size)}")
-    _check_elements("rasterize", "barycentric", (len(vertices_cam), height, width, 3))
-    if _takes_kaolin(backend, vertices_cam):
+    check_elements("rasterize", "barycentric", (len(vertices_cam), height, width, 3))
+    if takes_kaolin(backend, vertices_cam):
         arguments = (vertices_cam, faces, focal, principal_point, size)
         return Fragments(*rasterize_kaolin.rasterize(*arguments))
     barycentric, depth, face_index, dropped = operators.rasterize(
@@ -121,7 +121,7 @@ def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tens
     Raises:
         ValueError: wrong rank, batch or dtype; a vertex or face index out of range; more than 2^31 elements.
     """
-    _check_face_index("interpolate", fragments.face_index)
+    check_face_index("interpolate", fragments.face_index)
     batch = fragments.face_index.shape[0]
     if attributes.dim() != 3 or attributes.shape[0] not in (1, batch):
         raise ValueError(
@@ -131,13 +131,13 @@ def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tens
         raise ValueError(
             f"interpolate: attributes are {attributes.dtype}, the fragments {fragments.barycentric.dtype}"
         )
-    _check_faces("interpolate", faces)
+    check_faces("interpolate", faces)
     if fragments.barycentric.shape != (*fragments.face_index.shape, 3):
         raise ValueError(
             f"interpolate: barycentric must be {[*fragments.face_index.shape, 3]} as face_index, "
             f"got {list(fragments.barycentric.shape)}"
         )
-    _check_elements("interpolate", "the result", (*fragments.face_index.shape, attributes.shape[2]))
+    check_elements("interpolate", "the result", (*fragments.face_index.shape, attributes.shape[2]))
     index = fragments.face_index
     for name, tensor in (("attributes", attributes), ("faces", faces), ("face_index", index)):
         if tensor.device != fragments.barycentric.device:
@@ -151,10 +151,10 @@ def rasterize_reference(
     vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor, size: tuple[int, int]
 ) -> Fragments:
     """:func:`rasterize` in plain torch: every face at every pixel, memory F x H x W."""
-    pixel = _pixel_centres(size, vertices_cam)
+    pixel = pixel_centres(size, vertices_cam)
     items = []
     for b in range(vertices_cam.shape[0]):
-        kept, xy, depth = _projected_faces(vertices_cam[b], faces, focal[b], principal_point[b])
+        kept, xy, depth = projected_faces(vertices_cam[b], faces, focal[b], principal_point[b])
         # The background is one more "face" behind all others: a point, which covers nothing.
         kept = torch.cat([kept, kept.new_tensor([-1])])
         xy = torch.cat([xy, xy.new_zeros(1, 3, 2)])
@@ -181,12 +181,12 @@ def rasterize_reference(
     return Fragments(*(torch.stack(parts) for parts in zip(*items, strict=True)))
 
 
-def _pixel_centres(size: tuple[int, int], like: Tensor) -> Tensor:
+def pixel_centres(size: tuple[int, int], like: Tensor) -> Tensor:
     rows, columns = (torch.arange(n, dtype=like.dtype, device=like.device) + 0.5 for n in size)
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).view(-1, 2)
 
 
-def _projected_faces(
+def projected_faces(
     vertices: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     # Indices of the faces that are not dropped [F'], their corners in pixels [F', 3, 2] and depths [F', 3].
@@ -200,7 +200,7 @@ def _cross(a: Tensor, b: Tensor) -> Tensor:
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
-def _takes_kaolin(backend: str, vertices_cam: Tensor) -> bool:
+def takes_kaolin(backend: str, vertices_cam: Tensor) -> bool:
     """Whether the call goes to Kaolin; ValueError when it is asked for and cannot."""
     if backend not in get_args(Backend):
         raise ValueError(f"rasterize: backend must be one of {get_args(Backend)}, got {backend!r}")

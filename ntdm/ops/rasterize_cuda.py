@@ -4,14 +4,12 @@ The kernels are cuda/rasterize_cuda.cu and cuda/soft_silhouette_cuda.cu. Sums ov
 the faces of a vertex run through lists that stable sorts make here, so the same input gives the same bits.
 """
 
-import functools
-
 import torch
 from torch import Tensor
 
-from ntdm.ops.checks import check_fragments, check_range
-from ntdm.ops.kernels import dtype_suffix, launch
-from ntdm.ops.rasterize_ops import NEAR, REACH
+from ntdm.geometry.camera_np import NEAR
+from ntdm.ops import kernels
+from ntdm.ops.checks import REACH, check_fragments, check_range
 
 _NOTHING = torch.iinfo(torch.int64).max  # the z-buffer's background
 
@@ -26,9 +24,9 @@ def rasterize(
     barycentric, depth = vertices_cam.new_empty((*shape, 3)), vertices_cam.new_empty(shape)
     face_index, dropped = faces.new_empty(shape), faces.new_zeros(shape[:1])
     projected = _project(vertices_cam, focal, principal_point)
-    launch(
-        f"rasterize_{dtype_suffix(depth.dtype)}", projected, faces, *projected.shape[:2], len(faces), height,
+    kernels.call("rasterize", projected, faces, *projected.shape[:2], len(faces), height,
         width, faces.new_full(shape, _NOTHING), barycentric, depth, face_index, dropped,
+        dtype=depth.dtype,
     )  # fmt: skip
     return barycentric, depth, face_index, dropped
 
@@ -44,8 +42,7 @@ def rasterize_backward(
     # To a face's corners, to the focal length, to the principal point.
     face_sums = vertices_cam.new_empty((batch, len(faces), 12), dtype=torch.float64)
     maps = [t.contiguous() for t in (barycentric, depth, grad_barycentric, grad_depth)]
-    launch(
-        f"rasterize_backward_{dtype_suffix(depth.dtype)}", vertices_cam, faces, focal.contiguous(),
+    kernels.call("rasterize_backward", vertices_cam, faces, focal.contiguous(),
         principal_point.contiguous(), *maps, batch, vertices, len(faces), *depth.shape[1:],
         *_pixels_by_face(face_index, len(faces)), *_corners_by_vertex(faces, vertices), face_sums,
         grad_vertices,
@@ -60,7 +57,7 @@ def interpolate(attributes: Tensor, faces: Tensor, face_index: Tensor, barycentr
     check_fragments(face_index, faces)
     inputs = [t.contiguous() for t in (attributes, faces, face_index, barycentric)]
     output = attributes.new_empty((*face_index.shape, attributes.shape[2]))
-    launch(f"interpolate_{dtype_suffix(output.dtype)}", *inputs, *_sizes(attributes, face_index), output)
+    kernels.call("interpolate", *inputs, *_sizes(attributes, face_index), output)
     return output
 
 
@@ -70,16 +67,15 @@ def interpolate_backward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """ntdm::interpolate_backward."""
     inputs = [t.contiguous() for t in (grad, attributes, faces, face_index)]
-    grad, faces, suffix = inputs[0], inputs[2], dtype_suffix(grad.dtype)
+    grad, faces = inputs[0], inputs[2]
     barycentric = barycentric.contiguous()
     grad_barycentric = torch.empty_like(barycentric)
     sizes = _sizes(attributes, face_index)
-    launch(f"barycentric_gradient_{suffix}", *inputs, *sizes, grad_barycentric)
+    kernels.call("barycentric_gradient", *inputs, *sizes, grad_barycentric)
     shared, vertices, channels = attributes.shape
     per_item = attributes.new_empty((sizes[0] if need_attributes else 0, vertices, channels))
     if need_attributes:
-        launch(
-            f"attribute_gradient_{suffix}", grad, barycentric, sizes[0], vertices, len(faces), channels,
+        kernels.call("attribute_gradient", grad, barycentric, sizes[0], vertices, len(faces), channels,
             *_pixels_by_face(face_index, len(faces)), *_corners_by_vertex(faces, vertices), per_item,
         )  # fmt: skip
         if shared != sizes[0]:
@@ -98,11 +94,10 @@ def soft_silhouette(
     nearest_barycentric = vertices_cam.new_empty((*shape, 3))
     projected = _project(vertices_cam, focal, principal_point)
     batch, vertices, _ = projected.shape
-    launch(
-        f"soft_silhouette_{dtype_suffix(soft.dtype)}", projected, faces, face_index.contiguous(), batch,
+    kernels.call("soft_silhouette", projected, faces, face_index.contiguous(), batch,
         vertices, len(faces), *shape[1:], float(sigma), REACH * sigma,
         vertices_cam.new_empty((batch, len(faces), 4)),
-        soft, nearest_face, nearest_barycentric,
+        soft, nearest_face, nearest_barycentric, dtype=soft.dtype,
     )  # fmt: skip
     return soft, nearest_face, nearest_barycentric
 
@@ -117,11 +112,10 @@ def soft_silhouette_backward(
     batch, vertices, _ = projected.shape
     grad_vertices = torch.empty_like(vertices_cam)
     camera_sums = torch.empty_like(projected)  # to the focal length and the principal point
-    launch(
-        f"soft_silhouette_backward_{dtype_suffix(soft.dtype)}", projected, faces, face_index.contiguous(),
+    kernels.call("soft_silhouette_backward", projected, faces, face_index.contiguous(),
         vertices_cam, focal.contiguous(), soft.contiguous(), grad.contiguous(), batch, vertices, len(faces),
         *face_index.shape[1:], float(sigma), REACH * sigma, *_corners_by_vertex(faces, vertices),
-        projected.new_empty((batch, len(faces), 6)), grad_vertices, camera_sums,
+        projected.new_empty((batch, len(faces), 6)), grad_vertices, camera_sums, dtype=soft.dtype,
     )  # fmt: skip
     camera = camera_sums.sum(1).to(soft.dtype)
     return grad_vertices, camera[:, 0].contiguous(), camera[:, 1:].contiguous()
@@ -132,7 +126,7 @@ def _project(vertices_cam: Tensor, focal: Tensor, principal_point: Tensor) -> Te
     batch, vertices, _ = vertices_cam.shape
     projected = vertices_cam.new_empty(vertices_cam.shape, dtype=torch.float64)
     inputs = [t.contiguous() for t in (vertices_cam, focal, principal_point)]
-    launch(f"project_{dtype_suffix(vertices_cam.dtype)}", *inputs, batch, vertices, NEAR, projected)
+    kernels.call("project", *inputs, batch, vertices, NEAR, projected)
     return projected
 
 
@@ -158,17 +152,3 @@ def _corners_by_vertex(faces: Tensor, vertices: int) -> tuple[Tensor, Tensor]:
 def _grouped(key: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     sorted_key, member = key.sort(stable=True)
     return torch.searchsorted(sorted_key, torch.arange(groups + 1, device=key.device)), member
-
-
-OPERATORS = (
-    "rasterize", "rasterize_backward", "interpolate", "interpolate_backward", "soft_silhouette",
-    "soft_silhouette_backward",
-)  # fmt: skip
-_library = torch.library.Library("ntdm", "FRAGMENT")
-
-
-@functools.cache
-def register() -> None:
-    """Make these the operators' CUDA implementations."""
-    for name in OPERATORS:
-        _library.impl(name, globals()[name], "CUDA")

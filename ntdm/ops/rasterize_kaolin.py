@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ntdm.geometry import camera
-from ntdm.ops.checks import check_range
-from ntdm.ops.rasterize_ops import NEAR, REACH
+from ntdm.geometry.camera_np import NEAR
+from ntdm.ops.checks import REACH, check_range
 
 _LINE_AREA = 1e-12  # square pixels
 # Beyond this, in halves of the picture, float32 products of coordinates lose the pixel: Kaolin gets double.

@@ -7,14 +7,11 @@ what needs the values (face indices) is checked here, where tracing does not com
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from ntdm.geometry.camera_np import NEAR as NEAR
-from ntdm.ops import kernels
-from ntdm.ops.checks import check_fragments, check_range
-from ntdm.ops.kernels import _kernel, _pointers
-
-# How far the soft silhouette reaches, in sigmas.
-REACH = 3.0
+from ntdm.geometry.camera_np import NEAR
+from ntdm.ops import kernels, rasterize_cuda
+from ntdm.ops.checks import REACH, check_fragments, check_range
 
 operators = torch.ops.ntdm
 
@@ -53,8 +50,7 @@ def _rasterize_cpu(
     outputs = _rasterize_fake(vertices_cam, faces, focal, principal_point, height, width)
     kernels.advise(*outputs)
     sizes = (vertices_cam.shape[0], vertices_cam.shape[1], faces.shape[0], height, width)
-    kernel = _kernel("rasterize", vertices_cam.dtype, "ppppiiiiidtpppp")
-    kernel(*_pointers(*inputs), *sizes, NEAR, torch.get_num_threads(), *_pointers(*outputs))
+    kernels.call("rasterize", *inputs, *sizes, NEAR, *outputs)
     return outputs
 
 
@@ -77,8 +73,7 @@ def _rasterize_backward_cpu(
     inputs = [t.contiguous() for t in (vertices_cam, faces, focal, principal_point, *maps)]
     outputs = _gradients_fake(vertices_cam, faces, focal, principal_point)
     sizes = (vertices_cam.shape[0], vertices_cam.shape[1], *maps[0].shape[1:])
-    kernel = _kernel("rasterize_backward", vertices_cam.dtype, "pppppppppiiiitppp")
-    kernel(*_pointers(*inputs), *sizes, torch.get_num_threads(), *_pointers(*outputs))
+    kernels.call("rasterize_backward", *inputs, *sizes, *outputs)
     return outputs
 
 
@@ -99,6 +94,7 @@ def _rasterize_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-
     ctx.save_for_backward(*inputs[:4], face_index, barycentric, depth)
 
 
+@once_differentiable
 def _rasterize_gradient(ctx, grad_barycentric, grad_depth, _index, _dropped):  # type: ignore[no-untyped-def]
     gradients = operators.rasterize_backward(*ctx.saved_tensors, grad_barycentric, grad_depth)
     return gradients[0], None, gradients[1], gradients[2], None, None
@@ -110,13 +106,7 @@ def _interpolate_cpu(attributes: Tensor, faces: Tensor, face_index: Tensor, bary
     inputs = [t.contiguous() for t in (attributes, faces, face_index, barycentric)]
     output = _interpolate_fake(attributes, faces, face_index, barycentric)
     kernels.advise(output)
-    kernel = _kernel("interpolate", attributes.dtype, "ppppiiiitp")
-    kernel(
-        *_pointers(*inputs),
-        *_interpolate_sizes(attributes, face_index),
-        torch.get_num_threads(),
-        output.data_ptr(),
-    )
+    kernels.call("interpolate", *inputs, *_interpolate_sizes(attributes, face_index), output)
     return output
 
 
@@ -143,10 +133,9 @@ def _interpolate_backward_cpu(
     vertices = attributes.shape[1]
     per_item = attributes.new_empty((batch if need_attributes else 0, vertices, channels))
     grad_barycentric = torch.empty_like(inputs[4])
-    kernel = _kernel("interpolate_backward", attributes.dtype, "pppppiiiiitpp")
-    kernel(
-        *_pointers(*inputs), batch, stride, vertices, channels, pixels, torch.get_num_threads(),
-        per_item.data_ptr() if need_attributes else None, grad_barycentric.data_ptr(),
+    kernels.call(
+        "interpolate_backward", *inputs, batch, stride, vertices, channels, pixels,
+        per_item if need_attributes else None, grad_barycentric,
     )  # fmt: skip
     if need_attributes and attributes.shape[0] != batch:
         per_item = per_item.sum(0, keepdim=True)
@@ -169,6 +158,7 @@ def _interpolate_context(ctx, inputs, output) -> None:  # type: ignore[no-untype
     ctx.save_for_backward(*inputs)
 
 
+@once_differentiable
 def _interpolate_gradient(ctx, grad):  # type: ignore[no-untyped-def]
     need_attributes = ctx.needs_input_grad[0]
     gradients = operators.interpolate_backward(grad, *ctx.saved_tensors, need_attributes)
@@ -188,9 +178,7 @@ def _soft_silhouette_cpu(
     outputs = _soft_silhouette_fake(vertices_cam, faces, focal, principal_point, face_index, sigma)
     kernels.advise(*outputs)
     sizes = (*vertices_cam.shape[:2], faces.shape[0], *face_index.shape[1:])
-    kernel = _kernel("soft_silhouette", vertices_cam.dtype, "pppppiiiiidddtppp")
-    numbers = (NEAR, sigma, REACH * sigma, torch.get_num_threads())
-    kernel(*_pointers(*inputs), *sizes, *numbers, *_pointers(*outputs))
+    kernels.call("soft_silhouette", *inputs, *sizes, NEAR, float(sigma), REACH * sigma, *outputs)
     return outputs
 
 
@@ -219,9 +207,7 @@ def _soft_silhouette_backward_cpu(
     inputs = [t.contiguous() for t in (vertices_cam, faces, focal, principal_point, face_index, soft, grad)]
     outputs = _gradients_fake(vertices_cam, faces, focal, principal_point)
     sizes = (*vertices_cam.shape[:2], faces.shape[0], *face_index.shape[1:])
-    kernel = _kernel("soft_silhouette_backward", vertices_cam.dtype, "pppppppiiiiidddtppp")
-    numbers = (NEAR, sigma, REACH * sigma, torch.get_num_threads())
-    kernel(*_pointers(*inputs), *sizes, *numbers, *_pointers(*outputs))
+    kernels.call("soft_silhouette_backward", *inputs, *sizes, NEAR, float(sigma), REACH * sigma, *outputs)
     return outputs
 
 
@@ -231,21 +217,27 @@ def _soft_silhouette_context(ctx, inputs, output) -> None:  # type: ignore[no-un
     ctx.sigma = inputs[5]
 
 
+@once_differentiable
 def _soft_silhouette_gradient(ctx, grad, _face, _barycentric):  # type: ignore[no-untyped-def]
     gradients = operators.soft_silhouette_backward(*ctx.saved_tensors, grad, ctx.sigma)
     return gradients[0], None, gradients[1], gradients[2], None, None
 
 
-for _name, _cpu, _fake in (
-    ("rasterize", _rasterize_cpu, _rasterize_fake),
-    ("rasterize_backward", _rasterize_backward_cpu, _gradients_fake),
-    ("interpolate", _interpolate_cpu, _interpolate_fake),
-    ("interpolate_backward", _interpolate_backward_cpu, _interpolate_backward_fake),
-    ("soft_silhouette", _soft_silhouette_cpu, _soft_silhouette_fake),
-    ("soft_silhouette_backward", _soft_silhouette_backward_cpu, _gradients_fake),
-):
-    _library.impl(_name, _cpu, "CPU")
-    torch.library.register_fake(f"ntdm::{_name}", _fake, lib=_library)
+for _name, _cpu, _cuda, _fake in (
+    ("rasterize", _rasterize_cpu, rasterize_cuda.rasterize, _rasterize_fake),
+    ("rasterize_backward", _rasterize_backward_cpu, rasterize_cuda.rasterize_backward, _gradients_fake),
+    ("interpolate", _interpolate_cpu, rasterize_cuda.interpolate, _interpolate_fake),
+    (
+        "interpolate_backward", _interpolate_backward_cpu, rasterize_cuda.interpolate_backward,
+        _interpolate_backward_fake,
+    ),
+    ("soft_silhouette", _soft_silhouette_cpu, rasterize_cuda.soft_silhouette, _soft_silhouette_fake),
+    (
+        "soft_silhouette_backward", _soft_silhouette_backward_cpu, rasterize_cuda.soft_silhouette_backward,
+        _gradients_fake,
+    ),
+):  # fmt: skip
+    kernels.register(_library, _name, _cpu, _cuda, _fake)
 for _name, _gradient, _context in (
     ("rasterize", _rasterize_gradient, _rasterize_context),
     ("interpolate", _interpolate_gradient, _interpolate_context),

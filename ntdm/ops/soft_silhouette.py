@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ntdm.ops import rasterize_kaolin
-from ntdm.ops.checks import _check_face_index, _check_mesh
-from ntdm.ops.rasterize import Backend, Fragments, _pixel_centres, _projected_faces, _takes_kaolin
-from ntdm.ops.rasterize_ops import REACH, operators
+from ntdm.ops.checks import REACH, check_face_index, check_mesh
+from ntdm.ops.rasterize import Backend, Fragments, pixel_centres, projected_faces, takes_kaolin
+from ntdm.ops.rasterize_ops import operators
 
 
 class Silhouette(NamedTuple):
@@ -56,11 +56,11 @@ def soft_silhouette(
     Raises:
         ValueError: as :func:`rasterize`; sigma not positive; fragments of another batch.
     """
-    _check_mesh(vertices_cam, faces, focal, principal_point)
+    check_mesh(vertices_cam, faces, focal, principal_point)
     if not 0 < sigma < float("inf"):
         raise ValueError(f"soft_silhouette: sigma must be a positive number of pixels, got {sigma}")
     inside = fragments.face_index
-    _check_face_index("soft_silhouette", inside)
+    check_face_index("soft_silhouette", inside)
     if inside.shape[0] != vertices_cam.shape[0]:
         raise ValueError(
             f"soft_silhouette: fragments must be of the same batch, [{vertices_cam.shape[0]}, H, W], "
@@ -72,7 +72,7 @@ def soft_silhouette(
         )
     mesh = (vertices_cam, faces, focal, principal_point, inside, float(sigma))
     silhouette = Silhouette(*operators.soft_silhouette(*mesh))
-    if _takes_kaolin(backend, vertices_cam) and backend == "kaolin":
+    if takes_kaolin(backend, vertices_cam) and backend == "kaolin":
         silhouette = silhouette._replace(soft=rasterize_kaolin.soft_mask(*mesh))
     return silhouette
 
@@ -88,10 +88,10 @@ def soft_silhouette_reference(
     """:func:`soft_silhouette` in plain torch: every face at every pixel, memory F x H x W."""
     _, height, width = fragments.face_index.shape
     size = (height, width)
-    pixel = _pixel_centres(size, vertices_cam)
+    pixel = pixel_centres(size, vertices_cam)
     items = []
     for b in range(vertices_cam.shape[0]):
-        kept, xy, depth = _projected_faces(vertices_cam[b], faces, focal[b], principal_point[b])
+        kept, xy, depth = projected_faces(vertices_cam[b], faces, focal[b], principal_point[b])
         inside = fragments.face_index[b].view(-1) >= 0
         # Segments from corner k to corner k + 1, [F, 1, 3, 2]; the nearest point is corner + t side.
         corner, side = xy[:, None], (xy.roll(-1, 1) - xy)[:, None]

@@ -15,9 +15,6 @@ taken in the same pass, so that no [P, d] gradient exists. The kernels are cuda/
 CUDA, cuda/texture_lookup_cuda.cu.
 """
 
-import ctypes
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,10 +22,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ntdm.ops import kernels
-from ntdm.ops.kernels import dtype_suffix, launch
+from ntdm.ops.checks import require
 
 SMALLEST_NORM = 1e-6  # of g; below it the direction is rounding noise
-_KERNELS = {torch.float32: "ntdm_texture_lookup_f32", torch.float64: "ntdm_texture_lookup_f64"}
 _CUDA_SCRATCH = 48 * 1024  # bytes of shared memory: one point's blend
 
 
@@ -131,23 +127,23 @@ def texture_similarity(
         ValueError: as :func:`texture_lookup`.
     """
     _check("texture_similarity", texture, seen, map_index, uv, alpha)
-    _require(
+    require(
         target.ndim == 2 and target.shape[1] == texture.shape[-1],
         f"texture_similarity: target has shape {tuple(target.shape)}: want [N, {texture.shape[-1]}]",
     )
-    _require(
+    require(
         target.dtype == texture.dtype and target.device == texture.device,
         f"texture_similarity: target is {target.dtype} on {target.device}: convert it to the texture's "
         f"{texture.dtype} on {texture.device}",
     )
     if target_index is None:
-        _require(
+        require(
             len(target) == len(uv),
             f"texture_similarity: target has {len(target)} rows for {len(uv)} points: "
             "want one a point, or pass target_index",
         )
     else:
-        _require(
+        require(
             target_index.shape == map_index.shape
             and target_index.dtype == torch.int64
             and target_index.device == texture.device,
@@ -161,40 +157,38 @@ def texture_similarity(
     return cosine, evidence
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
 def _check(op: str, texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor, alpha: Tensor) -> None:
     shape, points = tuple(texture.shape), tuple(uv.shape)
-    _require(
+    require(
         texture.device.type in ("cpu", "cuda"), f"{op}: texture is on {texture.device}: want the CPU or CUDA"
     )
-    _require(texture.dtype in _KERNELS, f"{op}: texture is {texture.dtype}: convert it to float32 or float64")
-    _require(
+    require(
+        texture.dtype in (torch.float32, torch.float64),
+        f"{op}: texture is {texture.dtype}: convert it to float32 or float64",
+    )
+    require(
         texture.ndim == 5 and shape[1] == shape[2] and min(shape) > 0,
         f"{op}: texture has shape {shape}: want [M, q, q, b, d], none of them 0",
     )
-    _require(
+    require(
         tuple(seen.shape) == shape[:4],
         f"{op}: seen has shape {tuple(seen.shape)}: want {shape[:4]} as texture",
     )
-    _require(len(points) == 2 and points[1] == 2, f"{op}: uv has shape {points}: want [P, 2]")
-    _require(
+    require(len(points) == 2 and points[1] == 2, f"{op}: uv has shape {points}: want [P, 2]")
+    require(
         tuple(alpha.shape) == (points[0], shape[3]),
         f"{op}: alpha has shape {tuple(alpha.shape)}: want {(points[0], shape[3])}, a weight a point and bin",
     )
-    _require(
+    require(
         tuple(map_index.shape) == points[:1] and map_index.dtype == torch.int64,
         f"{op}: map_index is {map_index.dtype} {tuple(map_index.shape)}: want int64 [{points[0]}]",
     )
-    _require(
+    require(
         map_index.device == texture.device,
         f"{op}: map_index is on {map_index.device}: move it to {texture.device} as texture",
     )
     for name, tensor in (("seen", seen), ("uv", uv), ("alpha", alpha)):
-        _require(
+        require(
             tensor.dtype == texture.dtype and tensor.device == texture.device,
             f"{op}: {name} is {tensor.dtype} on {tensor.device}: convert it to the texture's "
             f"{texture.dtype} on {texture.device}",
@@ -213,46 +207,30 @@ _ops.define(
 )
 
 
-_Given = tuple[Tensor | None, ...]  # texture, seen, map_index, uv, alpha, target, target_index
-_Wanted = tuple[Tensor | None, ...]  # feature, cosine, evidence, jacobian; None: not wanted
-_Kernel = Callable[[_Given, tuple[int, ...], _Wanted, torch.dtype], int]
-
-
-def _run_cpu(given: _Given, sizes: tuple[int, ...], wanted: _Wanted, dtype: torch.dtype) -> int:
-    """The first point whose uv is not finite or whose map or target is out of range; P or -1 if none is."""
-    kernel = getattr(kernels.library(), _KERNELS[dtype])
-    kernel.restype = ctypes.c_int64
-    return kernel(
-        *(None if tensor is None else kernels.pointer(tensor) for tensor in given),
-        *map(ctypes.c_int64, sizes),
-        ctypes.c_double(SMALLEST_NORM),
-        *(None if tensor is None else kernels.pointer(tensor) for tensor in wanted),
-        ctypes.c_int(torch.get_num_threads()),
-    )
-
-
-def _run_cuda(given: _Given, sizes: tuple[int, ...], wanted: _Wanted, dtype: torch.dtype) -> int:
-    evidence = wanted[2]
-    assert evidence is not None
-    _require(
-        sizes[-1] * evidence.element_size() <= _CUDA_SCRATCH,
-        f"texture look-up: texture has {sizes[-1]} channels: want {_CUDA_SCRATCH // evidence.element_size()} "
-        f"of {dtype} at most on CUDA",
-    )
-    bad = evidence.new_full((1,), sizes[0], dtype=torch.int64)
-    launch(f"texture_lookup_{dtype_suffix(dtype)}", *given, *sizes, SMALLEST_NORM, *wanted, bad)
-    return int(bad)
+_Outputs = tuple[Tensor | None, ...]  # feature, cosine, evidence, jacobian; None: not asked for
 
 
 def _launch(
-    run: _Kernel, texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor, alpha: Tensor,
-    target: Tensor | None, target_index: Tensor | None, outputs: _Wanted,
+    texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor, alpha: Tensor, target: Tensor | None,
+    target_index: Tensor | None, outputs: _Outputs,
 ) -> None:  # fmt: skip
     given = (texture, seen, map_index, uv, alpha, target, target_index)
     inputs = tuple(None if tensor is None else tensor.contiguous() for tensor in given)
     num_maps, q, _, b, d = texture.shape
     num_targets = 0 if target is None else len(target)
-    point = run(inputs, (len(uv), num_maps, num_targets, q, b, d), outputs, texture.dtype)
+    arguments = (*inputs, len(uv), num_maps, num_targets, q, b, d, SMALLEST_NORM, *outputs)
+    # The first point whose uv is not finite or whose map or target is out of range; P or -1 if none is.
+    if kernels.uses_cuda(texture.device):
+        channels = _CUDA_SCRATCH // texture.element_size()
+        require(
+            d <= channels,
+            f"texture look-up: texture has {d} channels: want {channels} of {texture.dtype} at most on CUDA",
+        )
+        bad = texture.new_full((1,), len(uv), dtype=torch.int64)
+        kernels.call("texture_lookup", *arguments, bad, dtype=texture.dtype)
+        point = int(bad)
+    else:
+        point = kernels.call("texture_lookup", *arguments, dtype=texture.dtype)
     if not 0 <= point < len(uv):
         return
     map_of, uv_of = int(map_index[point]), uv[point].tolist()
@@ -265,10 +243,10 @@ def _launch(
 
 
 def _lookup(
-    run: _Kernel, texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor, alpha: Tensor
+    texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor, alpha: Tensor
 ) -> tuple[Tensor, Tensor]:
     feature, evidence = _lookup_fake(texture, seen, map_index, uv, alpha)
-    _launch(run, texture, seen, map_index, uv, alpha, None, None, (feature, None, evidence, None))
+    _launch(texture, seen, map_index, uv, alpha, None, None, (feature, None, evidence, None))
     return feature, evidence
 
 
@@ -280,14 +258,14 @@ def _lookup_fake(
 
 
 def _similarity(
-    run: _Kernel, texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor, alpha: Tensor, target: Tensor,
+    texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor, alpha: Tensor, target: Tensor,
     target_index: Tensor | None, with_jacobian: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     cosine, evidence, jacobian = _similarity_fake(
         texture, seen, map_index, uv, alpha, target, target_index, with_jacobian
     )
     wanted = jacobian if with_jacobian else None
-    _launch(run, texture, seen, map_index, uv, alpha, target, target_index, (None, cosine, evidence, wanted))
+    _launch(texture, seen, map_index, uv, alpha, target, target_index, (None, cosine, evidence, wanted))
     return cosine, evidence, jacobian
 
 
@@ -329,11 +307,8 @@ def _similarity_backward(
     return None, None, None, gradient[:, :2], gradient[:, 2:], None, None, None
 
 
-for _key, _run in (("CPU", _run_cpu), ("CUDA", _run_cuda)):
-    _ops.impl("texture_lookup", partial(_lookup, _run), _key)
-    _ops.impl("texture_similarity", partial(_similarity, _run), _key)
-torch.library.register_fake("ntdm::texture_lookup", _lookup_fake, lib=_ops)
-torch.library.register_fake("ntdm::texture_similarity", _similarity_fake, lib=_ops)
+kernels.register(_ops, "texture_lookup", _lookup, _lookup, _lookup_fake)
+kernels.register(_ops, "texture_similarity", _similarity, _similarity, _similarity_fake)
 torch.library.register_autograd(
     "ntdm::texture_lookup", _lookup_backward, setup_context=_lookup_setup, lib=_ops
 )

@@ -10,16 +10,12 @@ textures move by momentum, not by gradient. The kernels are cuda/texture_update.
 cuda/texture_update_cuda.cu.
 """
 
-import ctypes
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ntdm.ops import kernels
-from ntdm.ops.kernels import dtype_suffix, launch
-
-_KERNELS = {torch.float32: "ntdm_texture_update_f32", torch.float64: "ntdm_texture_update_f64"}
+from ntdm.ops.checks import FLOATS
 
 
 def texture_update_reference(
@@ -61,7 +57,7 @@ def texture_update(
     """
     (count, bins, d), number = theta.shape, len(texels)
     device = theta.device
-    if theta.dtype not in _KERNELS or device.type not in ("cpu", "cuda") or not theta.is_contiguous():
+    if theta.dtype not in FLOATS or device.type not in ("cpu", "cuda") or not theta.is_contiguous():
         raise ValueError(
             f"texture_update: theta is {theta.dtype} on {device}: want contiguous floats on the CPU or CUDA"
         )
@@ -80,18 +76,4 @@ def texture_update(
     if number and not (int(texels.min()) >= 0 and int(texels.max()) < count):
         raise ValueError(f"texture_update: texels run to {int(texels.max())}: want 0 to {count - 1}")
     tensors = [theta, seen, *(tensor.contiguous() for tensor in (texels, features, alpha))]
-    run = _run_cuda if theta.is_cuda else _run_cpu
-    run(tensors, (number, bins, d), (1 - momentum, first_visit))
-
-
-def _run_cpu(tensors: list[Tensor], sizes: tuple[int, ...], numbers: tuple[float, ...]) -> None:
-    getattr(kernels.library(), _KERNELS[tensors[0].dtype])(
-        *map(kernels.pointer, tensors),
-        *map(ctypes.c_int64, sizes),
-        *map(ctypes.c_double, numbers),
-        ctypes.c_int(torch.get_num_threads()),
-    )
-
-
-def _run_cuda(tensors: list[Tensor], sizes: tuple[int, ...], numbers: tuple[float, ...]) -> None:
-    launch(f"texture_update_{dtype_suffix(tensors[0].dtype)}", *tensors, *sizes, *map(float, numbers))
+    kernels.call("texture_update", *tensors, number, bins, d, 1 - momentum, float(first_visit))

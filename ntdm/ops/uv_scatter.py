@@ -24,7 +24,6 @@ Stored features may be bfloat16 or half: they are read into float32, where all s
 rounded back. The kernels are cuda/uv_scatter.cpp and, on CUDA (uv_scatter_cuda.py), cuda/uv_scatter_cuda.cu.
 """
 
-import ctypes
 from typing import Any
 
 import torch
@@ -32,11 +31,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ntdm.ops import kernels, uv_scatter_cuda
+from ntdm.ops.checks import FLOATS, MOST_ELEMENTS, require
 
 _NO_MEMORY = -2  # kNoMemory of cuda/uv_scatter.cpp
-_KERNELS = {torch.float32: "ntdm_uv_scatter_f32", torch.float64: "ntdm_uv_scatter_f64"}
 _STORAGE_ONLY = (torch.bfloat16, torch.float16)
-_MOST_ELEMENTS = 2**31
 
 
 def uv_scatter_reference(
@@ -208,7 +206,8 @@ def uv_scatter(
         features.device.type in ("cpu", "cuda"), f"features is on {features.device}: want the CPU or CUDA"
     )
     _require(
-        features.dtype in (*_KERNELS, *_STORAGE_ONLY), f"features is {features.dtype}: convert it to float32"
+        features.dtype in (*FLOATS, *_STORAGE_ONLY),
+        f"features is {features.dtype}: convert it to float32",
     )
     computed = torch.float32 if features.dtype in _STORAGE_ONLY else features.dtype
     _require(tuple(uv.shape) == (*grid, 2), f"uv has shape {tuple(uv.shape)}: want {(*grid, 2)} as features")
@@ -226,8 +225,8 @@ def uv_scatter(
     _require(size >= 1, f"size is {size}: want 1 texel a side or more")
     for name, elements in (("features", features.numel()), ("the mean", shape[0] * size * size * shape[3])):
         _require(
-            elements <= _MOST_ELEMENTS,
-            f"{name} has {elements} elements: want {_MOST_ELEMENTS} at most, in parts of the batch",
+            elements <= MOST_ELEMENTS,
+            f"{name} has {elements} elements: want {MOST_ELEMENTS} at most, in parts of the batch",
         )
     _require(
         0 < max_extent < 0.5, f"max_extent is {max_extent}: want more than 0, less than half a turn (0.5)"
@@ -236,11 +235,8 @@ def uv_scatter(
 
 
 def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(f"uv_scatter: {message}")
+    require(condition, f"uv_scatter: {message}")
 
-
-# ---- the registered operators ----
 
 _ops = torch.library.Library("ntdm", "FRAGMENT")
 _ops.define(
@@ -263,14 +259,8 @@ def _forward_cpu(
     mean, weight = _forward_fake(features, uv, coverage, size, max_extent)
     kernels.advise(mean, weight)
     features, uv, coverage = features.contiguous(), uv.contiguous(), coverage.contiguous()
-    kernel = getattr(kernels.library(), _KERNELS[features.dtype])
-    kernel.restype = ctypes.c_int64
-    image = kernel(
-        *map(kernels.pointer, (features, uv, coverage)),
-        *map(ctypes.c_int64, (*features.shape, size)),
-        ctypes.c_double(max_extent),
-        *map(kernels.pointer, (mean, weight)),
-        ctypes.c_int(torch.get_num_threads()),
+    image = kernels.call(
+        "uv_scatter", features, uv, coverage, *features.shape, size, float(max_extent), mean, weight
     )
     _check_memory(image)
     if image >= 0:
@@ -313,18 +303,9 @@ def _backward_cpu(
     grads = _backward_fake(mean_grad, features, uv, coverage, weight, max_extent, for_features, for_uv)
     kernels.advise(*grads)
     inputs = [tensor.contiguous() for tensor in (mean_grad, features, uv, coverage, weight)]
-    kernel = getattr(kernels.library(), _KERNELS[features.dtype] + "_backward")
-    kernel.restype = ctypes.c_int64
-    status = kernel(
-        *map(kernels.pointer, inputs),
-        *map(ctypes.c_int64, (*features.shape, mean_grad.shape[1])),
-        ctypes.c_double(max_extent),
-        *(
-            kernels.pointer(grad) if wanted else None
-            for grad, wanted in zip(grads, (for_features, for_uv), strict=True)
-        ),
-        ctypes.c_int(torch.get_num_threads()),
-    )
+    asked_for = [grad if wanted else None for grad, wanted in zip(grads, (for_features, for_uv), strict=True)]
+    sizes = (*features.shape, mean_grad.shape[1], float(max_extent))
+    status = kernels.call("uv_scatter_backward", *inputs, *sizes, *asked_for)
     _check_memory(status)
     return grads
 
@@ -360,10 +341,6 @@ def _backward(ctx: Any, mean_grad: Tensor, _: Tensor) -> tuple[Tensor | None, ..
     return features_grad if for_features else None, uv_grad if for_uv else None, None, None, None
 
 
-_ops.impl("uv_scatter", _forward_cpu, "CPU")
-_ops.impl("uv_scatter_backward", _backward_cpu, "CPU")
-_ops.impl("uv_scatter", uv_scatter_cuda.forward, "CUDA")
-_ops.impl("uv_scatter_backward", uv_scatter_cuda.backward, "CUDA")
-torch.library.register_fake("ntdm::uv_scatter", _forward_fake, lib=_ops)
-torch.library.register_fake("ntdm::uv_scatter_backward", _backward_fake, lib=_ops)
+kernels.register(_ops, "uv_scatter", _forward_cpu, uv_scatter_cuda.forward, _forward_fake)
+kernels.register(_ops, "uv_scatter_backward", _backward_cpu, uv_scatter_cuda.backward, _backward_fake)
 torch.library.register_autograd("ntdm::uv_scatter", _backward, setup_context=_setup, lib=_ops)

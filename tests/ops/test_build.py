@@ -125,13 +125,6 @@ def test_who_builds_the_cuda_library_at_installation(nvcc: Path, monkeypatch: py
     assert not native.cuda_is_wanted()
 
 
-def test_pointer_refuses_what_a_kernel_cannot_walk() -> None:
-    tensor = torch.arange(6, dtype=torch.float32).reshape(2, 3)
-    assert door.pointer(tensor).value == tensor.data_ptr()
-    with pytest.raises(AssertionError):
-        door.pointer(tensor.T)
-
-
 def test_advice_about_pages_changes_nothing_else() -> None:
     large = torch.arange(3 * door.HUGE_PAGE // 4, dtype=torch.int32)
     shifted, small = large[5:], torch.arange(4)

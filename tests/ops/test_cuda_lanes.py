@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ntdm.geometry import camera, mesh
-from ntdm.ops import build, kernels, rasterize_cuda, texture_lookup, texture_update, uv_scatter_cuda
+from ntdm.ops import build, kernels, rasterize_cuda, uv_scatter_cuda
+from ntdm.ops.texture_lookup import texture_lookup
+from ntdm.ops.texture_update import texture_update
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +32,7 @@ def threaded_kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 @pytest.fixture
 def both(host_kernels, threaded_kernels, monkeypatch) -> Callable[..., None]:
     """Calls a function with each library and compares the tensors it returns."""
+    monkeypatch.setattr(kernels, "uses_cuda", lambda device: True)
     monkeypatch.setattr(kernels, "stream", lambda device: 0)
 
     def compare(run: Callable[[], tuple[Tensor, ...]], tolerance: float = 1e-12) -> None:
@@ -90,16 +93,16 @@ def test_texture_lookup_and_update(both):
 
     def similarity() -> tuple[Tensor, ...]:
         target = randn(9, 37)
-        return texture_lookup._similarity(
-            texture_lookup._run_cuda, texture, seen, which, place, alpha, target, None, True
-        )
+        operator = torch.ops.ntdm.texture_similarity
+        return operator(texture, seen, which, place, alpha, target, None, True)
 
     def update() -> tuple[Tensor, ...]:
         theta, marks = texture[0].flatten(0, 1).clone(), seen[0].flatten(0, 1).clone()
-        tensors = [theta, marks, torch.arange(0, 18, 2), randn(9, 37), alpha]
-        texture_update._run_cuda(tensors, (9, 3, 37), (0.1, 0.05))
+        texture_update(
+            theta, marks, torch.arange(0, 18, 2), normalize(randn(9, 37), dim=-1), alpha, 0.9, 0.05
+        )
         return theta, marks
 
-    both(lambda: texture_lookup._lookup(texture_lookup._run_cuda, texture, seen, which, place, alpha))
+    both(lambda: texture_lookup(texture, seen, which, place, alpha))
     both(similarity)
     both(update)

@@ -374,3 +374,15 @@ def test_bad_input_is_a_sentence():
         rasterize(v, faces, f, c, (20000, 17896))
     with pytest.raises(ValueError, match=r"the result, .* has 2147483988 elements"):
         interpolate(v[:, :, :1].expand(-1, -1, 4588641), faces, fragments)
+
+
+def test_second_derivatives_are_refused_and_not_zero(device):
+    vertices = torch.tensor([[[-1.0, -1, -3], [1, -1, -3], [0, 1, -3]]], requires_grad=True)
+    faces, focal, centre = torch.tensor([[0, 1, 2]]), torch.tensor([4.0]), torch.tensor([[2.0, 2.0]])
+    fragments = rasterize(vertices, faces, focal, centre, (4, 4))
+    point = interpolate(vertices, faces, fragments)
+    soft = soft_silhouette(vertices, faces, focal, centre, fragments, 1.0).soft
+    for value in (fragments.barycentric, point, soft):
+        (gradient,) = torch.autograd.grad(value.square().sum(), vertices, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            gradient.sum().backward()

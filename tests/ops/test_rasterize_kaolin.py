@@ -12,7 +12,7 @@ from torch import Tensor
 import fake_kaolin
 from ntdm.geometry import camera, mesh
 from ntdm.ops import rasterize_kaolin
-from ntdm.ops.rasterize import _takes_kaolin, rasterize
+from ntdm.ops.rasterize import rasterize, takes_kaolin
 from ntdm.ops.soft_silhouette import soft_silhouette
 
 Scene = tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, int]]
@@ -177,9 +177,9 @@ def test_asked_for_where_it_cannot_run(monkeypatch):
 def test_it_is_the_default_on_cuda_where_it_imports(monkeypatch, reason):
     monkeypatch.setattr(rasterize_kaolin, "missing", lambda: reason)
     on_cuda, on_cpu = SimpleNamespace(is_cuda=True), SimpleNamespace(is_cuda=False)
-    assert _takes_kaolin("auto", on_cuda) == (reason is None)
-    assert not _takes_kaolin("auto", on_cpu)
-    assert not _takes_kaolin("native", on_cuda)
+    assert takes_kaolin("auto", on_cuda) == (reason is None)
+    assert not takes_kaolin("auto", on_cpu)
+    assert not takes_kaolin("native", on_cuda)
 
 
 def test_the_placeholder_of_the_package_index_is_missing(monkeypatch):
