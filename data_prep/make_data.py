@@ -42,7 +42,7 @@ from ntdm.data_prep.synthetic import viewpoints as synthetic_viewpoints
 from ntdm.data_prep.synthetic.photo import OCCLUDED, OOD_CV, PASCAL3D, SPLITS, Sample, make, shown, subtype
 from ntdm.data_prep.synthetic.raw_files import mat_bytes, off_text, write_bytes
 from ntdm.data_prep.workers import process_pool
-from ntdm.io.outputs import finished, sweep
+from ntdm.io.outputs import sweep, up_to_date
 from ntdm.io.progress import track
 
 MARKER = "make-data.json"
@@ -147,7 +147,7 @@ def _started(made_from: dict[str, Any], out: Path, overwrite: bool) -> bool:
         made_with, complete, there = dict(state["config"]), state["complete"], set(state.get("trees", ()))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{marker} is not a make-data marker ({error}): choose another folder") from None
-    if not finished(marker, made_with, made_from, overwrite):
+    if not up_to_date(marker, made_with, made_from, overwrite):
         _write_marker(made_from, out, complete=False)  # first, lest a kill leave half a set that says whole
         for tree in trees:
             if tree.is_symlink():

@@ -18,7 +18,7 @@ from ntdm.data_prep.raw.annotation import SampleError
 from ntdm.data_prep.samples import MOST_OBJECTS, make_samples
 from ntdm.data_prep.workers import process_pool
 from ntdm.io.cache import CacheFile, CacheWriter, Sample
-from ntdm.io.outputs import finished, sweep
+from ntdm.io.outputs import sweep, up_to_date
 from ntdm.io.progress import say, track
 
 # What is wrong with the dataset on disk, as against what the protocol leaves out: named one by one, and
@@ -186,7 +186,7 @@ def _kept(
             file.config | {"inputs": file.inputs},
             to_dict(config) | {"inputs": listing.fingerprint()},
         )
-        finished(path, made_with, wanted, overwrite)
+        up_to_date(path, made_with, wanted, overwrite)
         faults = ", ".join(f"{reason} {n}" for reason, n in file.dropped.items() if reason in FAULTS)
         if strict and faults:
             raise ValueError(

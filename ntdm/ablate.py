@@ -23,7 +23,7 @@ from ntdm import evaluate, train
 from ntdm.config.reading import difference, to_dict
 from ntdm.config.stages import InferConfig, TrainConfig
 from ntdm.io import cache_split, run_folder
-from ntdm.io.outputs import atomic_path, finished
+from ntdm.io.outputs import atomic_path, up_to_date
 from ntdm.io.progress import say
 from ntdm.methods import load
 from ntdm.methods.registry import METHODS
@@ -136,7 +136,7 @@ def _share(full: Path, folder: Path, name: str, overwrite: bool) -> None:
     if target.exists() and (folder / WEIGHTS).exists():
         before = run_folder.read_description(target)
         same_weights = run_folder.weights_digest(folder) == run_folder.weights_digest(full)
-        if same_weights and finished(folder, before, described, overwrite):
+        if same_weights and up_to_date(folder, before, described, overwrite):
             return
         if not overwrite:
             raise ValueError(f"{folder} has other weights than {full}; pass --overwrite to replace it")

@@ -23,9 +23,9 @@ from ntdm.evaluation.score import score
 from ntdm.io import cache as caches
 from ntdm.io import cache_split, predictions
 from ntdm.io import run_folder as run_folders
-from ntdm.io.outputs import finished, sweep
+from ntdm.io.outputs import sweep, up_to_date
 from ntdm.io.prediction_writer import PredictionWriter, remove_parts
-from ntdm.io.predictions import Geometry, Prediction
+from ntdm.io.predictions import DenseOutputs, Prediction
 from ntdm.io.progress import say, track
 from ntdm.methods import load
 from ntdm.methods.ntdm import NTDM
@@ -74,8 +74,8 @@ def run(
     for split, paths in todo:
         table = run_folder / "predictions" / f"{split}.csv"
         made_with = {"infer": to_dict(config), "weights": weights, "data": cache_split.fingerprint(paths)}
-        kept = table.exists() and finished(table, predictions.made_with(table), made_with, overwrite)
-        distributed.wait()  # every process has looked
+        kept = table.exists() and up_to_date(table, predictions.made_with(table), made_with, overwrite)
+        distributed.barrier()  # every process has looked
         if not kept:
             data = SampleDataset(paths)
             if predictor is None:
@@ -85,12 +85,12 @@ def run(
                 for stale in (table, run_folder / "errors" / f"{split}.csv"):
                     stale.unlink(missing_ok=True)
                 writer = PredictionWriter(table, made_with, overwrite)
-            distributed.wait()
+            distributed.barrier()
             if not first:
                 writer = PredictionWriter(table, made_with, helps=True)
-            distributed.wait()
+            distributed.barrier()
             _predict(predictor, model, data, config.batch_size, writer, split)
-            distributed.wait()
+            distributed.barrier()
             if first:
                 writer.finish(data.keys())
         if not first:
@@ -177,11 +177,11 @@ def _row(item: dict[str, Any], guess: Guess, i: int, categories: Sequence[str], 
     )  # fmt: skip
 
 
-def _geometry(guess: Guess) -> Geometry:
+def _geometry(guess: Guess) -> DenseOutputs:
     """What of a batch's predictions does not fit a cell."""
     masks, numbers = ("amodal", "visible", "amodal_free"), ("latent", "scale")
     arrays = {name: getattr(guess, name) for name in (*masks, *numbers)}
-    return Geometry(**{
+    return DenseOutputs(**{
         name: array.numpy().astype(np.uint8 if name in masks else np.float32)
         for name, array in arrays.items() if array is not None
     })  # fmt: skip

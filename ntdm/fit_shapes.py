@@ -22,12 +22,12 @@ from ntdm.config.stages import ShapeConfig
 from ntdm.geometry.mesh import Cad
 from ntdm.geometry.obj import write_plain_obj
 from ntdm.io import cache
-from ntdm.io.outputs import atomic_path, finished, sweep
+from ntdm.io.outputs import atomic_path, sweep, up_to_date
 from ntdm.io.progress import say, track
 from ntdm.shapes import nearest_faces
 from ntdm.shapes.files import load_shape, read_meta, save_shape
 from ntdm.shapes.fit import fit, fit_latents
-from ntdm.shapes.quality import Judge
+from ntdm.shapes.quality import ShapeQuality
 from ntdm.shapes.sheet import write_sheet
 from ntdm.shapes.visible_surface import Surface, visible_surface
 
@@ -123,7 +123,7 @@ def _fit(
     path = out / f"{category}.safetensors"
     made_with = {**to_dict(config), "cads": _fingerprint(cads)}
     done = path.exists() and path.with_suffix(".json").exists() and not overwrite
-    if done and finished(path, read_meta(path).get("made_with", {}), made_with, overwrite):
+    if done and up_to_date(path, read_meta(path).get("made_with", {}), made_with, overwrite):
         return np.eye(len(cads), dtype=np.float32)
     start = time.monotonic()
     surfaces = _surfaces(category, cads, config.seed)
@@ -179,7 +179,7 @@ def _freeze(
             before, rows = content["made_with"], np.array(list(content["latents"].values()), np.float32)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{path} is damaged: pass --overwrite to make it again") from None
-        if finished(path, before, made_with, overwrite):
+        if up_to_date(path, before, made_with, overwrite):
             if rows.shape != (len(cads), model.num_latents):
                 raise ValueError(f"{path} is damaged: pass --overwrite to make it again")
             return rows
@@ -224,9 +224,9 @@ def _surfaces(category: str, cads: Mapping[int, Cad], seed: int) -> list[Surface
 def _measure(
     category: str, cads: Mapping[int, Cad], surfaces: Sequence[Surface], shapes: Tensor, faces: Tensor
 ) -> dict[str, Any]:
-    """What Judge says of every mesh, by cad_index, and the mean."""
+    """What ShapeQuality says of every mesh, by cad_index, and the mean."""
     pairs = track(zip(cads.values(), surfaces, shapes, strict=True), f"{category}: measuring", len(cads))
-    measured = [Judge(cad, surface)(vertices, faces) for cad, surface, vertices in pairs]
+    measured = [ShapeQuality(cad, surface)(vertices, faces) for cad, surface, vertices in pairs]
     mean = {name: float(np.mean([m[name] for m in measured])) for name in measured[0]}
     return {"mean": mean, **{str(k): m for k, m in zip(cads, measured, strict=True)}}
 

@@ -20,7 +20,7 @@ from ntdm.geometry import camera_np, metrics
 from ntdm.io import cache as caches
 from ntdm.io import cache_split
 from ntdm.io.error_table import write_errors
-from ntdm.io.outputs import atomic_path, finished, sweep
+from ntdm.io.outputs import atomic_path, sweep, up_to_date
 from ntdm.io.prediction_writer import write_predictions
 from ntdm.io.predictions import FREE_POSE_COLUMNS, Prediction, SampleKey, made_with, read_predictions
 from ntdm.io.progress import say
@@ -79,7 +79,7 @@ def run(
     _describe(out, method)
     target = out / "predictions" / f"{split}.csv"
     wanted = {"import": form, "rows": _digest(rows)} | ({"data": truth.digest} if truth.digest else {})
-    if not (target.exists() and finished(target, made_with(target), wanted, overwrite)):
+    if not (target.exists() and up_to_date(target, made_with(target), wanted, overwrite)):
         for stale in (target, target.with_suffix(".h5"), out / "errors" / f"{split}.csv"):
             stale.unlink(missing_ok=True)
         write_predictions(target, rows, made_with=wanted)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ntdm.config.stages import InferConfig
 from ntdm.estimator import Box, Estimator, check_result_folder, checked_box
-from ntdm.io.outputs import finished, sweep
+from ntdm.io.outputs import sweep, up_to_date
 from ntdm.io.photo import read_photo
 from ntdm.io.progress import track
 
@@ -78,4 +78,4 @@ def _finished(folder: Path, made_with: dict[str, Any], overwrite: bool) -> bool:
             raise TypeError
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{folder / 'result.json'} is damaged: pass --overwrite to make it again") from None
-    return finished(folder, before, made_with, overwrite)
+    return up_to_date(folder, before, made_with, overwrite)

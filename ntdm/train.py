@@ -29,14 +29,14 @@ from ntdm.data.loader import Batches
 from ntdm.io import cache as caches
 from ntdm.io import cache_split, run_folder
 from ntdm.io.cache_split import _typical_box, nominal_focal
-from ntdm.io.outputs import atomic_path, finished, sweep
+from ntdm.io.outputs import atomic_path, sweep, up_to_date
 from ntdm.io.progress import say, track
 from ntdm.methods import cuboid
 from ntdm.methods.registry import METHODS
 from ntdm.nn.base import Model
 from ntdm.shapes.files import load_shape
 from ntdm.training import checkpoints
-from ntdm.training.monitor import Validation, Watch
+from ntdm.training.monitor import TrainingMonitor, Validation
 from ntdm.training.schedule import _optimiser, learning_rate
 
 KEPT_BYTES = 2**30  # of decoded samples, that stay in memory from one epoch to the next
@@ -106,7 +106,7 @@ def run(
     same = (
         not overwrite
         and described.exists()
-        and finished(out, run_folder.read_description(described), description, False)
+        and up_to_date(out, run_folder.read_description(described), description, False)
     )
     if same and weights.exists():
         say(f"{out}: finished already, with the same config")
@@ -126,7 +126,7 @@ def run(
         )
     if validate is not None:
         _check_validation(validate, description, cache_split.sample_names(paths))
-    distributed.wait()  # every process has looked at what is there
+    distributed.barrier()  # every process has looked at what is there
     if overwrite and first:  # not before all that may be refused has been looked at
         # The checkpoint first: without its config.json nobody would know what it is of.
         for stale in (checkpoint, weights, out / "run.json", out / "train.csv", described):
@@ -138,13 +138,13 @@ def run(
             part.write_text(json.dumps(description, indent=1) + "\n")
         with atomic_path(out / "train_names.txt") as part:
             part.write_text("".join(f"{name}\n" for name in sorted(cache_split.sample_names(paths))))
-    distributed.wait()
-    watch = Watch(data, out, watch_every, focal, validate) if first else None
+    distributed.barrier()
+    watch = TrainingMonitor(data, out, watch_every, focal, validate) if first else None
     seconds = _fit(model, data, config, out, device, watch)
     if watch is not None:
         watch.close()
         _write_result(model, data, config, out, description, seconds, device)
-    distributed.wait()
+    distributed.barrier()
     return out
 
 
@@ -178,7 +178,12 @@ def _write_result(
 
 
 def _fit(
-    model: Model, data: SampleDataset, config: TrainConfig, out: Path, device: str, watch: Watch | None
+    model: Model,
+    data: SampleDataset,
+    config: TrainConfig,
+    out: Path,
+    device: str,
+    watch: TrainingMonitor | None,
 ) -> float:
     """Trains to the end, from the checkpoint where there is one; returns the seconds it took in all."""
     batches = Batches(data, model.categories, model.num_latents, config, device)

@@ -28,7 +28,7 @@ NAMES = {
         *("ood_cv", *names.SPLITS),
         *("nemo_prepared", *nemo_prepared.SPLITS),
     ],
-    "predictions": [*predictions.PREDICTION_COLUMNS, *predictions.Geometry.__dataclass_fields__],
+    "predictions": [*predictions.PREDICTION_COLUMNS, *predictions.DenseOutputs.__dataclass_fields__],
     "errors": [*error_table.ERROR_COLUMNS, *error_table.OPTIONAL_ERROR_COLUMNS],
     "infer": [*infer.FILES],
     "faults": sorted(write_caches.FAULTS),

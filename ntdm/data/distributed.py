@@ -53,18 +53,18 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def part(count: int) -> slice:
+def shard(count: int) -> slice:
     """This process's part of `count` things in a row."""
     return slice(count * rank() // size(), count * (rank() + 1) // size())
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until every process has come as far."""
     if size() > 1:
         dist.barrier()
 
 
-def total(number: float) -> float:
+def all_reduce_sum(number: float) -> float:
     """The sum of every process's number."""
     if size() == 1:
         return number
@@ -73,17 +73,17 @@ def total(number: float) -> float:
     return held.item()
 
 
-def every(counts: Sequence[int]) -> tuple[list[int], slice]:
+def all_gather_counts(counts: Sequence[int]) -> tuple[list[int], slice]:
     """Every process's whole numbers, one after another, and where this one's stand among them."""
     if size() == 1:
         return list(counts), slice(0, len(counts))
     lengths = _same_size(torch.tensor([len(counts)], device=_device())).flatten().tolist()
     start = sum(lengths[: rank()])
-    found = gathered(torch.tensor(counts, dtype=torch.int64, device=_device()))
+    found = all_gather_rows(torch.tensor(counts, dtype=torch.int64, device=_device()))
     return found.tolist(), slice(start, start + len(counts))
 
 
-def gathered(rows: Tensor) -> Tensor:
+def all_gather_rows(rows: Tensor) -> Tensor:
     """Every process's rows [n, ...], one after another [sum of n, ...]; differentiable in each one's own."""
     if size() == 1:
         return rows

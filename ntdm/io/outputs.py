@@ -15,7 +15,7 @@ import h5py
 from ntdm.config.reading import difference
 
 
-def finished(path: Path, made_with: Mapping[str, Any], wanted: Mapping[str, Any], overwrite: bool) -> bool:
+def up_to_date(path: Path, made_with: Mapping[str, Any], wanted: Mapping[str, Any], overwrite: bool) -> bool:
     """Whether an existing finished output can be kept.
 
     True: same config, skip. False: `overwrite` was asked. ValueError: another config, keys named.

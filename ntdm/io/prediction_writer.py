@@ -16,7 +16,14 @@ import h5py
 import numpy as np
 
 from ntdm.io.outputs import atomic_hdf5, atomic_path
-from ntdm.io.predictions import POSE_COLUMNS, PREDICTION_COLUMNS, SCHEMA, SCHEMA_VERSION, Geometry, Prediction
+from ntdm.io.predictions import (
+    POSE_COLUMNS,
+    PREDICTION_COLUMNS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    DenseOutputs,
+    Prediction,
+)
 from ntdm.io.table import cell_text, write_csv
 
 
@@ -57,7 +64,7 @@ class PredictionWriter:
                 temporary.write_text(json.dumps(self.made_with))
         self.done = self._predicted()
 
-    def add(self, rows: Sequence[Prediction], geometry: Geometry | None = None) -> None:
+    def add(self, rows: Sequence[Prediction], geometry: DenseOutputs | None = None) -> None:
         """Stores a batch of rows (n) and its geometry (arrays of n), safe once this returns.
 
         Angles are wrapped: azimuth to [0, 2 pi), the others to (-pi, pi].
@@ -68,7 +75,7 @@ class PredictionWriter:
         again = self.done.intersection(keys)
         if again or len(set(keys)) < len(keys):
             raise ValueError(f"{self.path}: sample {sorted(again or keys)[0]} is predicted twice")
-        arrays = dict((geometry or Geometry()).items())
+        arrays = dict((geometry or DenseOutputs()).items())
         for name, array in arrays.items():
             if len(array) != len(rows):
                 raise ValueError(f"{self.path}: {name} has {len(array)} entries for {len(rows)} rows")
@@ -195,7 +202,7 @@ def _read_note(path: Path) -> object:
 def write_predictions(
     path: Path,
     rows: Sequence[Prediction],
-    geometry: Geometry | None = None,
+    geometry: DenseOutputs | None = None,
     made_with: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes a whole split's prediction files at once; see :class:`PredictionWriter`."""

@@ -60,7 +60,7 @@ class Classifier(Model):
     def training_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Mean cross entropy of the three angles plus that of the class, of the heads it has."""
         pose, category = self(batch.photo)
-        share = len(batch.photo) / distributed.total(len(batch.photo))
+        share = len(batch.photo) / distributed.all_reduce_sum(len(batch.photo))
         losses, figures = [], {}
         if pose is not None:
             target = to_bins(batch.viewpoint, self.config.pose_bins)
@@ -72,7 +72,7 @@ class Classifier(Model):
             figures["class_accuracy"] = float((category.argmax(1) == target).float().mean())
         loss = torch.stack(losses).sum() * share
         figures = {"loss": float(loss.detach())} | {k: v * share for k, v in figures.items()}
-        return loss, {k: distributed.total(v) for k, v in figures.items()}
+        return loss, {k: distributed.all_reduce_sum(v) for k, v in figures.items()}
 
     @torch.no_grad()
     def predict(self, photo: Tensor, category: Sequence[int] = ()) -> Guess:

@@ -111,15 +111,17 @@ class NTDM(FeatureModel):
         features = self.features(batch.photo)
         surface = self.annotated_surface(batch, (features.shape[1], features.shape[2]))
         scattered, weight = self._scatter(features, surface, batch)
-        background = distributed.gathered(self._background_samples(features, batch, generator))
+        background = distributed.all_gather_rows(self._background_samples(features, batch, generator))
         image, texel = (weight > 0).nonzero(as_tuple=True)  # P visible texels, image by image
         place = image * texels + texel
         with torch.no_grad():
             visible, view = scattered.index_select(0, place).split([config.feature_dim, 3], 1)
             visible, alpha = F.normalize(visible, dim=1), self.texture.alpha(view)
         # Every process draws for the photos of all, and works on its own.
-        counts, mine = distributed.every(torch.bincount(image, minlength=len(batch.photo)).tolist())
-        categories, _ = distributed.every(batch.category)
+        counts, mine = distributed.all_gather_counts(
+            torch.bincount(image, minlength=len(batch.photo)).tolist()
+        )
+        categories, _ = distributed.all_gather_counts(batch.category)
         first = sum(counts[: mine.start])
         starts = [start - first for start in itertools.accumulate([0, *counts])]
         groups = []
@@ -137,7 +139,7 @@ class NTDM(FeatureModel):
         # One gather, so that its derivative is one scatter and not one full map an image.
         chosen = torch.cat([rows for _, rows, _ in groups])
         anchors = F.normalize(scattered.index_select(0, place[chosen])[:, : config.feature_dim], dim=1)
-        # No rank may lack a term that another's gradient passes through.
+        # Every rank must compute every loss term: all_reduce in backward waits for all of them.
         loss, cosine = features.sum() * 0.0 + background.sum() * 0.0, 0.0
         for (category, rows, own), anchor in zip(
             groups, anchors.split([len(g[1]) for g in groups]), strict=True
@@ -145,11 +147,11 @@ class NTDM(FeatureModel):
             negatives = self._negatives(category, self.texels[texel[rows]], background, generator)
             loss = loss + len(rows) * texel_cross_entropy(anchor, own, *negatives, config.temperature)
             cosine += float((anchor.detach() * own).sum())
-        count = int(distributed.total(len(chosen)))
+        count = int(distributed.all_reduce_sum(len(chosen)))
         loss = loss / max(count, 1)
         if config.occlusion_weight > 0:
             loss = loss + config.occlusion_weight * self._occlusion_loss(features, surface, batch)
-        texel, visible, alpha = (distributed.gathered(rows) for rows in (texel, visible, alpha))
+        texel, visible, alpha = (distributed.all_gather_rows(rows) for rows in (texel, visible, alpha))
         for category, *found in zip(
             categories, texel.split(counts), visible.split(counts), alpha.split(counts), strict=True
         ):
@@ -159,8 +161,8 @@ class NTDM(FeatureModel):
             )
         self.bank.push(background.detach())
         return loss, {
-            "loss": distributed.total(float(loss.detach())),
-            "positive_cosine": distributed.total(cosine) / max(count, 1),
+            "loss": distributed.all_reduce_sum(float(loss.detach())),
+            "positive_cosine": distributed.all_reduce_sum(cosine) / max(count, 1),
             "texels": count,
         }
 
@@ -214,7 +216,7 @@ class NTDM(FeatureModel):
         seen = features[hidden][known]
         cosine = (seen * texture[known]).sum(-1)
         clutter = clutter_mixture(seen, bank, config.temperature, config.clutter_count)
-        share = len(seen) / max(distributed.total(len(seen)), 1.0)  # of the cells of all processes
+        share = len(seen) / max(distributed.all_reduce_sum(len(seen)), 1.0)  # of the cells of all processes
         return share * occlusion_cross_entropy(foreground_logit(cosine, clutter), config.temperature)
 
     def annotated_shapes(self, batch: Batch) -> Tensor:

@@ -89,7 +89,7 @@ class FeatureModel(Model):
         """
         empty, wanted = self._empty(batch), self.config.background_per_image
         cells = [free.nonzero()[:, 0] for free in empty.flatten(1)]
-        counts, own = distributed.every([len(found) for found in cells])
+        counts, own = distributed.all_gather_counts([len(found) for found in cells])
         shuffles = [torch.randperm(count, generator=generator) for count in counts][own]
         picked = [found[shuffle] for found, shuffle in zip(cells, shuffles, strict=True)]
         if self.config.occlusion_weight > 0 and batch.amodal_mask is not None:

@@ -2,7 +2,7 @@
 
 The kernels know neither torch nor Python (`extern "C"`, raw pointers, an explicit thread count or stream), so
 one build serves every torch and every Python. There are two libraries, of the .cpp and of the _cuda.cu
-files; the second is loaded (launch.py) when the first CUDA tensor comes. A library's name carries a hash of
+files; the second is loaded (kernels.py) when the first CUDA tensor comes. A library's name carries a hash of
 its sources, its flags and, for the first, the CPU model: a changed source, or a wheel carried to another CPU,
 is never run stale but built anew into the user's cache. This file imports no torch at the top, since setup.py
 uses it where there is none.

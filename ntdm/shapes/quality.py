@@ -18,7 +18,7 @@ from ntdm.shapes.nearest_faces import nearest_faces, points_on_faces
 from ntdm.shapes.visible_surface import Surface, crossing_faces, directions
 
 
-class Judge:
+class ShapeQuality:
     """Measures meshes against one CAD.
 
     Args:

@@ -37,7 +37,7 @@ class Validation:
     inference: InferConfig
 
 
-class Watch:
+class TrainingMonitor:
     """Looks at a training after every epoch, and closely after every `every` epochs (0: never) and the last.
 
     Nothing that it does changes the training: it draws from no generator but its own.

@@ -20,7 +20,7 @@ from ntdm.geometry import camera
 from ntdm.io import cache, cache_split
 from ntdm.io.error_table import read_errors
 from ntdm.io.prediction_writer import write_predictions
-from ntdm.io.predictions import Geometry, Prediction
+from ntdm.io.predictions import DenseOutputs, Prediction
 
 SPLITS = ("occluded_pascal3d/L1", "pascal3d/val")
 COUNT = 3
@@ -57,7 +57,7 @@ def perfect(caches, tmp_path_factory) -> Path:
                     )
                 amodal.append(file["amodal_mask"])
                 visible.append(file["visible_mask"])
-        geometry = Geometry(np.concatenate(amodal), np.concatenate(visible))
+        geometry = DenseOutputs(np.concatenate(amodal), np.concatenate(visible))
         write_predictions(run / "predictions" / f"{split}.csv", rows, geometry)
     return run
 

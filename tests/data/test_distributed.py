@@ -145,6 +145,6 @@ def test_two_processes_predict_what_one_does(tiny, tiny_folder, folder):
 )
 def test_what_processes_cannot_share(wrong, message, tiny, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "size", lambda: 2)
-    monkeypatch.setattr(distributed, "wait", lambda: None)
+    monkeypatch.setattr(distributed, "barrier", lambda: None)
     with pytest.raises(ValueError, match=message):
         train.run(replace(tiny.TRAIN, **wrong), folder / "cache", folder / "shapes", tmp_path / "run")

@@ -14,10 +14,10 @@ from ntdm.io import outputs
 
 def test_finished_keeps_refuses_or_replaces(tmp_path: Path) -> None:
     old, new = {"steps": 1, "seed": 0}, {"steps": 2, "seed": 0}
-    assert outputs.finished(tmp_path, old, old, overwrite=False)
-    assert not outputs.finished(tmp_path, old, new, overwrite=True)
+    assert outputs.up_to_date(tmp_path, old, old, overwrite=False)
+    assert not outputs.up_to_date(tmp_path, old, new, overwrite=True)
     with pytest.raises(ValueError, match=r"another config \(steps: 1 -> 2\); pass --overwrite"):
-        outputs.finished(tmp_path, old, new, overwrite=False)
+        outputs.up_to_date(tmp_path, old, new, overwrite=False)
 
 
 def test_atomic_path_leaves_the_old_file_when_the_block_fails(tmp_path: Path) -> None:

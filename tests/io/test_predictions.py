@@ -12,7 +12,7 @@ from ntdm.io import cache, predictions
 from ntdm.io import table as sample_table
 from ntdm.io.error_table import ERROR_COLUMNS, read_errors, write_errors
 from ntdm.io.prediction_writer import PredictionWriter, remove_parts, write_predictions
-from ntdm.io.predictions import Geometry, Prediction, read_predictions
+from ntdm.io.predictions import DenseOutputs, Prediction, read_predictions
 
 SIZE = (24, 32)
 CADS = {0: (np.eye(3, dtype=np.float32), np.array([[0, 1, 2]], np.int32))}
@@ -47,7 +47,7 @@ def make_cache(folder: Path, category: str, count: int = 4, occluded: bool = Fal
     return path
 
 
-def truth(path: Path) -> tuple[list[Prediction], Geometry]:
+def truth(path: Path) -> tuple[list[Prediction], DenseOutputs]:
     """Ground truth in the shape of predictions."""
     with cache.CacheFile(path) as file:
         rows = [
@@ -56,7 +56,9 @@ def truth(path: Path) -> tuple[list[Prediction], Geometry]:
         ]
         n = len(file)
         latent, scale = np.full((n, len(file.category)), 0.5, np.float32), np.ones(n, np.float32)
-        return rows, Geometry(file["amodal_mask"], file["visible_mask"], latent, scale, file["amodal_mask"])
+        return rows, DenseOutputs(
+            file["amodal_mask"], file["visible_mask"], latent, scale, file["amodal_mask"]
+        )
 
 
 def predict(csv_path: Path, caches: list[Path], geometry: bool = True) -> Path:
@@ -141,7 +143,7 @@ def test_missing_and_extra_samples_are_named(tmp_path: Path) -> None:
 def test_masks_of_another_size_are_refused(tmp_path: Path) -> None:
     caches = [make_cache(tmp_path, "bus")]
     rows, _ = truth(caches[0])
-    made = write_predictions(tmp_path / "p.csv", rows, Geometry(amodal=np.zeros((4, 8, 8), np.uint8)))
+    made = write_predictions(tmp_path / "p.csv", rows, DenseOutputs(amodal=np.zeros((4, 8, 8), np.uint8)))
     with pytest.raises(ValueError, match=r"masks are \(8, 8\)"):
         score(made, caches, tmp_path / "e.csv")
 

@@ -116,7 +116,7 @@ def test_fit_copies_simple_cads_and_repeats_itself():
     with torch.no_grad():
         shapes = model(model.one_hot())
     for cad, found, vertices in zip(cads, surfaces, shapes, strict=True):
-        measured = quality.Judge(cad, found, views=12)(vertices, model.template_faces)
+        measured = quality.ShapeQuality(cad, found, views=12)(vertices, model.template_faces)
         assert measured["silhouette_iou"] > 0.93, measured
         assert measured["chamfer_l1"] < 0.015, measured
     short = dataclasses.replace(SMALL, steps=6, network_steps=6)
@@ -126,7 +126,7 @@ def test_fit_copies_simple_cads_and_repeats_itself():
 
 def test_quality_of_the_cad_itself_is_perfect():
     cad = ellipsoid(0.25, 0.4, 0.15, centre=(0.1, 0.0, 0.0))
-    measured = quality.Judge(cad, seen(cad), views=6)(
+    measured = quality.ShapeQuality(cad, seen(cad), views=6)(
         torch.from_numpy(cad[0]), torch.from_numpy(cad[1]).long()
     )
     assert measured["silhouette_iou"] == 1
@@ -140,7 +140,7 @@ def test_one_hot_latents_give_the_meshes_and_others_their_mixtures():
         [sphere * torch.tensor(r) for r in ([0.2, 0.4, 0.2], [0.4, 0.2, 0.1], [0.2, 0.2, 0.6])]
     )
     config = dataclasses.replace(SMALL, network_steps=120)
-    model = fit.through(meshes, config, "test")
+    model = fit.fit_network(meshes, config, "test")
     with torch.no_grad():
         torch.testing.assert_close(model(model.one_hot()), meshes)
         half = model(torch.tensor([[0.5, 0.5, 0.0]]))[0]
@@ -148,7 +148,7 @@ def test_one_hot_latents_give_the_meshes_and_others_their_mixtures():
     assert (half - meshes[:2].mean(0)).norm(dim=1).mean() < 0.02
     # Ellipsoids are smooth: the network alone knows them.
     assert (learnt - meshes).norm(dim=2).mean() < 0.02
-    again = fit.through(meshes, config, "test").state_dict()
+    again = fit.fit_network(meshes, config, "test").state_dict()
     assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
 
 

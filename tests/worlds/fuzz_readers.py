@@ -51,7 +51,7 @@ REASONS = FAULTS | {
 }  # fmt: skip
 
 
-class Watch:
+class TrainingMonitor:
     """Hears from Python what the readers do; a list of what they must not."""
 
     def __init__(self, root: Path, outside: Path) -> None:
@@ -137,7 +137,7 @@ def _run_cases(args: argparse.Namespace, indices: range, folder: Path) -> None:
 
     for module in (pascal3d, occluded_pascal3d, nemo_prepared, packagings):
         module.prepare_listings = collect
-    watch, outcomes = Watch(folder / "trees", outside), collections.Counter()
+    watch, outcomes = TrainingMonitor(folder / "trees", outside), collections.Counter()
 
     def found(index: int, text: str, done: str) -> None:
         print(json.dumps({"case": index, "finding": text, "damage": done}), flush=True)
