@@ -132,14 +132,14 @@ def make_data(
     Example: ntdm make-data data --categories aeroplane,car --set train_per_category=100
     Example: ntdm make-data data --cad-root PASCAL3D+_release1.1 --viewpoints lists
     """
-    from ntdm.data_prep import make_data as synthetic
+    from ntdm.data_prep import make_data
 
     config = SyntheticConfig() if cad_root is None else SyntheticConfig(categories=protocol.CATEGORIES)
     config = reading.override(config, settings, seed)
     if categories:
         config = dataclasses.replace(config, categories=tuple(cli_options.split(categories)))
     sources = {"cad_root": cad_root, "viewpoints": viewpoints}
-    print(synthetic.make_data(config, out, **sources, workers=workers, overwrite=overwrite))
+    print(make_data.make_data(config, out, **sources, workers=workers, overwrite=overwrite))
 
 
 @app.command()
@@ -171,14 +171,14 @@ def prep_data(
     \b
     Example: ntdm prep-data pascal3d --root PASCAL3D+_release1.1 --cache cache --image-size 128 128
     """
-    from ntdm.data_prep import prep_data as readers
+    from ntdm.data_prep import prep_data
 
     if pascal3d is None and dataset is not Dataset.pascal3d:
         raise typer.BadParameter(
             f"{dataset} has no CADs of its own: name the PASCAL3D+ root", param_hint="--pascal3d"
         )
     prep = PrepConfig(image_size=image_size, compression=compression.value)
-    report = readers.prepare(
+    report = prep_data.run(
         dataset,
         root,
         cache,
@@ -233,7 +233,7 @@ def fit_shapes(
     \b
     Example: ntdm fit-shapes --cache cache --out shapes
     """
-    from ntdm import fit_shapes as shape_fit
+    from ntdm import fit_shapes
     from ntdm.data_prep.raw import cad
     from ntdm.reports import diagnostics
     from ntdm.shapes import nearest_faces
@@ -248,7 +248,7 @@ def fit_shapes(
         where = "cpu"
     settled = reading.resolve(ShapeConfig, config, settings, seed)
     print(
-        shape_fit.run(
+        fit_shapes.run(
             settled,
             cache,
             out,
@@ -402,14 +402,14 @@ def import_predictions(
     Example: ntdm import ood-cv pose.csv --split ood_cv/pose --cache cache --method theirs --out runs/theirs
     Example: ntdm import nemo car.npz bus.npz --split pascal3d/val --cache cache --method NeMo --out runs/nemo
     """
-    from ntdm import import_predictions as external
+    from ntdm import import_predictions
 
     keys = cli_options.keys([split], "--split")
     if len(keys) != 1:
         raise typer.BadParameter(f"{split!r}: want one DATASET/SPLIT", param_hint="--split")
     if (cache is None) == (labels is None):
         raise typer.BadParameter("name the truth by --cache or by --labels", param_hint="--cache")
-    print(external.run(form, files, out, method, keys[0], cache, labels, overwrite=overwrite))
+    print(import_predictions.run(form, files, out, method, keys[0], cache, labels, overwrite=overwrite))
 
 
 @app.command()

@@ -45,7 +45,7 @@ def make_samples(listing: Listing, item: Item, config: PrepConfig) -> list[Sampl
         try:
             where = f"{item.annotation}, object {index}"
             pose = object_pose(objects[index], where)
-            if pose.cad_index not in listing.cads:
+            if pose.cad_index not in listing.cads.models:
                 _refuse_cad(pose.cad_index, listing, item)
             if photo is None:
                 photo = _read_photo(listing, item)
@@ -67,7 +67,7 @@ def _lone_sample(
     try:
         photo = _read_photo(listing, item)
         pose = read_pose(item, photo.size)
-        if pose.cad_index >= 0 and pose.cad_index not in listing.cads:
+        if pose.cad_index >= 0 and pose.cad_index not in listing.cads.models:
             _refuse_cad(pose.cad_index, listing, item)
         where = f"{item.annotation}, object {item.object or 0}"
         return _sample(f"{item.name}_{item.object or 0:02d}", where, photo, pose, listing, config)
@@ -110,10 +110,10 @@ def _wanted_objects(objects: list[object], category: str, item: Item, config: Pr
 
 
 def _refuse_cad(index: int, listing: Listing, item: Item) -> None:
-    if listing.no_cads:
-        raise SampleError("cad_missing", listing.no_cads)
-    if index in listing.broken_cads:
-        raise SampleError("cad_unreadable", listing.broken_cads[index])
+    if listing.cads.missing:
+        raise SampleError("cad_missing", listing.cads.missing)
+    if index in listing.cads.broken:
+        raise SampleError("cad_unreadable", listing.cads.broken[index])
     raise SampleError(
         "cad_missing",
         f"{item.annotation} names {listing.category} CAD {index + 1:02d}.off, not there",
@@ -186,7 +186,9 @@ def _sample(
     focal = pose.focal_px * crop.zoom
     pixels = np.clip(np.rint(crop.resample(photo.pixels)), 0, 255).astype(np.uint8)
     if pose.cad_index >= 0:
-        amodal = amodal_mask(listing.cads[pose.cad_index], viewpoint, focal, crop.principal_point, crop.size)
+        amodal = amodal_mask(
+            listing.cads.models[pose.cad_index], viewpoint, focal, crop.principal_point, crop.size
+        )
     else:
         amodal = np.zeros(size, bool)  # no CAD is known: IoU is not measured on such a file
     occluder = None if photo.occluder is None else crop.resample(photo.occluder) >= 0.5

@@ -1,6 +1,6 @@
 """From lists of photos to cache files: the part that all readers share.
 
-A reader says which photos belong in which file (samples.Listing); this file has the samples made, in
+A reader says which photos belong in which file (listing.py); this file has the samples made, in
 parallel and in order, writes each cache file when it is whole, and counts what was left out and why.
 """
 
@@ -70,7 +70,7 @@ class PrepReport:
         return "\n".join(lines)
 
 
-def prepare(
+def write_caches(
     listings: Sequence[Listing],
     cache_dir: Path,
     config: PrepConfig,
@@ -170,7 +170,7 @@ def _writer(path: Path, listing: Listing, config: PrepConfig) -> CacheWriter:
         image_size=config.image_size,
         config=to_dict(config),
         inputs=listing.fingerprint(),
-        cads=listing.cads,
+        cads=listing.cads.models,
         optional=listing.optional,
         compression=config.compression,
     )
@@ -197,8 +197,8 @@ def _kept(
 
 def _say_faults(listing: Listing, strict: bool) -> None:
     """Name what is wrong before any sample is made; ValueError with the first fault under `strict`."""
-    faults = [f"{text}; samples of this model are left out" for text in listing.broken_cads.values()]
-    faults += [f"{listing.no_cads}; its samples are left out"] if listing.no_cads else []
+    faults = [f"{text}; samples of this model are left out" for text in listing.cads.broken.values()]
+    faults += [f"{listing.cads.missing}; its samples are left out"] if listing.cads.missing else []
     faults += [
         f"{reason} for {count} names of the list"
         for reason, count in listing.dropped.items()

@@ -58,7 +58,7 @@ def run(out: Path, device: str, *, quick: bool, seed: int, overwrite: bool) -> I
     for dataset, raw in RAW_FOLDERS.items():
         # OOD-CV's training photos are PASCAL3D+'s own.
         splits = ["iid", *NUISANCES] if dataset == "ood-cv" else None
-        report = prep_data.prepare(
+        report = prep_data.run(
             dataset, data / raw, cache, prep, pascal3d=pascal3d, splits=splits, overwrite=overwrite
         )
         say(report.table())

@@ -5,12 +5,14 @@ Release 1.0 of PASCAL3D+ ships them as MATLAB files, one a category.
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from ntdm.config.protocol import CATEGORIES
 from ntdm.data_prep.raw.files import LARGEST_TEXT, read_bytes
 from ntdm.data_prep.raw.mat import read_mat
 from ntdm.io.fault import reason
@@ -22,7 +24,7 @@ _MOST_CORNERS = 1000  # of a face
 # "01.off" is a model, "01_left_wing.off" one of its anchor points.
 _MODEL = re.compile(r"\d\d\.off")
 
-Cad = tuple[np.ndarray, np.ndarray]
+Cad = tuple[np.ndarray, np.ndarray]  # vertices f32 [V, 3] in the object frame, triangles i32 [F, 3]
 
 
 def read_off(path: Path) -> Cad:
@@ -66,12 +68,37 @@ def read_off(path: Path) -> Cad:
     return vertices, triangles.astype(np.int32)
 
 
-def read_cads(root: Path, category: str) -> tuple[dict[int, Cad], dict[int, str]]:
-    """The models of `<root>/CAD/<category>/NN.off`, or of `<root>/CAD/<category>.mat` where no OFF is there.
+class CategoryCads(NamedTuple):
+    """The models of one category.
 
-    Returns:
-        usable models by cad_index (NN - 1, ascending, gaps allowed), and for each file that could not be used
-        the sentence that says why.
+    Attributes:
+        models: usable models by cad_index (NN - 1, ascending, gaps allowed).
+        broken: for each file that could not be used the sentence that says why.
+        missing: why none can be used, where none can.
+    """
+
+    models: dict[int, Cad]
+    broken: dict[int, str]
+    missing: str | None = None
+
+
+def cads_of(root: Path, categories: Iterable[str]) -> dict[str, CategoryCads]:
+    """The CAD models of several categories; ValueError where no category has one."""
+    assert set(categories) <= set(CATEGORIES)
+    cads: dict[str, CategoryCads] = {}
+    for category in dict.fromkeys(categories):
+        try:
+            cads[category] = read_cads(root, category)
+        except ValueError as error:
+            cads[category] = CategoryCads({}, {}, str(error))
+    reasons = [each.missing for each in cads.values() if each.missing is not None]
+    if reasons and len(reasons) == len(cads):
+        raise ValueError(reasons[0])
+    return cads
+
+
+def read_cads(root: Path, category: str) -> CategoryCads:
+    """The models of `<root>/CAD/<category>/NN.off`, or of `<root>/CAD/<category>.mat` where no OFF is there.
 
     Raises:
         ValueError: there is neither, the MATLAB file cannot be read, or no model is usable.
@@ -94,7 +121,7 @@ def read_cads(root: Path, category: str) -> tuple[dict[int, Cad], dict[int, str]
     if not cads:
         text = next(iter(broken.values()), f"{matlab} holds an empty struct array")
         raise ValueError(f"no usable CAD model of {category}: {text}")
-    return cads, broken
+    return CategoryCads(cads, broken)
 
 
 def find_cads(root: Path) -> dict[str, Callable[[], dict[int, Cad]]]:
@@ -108,12 +135,12 @@ def find_cads(root: Path) -> dict[str, Callable[[], dict[int, Cad]]]:
         raise ValueError(f"no CAD model below {folder}: expected <category>/01.off or <category>.mat")
 
     def read(category: str) -> dict[int, Cad]:
-        cads, broken = read_cads(root, category)
+        models, broken, _ = read_cads(root, category)
         for text in broken.values():
             say(f"left out: {text}")
         if broken:
-            say(f"{category}: {len(broken)} of {len(cads) + len(broken)} CADs left out")
-        return cads
+            say(f"{category}: {len(broken)} of {len(models) + len(broken)} CADs left out")
+        return models
 
     return {name: partial(read, name) for name in sorted(names)}
 

@@ -79,7 +79,7 @@ def test_preparing_does_without_torch(tmp_path: Path) -> None:
         sys.path.append(sys.argv[1])
         import raw_trees
         root = raw_trees.write_pascal3d(Path("data"), train=2)
-        report = prep_data.prepare("pascal3d", root, Path("cache"), PrepConfig(image_size=(32, 32)))
+        report = prep_data.run("pascal3d", root, Path("cache"), PrepConfig(image_size=(32, 32)))
         print(report.files[0].samples, "torch" in sys.modules)"""
     tests = Path(__file__).parents[1] / "worlds"
     done = subprocess.run(
