@@ -77,7 +77,7 @@ def trees(sound: Path, tmp_path: Path) -> tuple[Path, dict[str, Callable]]:
     moved = {
         tree: (
             lambda call=call, root=tmp_path / "trees" / tree, **options: call.func(
-                root, **call.keywords, **options
+                call.args[0], root, **call.keywords, **options
             )
         )
         for tree, call in calls.items()
