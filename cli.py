@@ -78,6 +78,9 @@ def _sentence(error: Exception) -> str:
     return str(error) or repr(error)
 
 
+# Of a project folder: what a command writes by default is what the next one reads.
+DEFAULT_CACHE, DEFAULT_SHAPES = Path("cache"), Path("shapes")
+
 app = typer.Typer(cls=Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -146,7 +149,7 @@ def make_data(
 def prep_data(
     dataset: Dataset,
     root: Annotated[Path, typer.Option(help="Folder of the raw dataset.")],
-    cache: CacheOption,
+    cache: CacheOption = DEFAULT_CACHE,
     pascal3d: Annotated[
         Path | None, typer.Option(help="PASCAL3D+ root, where poses and CADs come from for the others.")
     ] = None,
@@ -213,8 +216,11 @@ def inspect(
 
 @app.command()
 def fit_shapes(
-    out: Annotated[Path, typer.Option(help="Folder for the shapes.")],
-    cache: Annotated[Path | None, typer.Option(help="Cache folder: the CADs, and where latents go.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the shapes.")] = DEFAULT_SHAPES,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Cache folder: the CADs, and where latents go.", show_default="cache"),
+    ] = None,
     cad_root: Annotated[
         Path | None, typer.Option(help="Instead of --cache, a folder with CAD/<category>/NN.off.")
     ] = None,
@@ -238,7 +244,9 @@ def fit_shapes(
     from ntdm.reports import diagnostics
     from ntdm.shapes import nearest_faces
 
-    if (cache is None) == (cad_root is None):
+    if cad_root is None:
+        cache = cache or DEFAULT_CACHE
+    elif cache is not None:
         raise typer.BadParameter("name either --cache or --cad-root")
     names = cli_options.split(categories) or None
     found = cad.find_cads(cad_root) if cad_root is not None else None
@@ -264,9 +272,9 @@ def fit_shapes(
 
 @app.command()
 def train(
-    cache: CacheOption,
-    shapes: ShapesOption,
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    cache: CacheOption = DEFAULT_CACHE,
+    shapes: ShapesOption = DEFAULT_SHAPES,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/<method>")] = None,
     method: Annotated[str | None, typer.Option(help=f"One of {', '.join(protocol.METHODS)}.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the run, in tables. Default: the method.")] = None,
     train_on: TrainOnOption = None,
@@ -316,7 +324,7 @@ def train(
             settled,
             cache,
             shapes,
-            out,
+            out or Path("runs", settled.method),
             train_on=tuple(cli_options.keys(train_on, "--train-on") or ["pascal3d/train"]),
             categories=cli_options.split(categories) or None,
             resume=resume,
@@ -357,8 +365,10 @@ def infer(
 
 @app.command()
 def evaluate(
-    run: RunOption,
-    cache: Annotated[Path, typer.Option(exists=True, help="Folder of the cache files, or one of them.")],
+    run: RunOption = Path("runs", "ntdm"),
+    cache: Annotated[
+        Path, typer.Option(exists=True, help="Folder of the cache files, or one of them.")
+    ] = DEFAULT_CACHE,
     splits: SplitsOption = None,
     config: ConfigOption = "tiny",
     settings: SetOption = None,
