@@ -43,7 +43,7 @@ def write(path: Path, count: int = 3, **changes) -> Path:
         "split": "train",
         "category": path.stem,
         "image_size": SIZE,
-        "config": {"a": 1, "scale": 0.1},
+        "config": {"scale": 0.1},
     }
     with cache.CacheWriter(path, cads=CADS, **(key | changes)) as writer:
         for i in range(count):
@@ -55,7 +55,7 @@ def write(path: Path, count: int = 3, **changes) -> Path:
 def test_what_is_written_is_read(tmp_path):
     path = write(tmp_path / "pascal3d" / "train" / "car.h5")
     with cache.CacheFile(path) as file:
-        assert len(file) == 3 and file.image_size == SIZE and file.config == {"a": 1}
+        assert len(file) == 3 and file.image_size == SIZE and file.config == {"scale": 0.1}
         assert (file.dataset, file.split, file.category) == ("pascal3d", "train", "car")
         assert file.dropped == {"no_pose": 2}
         assert file["name"] == ["photo_0_00", "photo_1_00", "photo_2_00"]
