@@ -23,7 +23,7 @@ import numpy as np
 
 from ntdm.config.protocol import CATEGORIES
 from ntdm.evaluation.ood_cv_challenge import OOD_CV_COLUMNS, challenge_name, in_order_of
-from ntdm.geometry.camera_np import rotation_from_angles
+from ntdm.geometry import camera_np
 from ntdm.io import cache as caches
 from ntdm.io import predictions
 from ntdm.io.outputs import atomic_path
@@ -154,7 +154,7 @@ def bop(paths: Sequence[Path], run: Path | None, out: Path) -> Path:
             continue
         if math.isnan(record.viewpoint[3]):
             raise ValueError(f"export bop: {run} predicts no distance, and a pose of BOP has a translation")
-        rotation = OPENCV_FROM_CAM[:, None] * rotation_from_angles(record.viewpoint)
+        rotation = OPENCV_FROM_CAM[:, None] * camera_np.rotation(record.viewpoint)
         translation = OPENCV_FROM_CAM * [0.0, 0.0, -MM_PER_CAD_UNIT * record.viewpoint[3]]
         numbers = (" ".join(map(cell_text, array.ravel() + 0.0)) for array in (rotation, translation))
         lines.append([*ids, cell_text(record.score), *numbers, cell_text(record.seconds)])

@@ -181,7 +181,7 @@ def _score_labels(predictions: Path, truth: Truth, errors: Path) -> Path:
     has_pose = table.measured("azimuth")
     if has_pose:
         columns["rotation_error"] = metrics.rotation_error(
-            camera_np.rotation_from_angles(angles), camera_np.rotation_from_angles(truth.viewpoint)
+            camera_np.rotation(angles), camera_np.rotation(truth.viewpoint)
         )
     if table.measured("predicted_category"):
         columns["class_correct"] = (columns["category"] == table["predicted_category"][rows]).astype(int)

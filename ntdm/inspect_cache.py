@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from ntdm.geometry.camera import cam_from_obj
+from ntdm.geometry.camera import Pinhole, cam_from_obj
 from ntdm.geometry.metrics import iou
 from ntdm.io.cache import CacheFile, Cads
 from ntdm.io.outputs import atomic_path
@@ -216,7 +216,8 @@ def _project(file: CacheFile, index: int, cad: tuple[np.ndarray, np.ndarray], zo
     height, width = file.image_size
     vertices, faces = torch.from_numpy(cad[0]).double(), torch.from_numpy(cad[1]).long()
     vertices_cam = cam_from_obj(vertices, torch.from_numpy(file.read("viewpoint", index)))
-    focal = torch.tensor(zoom * float(file.read("focal", index)), dtype=torch.float64)
-    principal_point = torch.from_numpy(zoom * file.read("principal_point", index))
-    size = (round(zoom * height), round(zoom * width))
-    return coverage(vertices_cam, faces, focal, principal_point, size).numpy()
+    focal, point = (torch.as_tensor(file.read(name, index)) for name in ("focal", "principal_point"))
+    camera = Pinhole(focal, point, file.image_size).scaled(zoom)
+    # The enlarged photo is rounded, not cut.
+    camera = camera._replace(size=(round(zoom * height), round(zoom * width)))
+    return coverage(vertices_cam, faces, *camera).numpy()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ntdm.config.stages import TrainConfig
 from ntdm.data.augment import Augmentation, Motion, covered, jitter_colours
-from ntdm.geometry.camera import mirror_viewpoint
+from ntdm.geometry.camera import Pinhole, mirror_viewpoint
 
 
 class Batch(NamedTuple):
@@ -24,6 +24,11 @@ class Batch(NamedTuple):
     latent: list[Tensor]  # [B] of [K_category]
     hidden: Tensor | None = None  # bool [B, H, W]: pixels that show another photo, or none
     amodal_mask: Tensor | None = None  # bool [B, H, W]: the whole object, whatever hides it
+
+    @property
+    def camera(self) -> Pinhole:
+        """The cameras of the photos."""
+        return Pinhole(self.focal, self.principal_point, (self.photo.shape[2], self.photo.shape[3]))
 
     def to(self, device: str) -> "Batch":
         """The batch on a device."""

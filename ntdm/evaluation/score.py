@@ -50,10 +50,10 @@ def score(predictions: Path, cache_files: Iterable[Path], out: Path) -> Scored:
             names = [(cache.category, name) for name in cache["name"]]
             rows = rows_of(table, cache)
             seen[rows] = True
-            truth = camera_np.rotation_from_angles(cache["viewpoint"])
+            truth = camera_np.rotation(cache["viewpoint"])
             for columns, errors in ((POSE_COLUMNS, rotation), (FREE_POSE_COLUMNS, rotation_free)):
                 angles = np.stack([table[column][rows] for column in columns[:3]], -1)
-                errors[rows] = metrics.rotation_error(camera_np.rotation_from_angles(angles), truth)
+                errors[rows] = metrics.rotation_error(camera_np.rotation(angles), truth)
             all_cads &= bool((cache["cad_index"] >= 0).all())
             all_occluders &= "occluder_mask" in cache
             if beside.exists():

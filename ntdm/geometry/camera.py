@@ -13,7 +13,7 @@ counter-clockwise in the picture. The camera centre is distance * (cos e sin a, 
 """
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from torch import Tensor
 # Of the conventions, and so here too.
 from ntdm.config.protocol import NOMINAL_DISTANCE as NOMINAL_DISTANCE
 from ntdm.config.protocol import PASCAL3D_FOCAL_PX as PASCAL3D_FOCAL_PX
+
+if TYPE_CHECKING:
+    from ntdm.geometry.crop import CropMap
 
 
 class Pinhole(NamedTuple):
@@ -30,6 +33,17 @@ class Pinhole(NamedTuple):
     principal_point: Tensor  # [B, 2] pixels, corner-origin frame
     size: tuple[int, int]  # (H, W)
 
+    @classmethod
+    def centred(cls, focal: Tensor, size: tuple[int, int]) -> "Pinhole":
+        """Cameras that look at the middle of their pictures.
+
+        Args:
+            focal: [B], or [] of one camera; pixels.
+            size: (H, W).
+        """
+        height, width = size
+        return cls(focal, focal.new_tensor([width / 2, height / 2]).expand(*focal.shape, 2), size)
+
     def scaled(self, factor: float) -> "Pinhole":
         """The cameras of the same pictures, `factor` times as wide and high in pixels, or in cells.
 
@@ -38,6 +52,18 @@ class Pinhole(NamedTuple):
         height, width = self.size
         size = (math.floor(height * factor + 1e-9), math.floor(width * factor + 1e-9))  # 49 * (1 / 49) < 1
         return Pinhole(self.focal * factor, self.principal_point * factor, size)
+
+    def in_photo(self, crop_map: "CropMap", size: tuple[int, int]) -> "Pinhole":
+        """The cameras of the photo, which see on its own grid what these see in a crop of it.
+
+        Args:
+            crop_map: from the photo to the crop whose cameras these are.
+            size: (H, W) of the photo.
+        """
+        # A float32 zoom would be rounded before the division, and the quotient once more.
+        focal = (self.focal.double() / crop_map.zoom).to(self.focal.dtype)
+        middle, centre = map(self.principal_point.new_tensor, (crop_map.principal_point, crop_map.centre))
+        return Pinhole(focal, (self.principal_point - middle) / crop_map.zoom + centre, size)
 
 
 def rotation(angles: Tensor) -> Tensor:
@@ -67,6 +93,19 @@ def angles_from_rotation(R: Tensor) -> Tensor:
     elevation = torch.asin(R[..., 2, 2].clamp(-1, 1))
     theta = torch.atan2(-R[..., 0, 2], R[..., 1, 2])
     return torch.stack([azimuth, elevation, theta], -1)
+
+
+def angles_from_direction(direction: Tensor) -> Tensor:
+    """Angles under which an object is seen from somewhere, upright.
+
+    Args:
+        direction: [..., 3] unit vectors from the object towards the camera, object frame.
+
+    Returns:
+        azimuth in (-pi, pi], elevation, theta [..., 3]; theta is 0. :func:`camera_centre` goes back.
+    """
+    x, y, z = direction.unbind(-1)
+    return torch.stack([torch.atan2(x, -y), torch.asin(z.clamp(-1, 1)), torch.zeros_like(z)], -1)
 
 
 def cam_from_obj(points: Tensor, viewpoint: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""The camera of camera.py on NumPy arrays: what prep-data needs of it.
+"""The camera of camera.py on NumPy arrays, for what runs without torch: prep-data, scoring, reports.
 
-Its workers are processes that would otherwise each wait a second for torch, which they have no other use for.
-A test holds this file against its twin.
+The workers of prep-data are processes that would otherwise each wait a second for torch, which they have no
+other use for. A test holds this file against its twin.
 """
 
 import numpy as np
@@ -13,34 +13,8 @@ from ntdm.geometry.metrics import Array
 NEAR = 1e-3
 
 
-def rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    """R [3, 3] of one viewpoint, as camera.rotation."""
-    (ca, ce, ct), (sa, se, st) = np.cos(angles[:3]), np.sin(angles[:3])
-    right = np.array([ca, sa, 0.0])
-    up = np.array([-se * sa, se * ca, ce])
-    back = np.array([ce * sa, -ce * ca, se])
-    return np.stack([ct * right - st * up, st * right + ct * up, back])
-
-
-def cam_from_obj(points: NDArray[np.floating], viewpoint: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Object points [V, 3] in the frame of one camera, f64, as camera.cam_from_obj; viewpoint [4]."""
-    # Not @, for which a BLAS may start threads.
-    moved = np.einsum("vk,ik->vi", points.astype(np.float64), rotation(viewpoint))
-    return moved - np.array([0.0, 0.0, viewpoint[3]])
-
-
-def project(
-    points_cam: NDArray[np.float64], focal: float, principal_point: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Pixels [V, 2] of points [V, 3] in front of one camera, as camera.project; principal_point [2]."""
-    scale = focal / -points_cam[:, 2:]
-    return principal_point + scale * points_cam[:, :2] * [1, -1]
-
-
-def rotation_from_angles(angles: ArrayLike) -> Array:
+def rotation(angles: ArrayLike) -> Array:
     """Rotation of ``cam_from_obj``: the numpy twin of :func:`ntdm.geometry.camera.rotation`.
-
-    Scoring and reports must run where torch is not installed; a test holds the two together.
 
     Args:
         angles: [..., 3] or more columns, azimuth, elevation, theta first; radians.
@@ -60,3 +34,18 @@ def rotation_from_angles(angles: ArrayLike) -> Array:
     back = np.stack([ce * sa, -ce * ca, se], -1)
     ct, st = ct[..., None], st[..., None]
     return np.stack([ct * right - st * up, st * right + ct * up, back], -2)
+
+
+def cam_from_obj(points: NDArray[np.floating], viewpoint: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Object points [V, 3] in the frame of one camera, f64, as camera.cam_from_obj; viewpoint [4]."""
+    # Not @, for which a BLAS may start threads.
+    moved = np.einsum("vk,ik->vi", points.astype(np.float64), rotation(viewpoint))
+    return moved - np.array([0.0, 0.0, viewpoint[3]])
+
+
+def project(
+    points_cam: NDArray[np.float64], focal: float, principal_point: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Pixels [V, 2] of points [V, 3] in front of one camera, as camera.project; principal_point [2]."""
+    scale = focal / -points_cam[:, 2:]
+    return principal_point + scale * points_cam[:, :2] * [1, -1]

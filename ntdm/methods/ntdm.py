@@ -109,7 +109,7 @@ class NTDM(FeatureModel):
         """
         config, texels = self.config, self.config.texture_size**2
         features = self.features(batch.photo)
-        surface = self.annotated_surface(batch, (features.shape[1], features.shape[2]))
+        surface = self.annotated_surface(batch)
         scattered, weight = self._scatter(features, surface, batch)
         background = distributed.all_gather_rows(self._background_samples(features, batch, generator))
         image, texel = (weight > 0).nonzero(as_tuple=True)  # P visible texels, image by image
@@ -167,10 +167,10 @@ class NTDM(FeatureModel):
         }
 
     @torch.no_grad()
-    def annotated_surface(self, batch: Batch, size: tuple[int, int]) -> SurfaceMap:
+    def annotated_surface(self, batch: Batch) -> SurfaceMap:
         """The annotated meshes on the features' grid."""
-        camera = Pinhole(batch.focal / self.stride, batch.principal_point / self.stride, size)
-        return self.surface_map(cam_from_obj(self.annotated_shapes(batch), batch.viewpoint), camera)
+        vertices_cam = cam_from_obj(self.annotated_shapes(batch), batch.viewpoint)
+        return self.surface_map(vertices_cam, batch.camera.scaled(1 / self.stride))
 
     def _scatter(self, features: Tensor, surface: SurfaceMap, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features and view directions at the texels [B * q * q, d + 3], and the weights [B, q * q].

@@ -34,10 +34,9 @@ class Parameters(NamedTuple):
 
     def camera(self, focal: float, size: tuple[int, int]) -> Pinhole:
         """The camera of the crop [H, W] with this focal length, pixels, and the rows' principal points."""
-        height, width = size
-        middle = self.offset.new_tensor([width / 2, height / 2])
-        point = middle + self.offset * (OFFSET_UNIT * max(height, width))
-        return Pinhole(self.offset.new_full((len(self.offset),), focal), point, size)
+        middle = Pinhole.centred(self.offset.new_full((len(self.offset),), focal), size)
+        shift = self.offset * (OFFSET_UNIT * max(size))
+        return middle._replace(principal_point=middle.principal_point + shift)
 
 
 def free_columns(count: int, *, distance: bool, offset: bool, scale: bool, device: torch.device) -> Tensor:

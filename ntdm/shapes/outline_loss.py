@@ -7,7 +7,6 @@ outline's outward motion. That is the derivative of :meth:`Outlines.excess`; a m
 """
 
 import copy
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +14,8 @@ import torch
 from scipy.ndimage import binary_closing, binary_fill_holes, distance_transform_edt
 from torch import Tensor
 
-from ntdm.geometry import camera
+from ntdm.geometry.camera import Pinhole, angles_from_direction, cam_from_obj
+from ntdm.geometry.mesh import middle
 from ntdm.ops.rasterize import coverage, rasterize
 from ntdm.shapes.visible_surface import Surface, directions
 
@@ -33,10 +33,10 @@ class Outlines:
 
     def __init__(self, surfaces: Sequence[Surface], seed: int) -> None:
         turn = np.linalg.qr(np.random.default_rng(seed).standard_normal((3, 3)))[0]
-        towards = np.clip(directions(VIEWS) @ turn.T, -1, 1)
-        self._angles = torch.tensor([(math.atan2(x, -y), math.asin(z), 0.0, 0.0) for x, y, z in towards])
+        towards = directions(VIEWS) @ turn.T
+        self._angles = angles_from_direction(torch.from_numpy(towards)).float()
         self._diagonal = torch.tensor([s.diagonal for s in surfaces])
-        self._centre = torch.stack([_middle(s) for s in surfaces])
+        self._centre = torch.stack([middle(s.vertices, s.all_faces) for s in surfaces])
         self._depth = torch.stack([_signed(self._masks(k, s)) for k, s in enumerate(surfaces)])
 
     def of(self, which: Sequence[int], device: str = "cpu") -> "Outlines":
@@ -62,10 +62,9 @@ class Outlines:
         pick = torch.stack([torch.randperm(VIEWS, generator=generator)[:views] for _ in range(K)])
         posed = torch.cat([self._posed(vertices[k], k, pick[k]) for k in range(K)])
         count = len(posed)
-        focal = torch.full((count,), FOCAL * SIZE, device=device)
-        principal_point = torch.full((count, 2), SIZE / 2, device=device)
+        view = Pinhole.centred(torch.full((count,), FOCAL * SIZE, device=device), (SIZE, SIZE))
         with torch.no_grad():
-            seen = rasterize(posed, faces, focal, principal_point, (SIZE, SIZE))
+            seen = rasterize(posed, faces, *view)
             image, row, column, outward = _rim(seen.face_index >= 0)
             wrong = self._depth[torch.arange(K)[:, None], pick].flatten(0, 1)[image, row, column]
             share = wrong / torch.bincount(image, minlength=count).clamp_min(1)[image]
@@ -81,19 +80,14 @@ class Outlines:
 
     def _posed(self, vertices: Tensor, k: int, views: Tensor) -> Tensor:
         """[views, V, 3]: mesh [V, 3] of CAD k in the cameras' frames."""
-        viewpoints = self._angles[views].clone()
-        viewpoints[:, 3] = DISTANCE * self._diagonal[k]
-        return camera.cam_from_obj((vertices - self._centre[k])[None], viewpoints)
+        distance = (DISTANCE * self._diagonal[k]).expand(len(views), 1)
+        viewpoints = torch.cat([self._angles[views], distance], 1)
+        return cam_from_obj((vertices - self._centre[k])[None], viewpoints)
 
     def _masks(self, k: int, surface: Surface) -> np.ndarray:
-        camera_of = (torch.tensor(FOCAL * SIZE), torch.full((2,), SIZE / 2), (SIZE, SIZE))
+        view = Pinhole.centred(torch.tensor(FOCAL * SIZE), (SIZE, SIZE))
         posed = self._posed(surface.vertices, k, torch.arange(VIEWS))
-        return np.stack([coverage(v, surface.all_faces, *camera_of).numpy() for v in posed])
-
-
-def _middle(surface: Surface) -> Tensor:
-    used = surface.vertices[surface.all_faces.reshape(-1)]
-    return (used.amin(0) + used.amax(0)) / 2
+        return np.stack([coverage(v, surface.all_faces, *view).numpy() for v in posed])
 
 
 def _signed(masks: np.ndarray) -> Tensor:

@@ -4,14 +4,14 @@ Two yardsticks stand beside it: the floor, the category's scaled sphere, and the
 topology that is fitted to one CAD alone (fit_meshes.py).
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ntdm.geometry import camera, metrics
+from ntdm.geometry import metrics
+from ntdm.geometry.camera import Pinhole, angles_from_direction, cam_from_obj
 from ntdm.geometry.mesh import Cad, as_mesh, face_neighbours, face_normals, middle, sample_surface
 from ntdm.ops.rasterize import coverage
 from ntdm.shapes.nearest_faces import nearest_faces, points_on_faces
@@ -31,10 +31,9 @@ class ShapeQuality:
         self._target = nearest_faces([(surface.vertices, surface.faces)], surface.diagonal)
         truth, truth_faces = as_mesh(cad)
         self._centre = middle(truth, truth_faces)
-        self._views = [
-            torch.tensor((math.atan2(x, -y), math.asin(z), 0.0, 5 * surface.diagonal))
-            for x, y, z in directions(views).tolist()
-        ]
+        angles = angles_from_direction(torch.from_numpy(directions(views)).double())
+        distance = angles.new_full((views, 1), 5 * surface.diagonal)
+        self._views = torch.cat([angles, distance], 1).float()
         self._size = size
         self._truth = self._masks(truth, truth_faces)
 
@@ -59,12 +58,9 @@ class ShapeQuality:
 
     def _masks(self, vertices: Tensor, faces: Tensor) -> np.ndarray:
         # A unit diagonal at distance 5 fills 90 % of the picture.
-        size = self._size
-        view = (torch.tensor(4.5 * size), torch.tensor([size / 2, size / 2]), (size, size))
+        view = Pinhole.centred(torch.tensor(4.5 * self._size), (self._size, self._size))
         centred = vertices - self._centre
-        return np.stack(
-            [coverage(camera.cam_from_obj(centred, v), faces, *view).numpy() for v in self._views]
-        )
+        return np.stack([coverage(cam_from_obj(centred, v), faces, *view).numpy() for v in self._views])
 
 
 def folds(vertices: Tensor, faces: Tensor) -> dict[str, float]:

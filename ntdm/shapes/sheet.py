@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ntdm.geometry import camera
+from ntdm.geometry.camera import Pinhole, cam_from_obj
 from ntdm.geometry.mesh import Cad, as_mesh, face_normals, middle
 from ntdm.io.outputs import atomic_path
 from ntdm.ops.rasterize import interpolate, rasterize
@@ -51,7 +51,7 @@ def write_sheet(
             viewpoint = torch.tensor(
                 [math.radians(azimuth), math.radians(elevation), 0.0, 5 * surface.diagonal]
             )
-            posed, true_posed = (camera.cam_from_obj(v - centre, viewpoint) for v in (vertices, truth))
+            posed, true_posed = (cam_from_obj(v - centre, viewpoint) for v in (vertices, truth))
             tiles[0].append(_view(true_posed, truth_faces))
             tiles[1].append(_view(posed, faces))
             tiles[2].append(_view(posed, faces, error))
@@ -77,8 +77,8 @@ def error_colours(error: Tensor) -> np.ndarray:
 def _view(vertices_cam: Tensor, faces: Tensor, error: Tensor | None = None) -> pictures.Picture:
     """One mesh in the camera frame as a shaded tile u8 [TILE, TILE, 3]."""
     # A unit diagonal at distance 5 would just leave the picture; none is seen at its full length.
-    focal, principal_point = torch.tensor([5.2 * TILE]), torch.full((1, 2), TILE / 2)
-    fragments = rasterize(vertices_cam[None], faces, focal, principal_point, (TILE, TILE))
+    view = Pinhole.centred(torch.tensor([5.2 * TILE]), (TILE, TILE))
+    fragments = rasterize(vertices_cam[None], faces, *view)
     seen = fragments.face_index[0]
     normals = face_normals(vertices_cam[None], faces)[0][seen.clamp_min(0)]
     normals = torch.where(seen[..., None] >= 0, normals, torch.zeros(()))

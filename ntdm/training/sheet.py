@@ -29,7 +29,7 @@ def draw_sheet(model: NTDM, batch: Batch, path: Path) -> Path:
     """
     batch = batch.first(PHOTOS)
     features = model.features(batch.photo)
-    rendered, known = _rendered(model, batch, (features.shape[1], features.shape[2]))
+    rendered, known = _rendered(model, batch)
     basis = _principal(rendered[known] if known.any() else features.flatten(0, 2))
     height, width = batch.photo.shape[2:]
     hidden = torch.zeros_like(batch.background) if batch.hidden is None else batch.hidden
@@ -53,9 +53,9 @@ def draw_sheet(model: NTDM, batch: Batch, path: Path) -> Path:
     return path
 
 
-def _rendered(model: NTDM, batch: Batch, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _rendered(model: NTDM, batch: Batch) -> tuple[Tensor, Tensor]:
     """The textures at the annotated poses: unit features [B, h, w, d], and where they are known [B, h, w]."""
-    surface = model.annotated_surface(batch, size)
+    surface = model.annotated_surface(batch)
     inside = surface.fragments.face_index >= 0
     which = torch.tensor(batch.category, device=inside.device)[inside.nonzero()[:, 0]]
     alpha = model.texture.alpha(surface.local_view[inside])

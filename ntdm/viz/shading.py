@@ -3,6 +3,7 @@
 import numpy as np
 from torch import Tensor
 
+from ntdm.geometry.camera import Pinhole
 from ntdm.geometry.mesh import vertex_normals
 from ntdm.ops.rasterize import Fragments, interpolate, rasterize
 from ntdm.viz import pictures
@@ -17,8 +18,7 @@ def seen_from_ahead(cam: Tensor, faces: Tensor, focal: float, size: tuple[int, i
         focal: pixels.
         size: (H, W).
     """
-    centre = cam.new_tensor([[size[1] / 2, size[0] / 2]])
-    return rasterize(cam, faces, cam.new_tensor([focal]), centre, size)
+    return rasterize(cam, faces, *Pinhole.centred(cam.new_tensor([focal]), size))
 
 
 def shading(cam: Tensor, faces: Tensor, fragments: Fragments) -> np.ndarray:

@@ -77,10 +77,10 @@ def test_errors_are_those_of_the_predictions(evaluated, tiny_folder):
     for i, (category, name) in enumerate(table.keys()):
         with CacheFile(tiny_folder / "cache" / "occluded_pascal3d" / "L1" / f"{category}.h5") as file:
             j = file["name"].index(name)
-            truth = camera_np.rotation_from_angles(file["viewpoint"][j])
+            truth = camera_np.rotation(file["viewpoint"][j])
             amodal, visible = file.read("amodal_mask", j), file.read("visible_mask", j)
         angles = np.array([table[k][i] for k in ("azimuth", "elevation", "theta")])
-        error = metrics.rotation_error(camera_np.rotation_from_angles(angles), truth)
+        error = metrics.rotation_error(camera_np.rotation(angles), truth)
         assert errors["rotation_error"][i] == pytest.approx(float(error), abs=1e-6)
         for column, mask, want in (
             ("amodal_iou", geometry.amodal[i], amodal),

@@ -14,7 +14,7 @@ from ntdm.config.protocol import NUISANCES, OCCLUSION_LEVELS
 from ntdm.evaluation import ood_cv_challenge
 from ntdm.evaluation.ood_cv_challenge import OOD_CV_COLUMNS
 from ntdm.evaluation.score import score
-from ntdm.geometry.camera_np import rotation_from_angles
+from ntdm.geometry import camera_np
 from ntdm.geometry.metrics import rotation_error
 from ntdm.io.cache import CacheFile
 from ntdm.io.cache_split import find
@@ -358,5 +358,5 @@ def test_theta_is_the_error_itself():
     """What the known accuracies above rest on."""
     angles = np.random.default_rng(0).uniform(-3, 3, (50, 3))
     turned = angles + np.array([0, 0, 0.3])
-    found = rotation_error(rotation_from_angles(turned), rotation_from_angles(angles))
+    found = rotation_error(camera_np.rotation(turned), camera_np.rotation(angles))
     assert found == pytest.approx(np.full(50, 0.3))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ntdm.geometry import camera, camera_np
+from ntdm.geometry.crop import CropMap
 
 
 def float64(values) -> torch.Tensor:
@@ -103,3 +104,33 @@ def test_the_numpy_twin_agrees():
         np.testing.assert_allclose(there, torch_there.numpy(), atol=1e-14)
         xy, _ = camera.project(torch_there, torch.tensor(3000.0).double(), torch.from_numpy(principal))
         np.testing.assert_allclose(camera_np.project(there, 3000.0, principal), xy.numpy(), atol=1e-9)
+
+
+def test_a_crops_camera_in_the_photo():
+    """What the crop's camera sees at a crop pixel, the photo's sees where the crop map takes it from."""
+    crop_map = CropMap((96, 128), 0.37, (211.5, 87.25))
+    points = camera.cam_from_obj(float64([[0.1, -0.2, 0.05], [0, -0.42, 0], [-0.3, 0.1, 0.2]]), TURNED)
+    crop = camera.Pinhole(float64([600.0]), float64([[70.0, 41.0]]), crop_map.size)
+    photo = crop.in_photo(crop_map, (300, 400))
+    assert photo.size == (300, 400)
+    (here, _), (there, _) = (camera.project(points[None], c.focal, c.principal_point) for c in (photo, crop))
+    np.testing.assert_allclose(crop_map.crop_from_photo(here[0].numpy()), there[0].numpy(), atol=1e-9)
+
+
+def test_centred_cameras():
+    one, many = (camera.Pinhole.centred(f, (90, 120)) for f in (torch.tensor(300.0), torch.full((3,), 300.0)))
+    assert one.principal_point.tolist() == [60, 45]
+    assert many.principal_point.tolist() == [[60, 45]] * 3
+    assert [camera.Pinhole.centred(many.focal, (91, 125)).scaled(s).size for s in (1 / 4, 2.0)] == [
+        (22, 31), (182, 250),
+    ]  # fmt: skip
+
+
+def test_angles_from_a_direction_stand_there():
+    generator = torch.Generator().manual_seed(0)
+    towards = torch.randn(50, 3, generator=generator, dtype=torch.float64)
+    towards = torch.cat([torch.nn.functional.normalize(towards, dim=1), float64([[0, 0, 1], [0, 0, -1]])])
+    angles = camera.angles_from_direction(towards)
+    assert (angles[:, 2] == 0).all()
+    centre = camera.camera_centre(torch.cat([angles, torch.ones(52, 1, dtype=torch.float64)], 1))
+    torch.testing.assert_close(centre, towards, atol=1e-12, rtol=0)

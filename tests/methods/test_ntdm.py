@@ -112,7 +112,7 @@ def test_first_step_lays_the_photo_onto_the_right_texels(tiny, model, batch):
 
     vertices = torch.cat([model.shape(c)(z[None]) for c, z in zip(batch.category, batch.latent, strict=True)])
     cam = cam_from_obj(vertices, batch.viewpoint)
-    surface = model.surface_map(cam, Pinhole(batch.focal, batch.principal_point, (64, 64)).scaled(1 / 4))
+    surface = model.surface_map(cam, batch.camera.scaled(1 / 4))
     covered = surface.fragments.face_index >= 0
     maps = normalize(torch.ones(len(vertices), 16, 16, 16), dim=-1)
     maps[covered] = painting(normalize(surface.sphere[covered], dim=-1))
@@ -189,7 +189,7 @@ def test_hidden_cells_learn_to_be_called_hidden(tiny, batch):
     model = build(tiny)
     patched = hidden_by_background(batch)
     features = model.features(patched.photo)
-    surface = model.annotated_surface(patched, (features.shape[1], features.shape[2]))
+    surface = model.annotated_surface(patched)
     assert model._occlusion_loss(features, surface, patched) == 0  # the bank is empty
     model.training_loss(batch, generator())
     assert model._occlusion_loss(features, surface, batch) == 0  # no patches
