@@ -16,8 +16,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "load": "ntdm.estimator",
     "Estimator": "ntdm.estimator",
-    "Estimate": "ntdm.estimator",
-    "FittedMesh": "ntdm.estimator",
+    "Estimate": "ntdm.estimate",
+    "FittedMesh": "ntdm.estimate",
     "rasterize": "ntdm.ops.rasterize",
     "interpolate": "ntdm.ops.rasterize",
     "Fragments": "ntdm.ops.rasterize",
@@ -40,9 +40,9 @@ __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from ntdm import reports as reports
-    from ntdm.estimator import Estimate as Estimate
+    from ntdm.estimate import Estimate as Estimate
+    from ntdm.estimate import FittedMesh as FittedMesh
     from ntdm.estimator import Estimator as Estimator
-    from ntdm.estimator import FittedMesh as FittedMesh
     from ntdm.estimator import load as load
     from ntdm.geometry import camera as camera
     from ntdm.geometry import mesh as mesh

@@ -7,16 +7,24 @@
               overlay.png   the mesh over the photo
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ntdm.config.stages import InferConfig
-from ntdm.estimator import Box, Estimator, check_result_folder, checked_box
+from ntdm.estimate import Box, check_result_folder
+from ntdm.estimator import Estimator, checked_box
 from ntdm.io.outputs import sweep, up_to_date
 from ntdm.io.photo import read_photo
 from ntdm.io.progress import track
+
+# Bytes of decoded photos that are kept between the look at all of them and the work on each; photos beyond
+# these are decoded once more.
+KEPT_BYTES = 2**30
 
 
 def run(
@@ -56,14 +64,17 @@ def run(
         raise ValueError(
             f"two photos are called {twice[0]}: their results would share a folder; infer them apart"
         )
-    todo = []
+    todo: list[tuple[Path, np.ndarray | None]] = []
+    room = KEPT_BYTES
     for path in images:  # all are looked at before the first is worked on
         photo = read_photo(path)
         made_with = estimator.made_with(photo, checked_box(bbox, photo, str(path)))
         if not _finished(out / path.stem, made_with, overwrite):
-            todo.append(path)
-    for path in track(todo, "infer"):
-        estimator(path, bbox).save(out / path.stem, overwrite=True)
+            room -= photo.nbytes
+            todo.append((path, photo if room >= 0 else None))
+    for path, kept in track(todo, "infer"):
+        estimate = estimator(read_photo(path) if kept is None else kept, bbox)
+        dataclasses.replace(estimate, name=path.name).save(out / path.stem, overwrite=True)
     return out
 
 

@@ -35,7 +35,7 @@ DOORS = {
         "ntdm.reports.diagnostics",
         "ntdm.reports.estimates",
         "ntdm.reports.figures",
-        "ntdm.estimator",
+        "ntdm.estimate",  # the type of what plot() gives
     },
     "pycocotools": {"ntdm.export"},
     "torchvision": {"ntdm.methods.mask_rcnn"},

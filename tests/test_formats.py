@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ntdm import estimator, export
+from ntdm import estimate, export
 from ntdm.data_prep import write_caches
 from ntdm.data_prep.readers import nemo_prepared, occluded_pascal3d, pascal3d
 from ntdm.data_prep.readers.ood_cv import names
@@ -30,7 +30,7 @@ NAMES = {
     ],
     "predictions": [*predictions.PREDICTION_COLUMNS, *predictions.DenseOutputs.__dataclass_fields__],
     "errors": [*error_table.ERROR_COLUMNS, *error_table.OPTIONAL_ERROR_COLUMNS],
-    "infer": [*estimator.FILES],
+    "infer": [*estimate.FILES],
     "faults": sorted(write_caches.FAULTS),
     "run": [str(LAST_CHECKPOINT)],
     "exports": [*export.BOP_COLUMNS, *export.BOP_IMAGE_COLUMNS, *ood_cv_challenge.OOD_CV_COLUMNS],

@@ -226,6 +226,16 @@ class CacheFile:
         self.config, self.dropped = header.config, header.dropped
         self.image_size = header.image_size
 
+    path: Path
+    dataset: str
+    split: str
+    category: str
+    inputs: str
+    pixels: str
+    image_size: tuple[int, int]
+    config: dict[str, Any]
+    dropped: dict[str, int]
+
     @property
     def nominal_focal(self) -> float:
         """3000 s: what inference takes for the focal length; it does not know the annotated distance."""

@@ -118,6 +118,8 @@ def photo_from_image(image: Image.Image) -> NDArray[np.uint8]:
     try:
         check_size(image)  # turning it decodes it
         return to_rgb(ImageOps.exif_transpose(image))
+    except MemoryError:
+        raise
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged bytes.
     except Exception as error:
         raise ValueError(f"the photo cannot be read as an image: {reason(error)}") from None

@@ -313,7 +313,8 @@ class NTDMPredictor:
         amodal = torch.zeros(count, *photo.shape[2:], dtype=torch.bool, device=photo.device)
         visible, amodal_free = amodal.clone(), amodal.clone()
         for c, (rows, solution) in enumerate(fits):
-            seen, shown = self.solvers[c].masks(solution, photos.select(rows))
+            logit = self.solvers[c].visible_logit(solution, photos.select(rows))
+            seen, shown = self.solvers[c].masks(solution, logit)
             mine, free = own[rows] == c, best[rows] == c
             for whole, found in (
                 (viewpoint, solution.viewpoint),

@@ -8,7 +8,7 @@ from torch import Tensor
 from ntdm.geometry.camera import Pinhole
 
 # Columns before the K entries of the latent.
-POSE_COLUMNS = 7
+NUM_POSE_COLUMNS = 7
 # The principal point moves in tenths of the crop's longer side, so that one rate of Adam serves all columns.
 OFFSET_UNIT = 0.1
 
@@ -25,7 +25,7 @@ class Parameters(NamedTuple):
     @classmethod
     def of(cls, rows: Tensor) -> "Parameters":
         """The columns of `rows` [B, 7 + K]."""
-        return cls(rows[:, :3], rows[:, 3], rows[:, 4:6], rows[:, 6], rows[:, POSE_COLUMNS:])
+        return cls(rows[:, :3], rows[:, 3], rows[:, 4:6], rows[:, 6], rows[:, NUM_POSE_COLUMNS:])
 
     @property
     def viewpoint(self) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ntdm.config.stages import InferConfig
 
+# Those of NeMo (Wang et al., ICLR 2021), not Adam's usual 0.9 and 0.999.
 BETA1, BETA2 = 0.4, 0.6
 
 

@@ -27,7 +27,7 @@ from ntdm.nn.background import foreground_logit
 from ntdm.ops.rasterize import rasterize
 from ntdm.ops.soft_silhouette import soft_silhouette
 from ntdm.render_and_compare.encode import LEAST_EVIDENCE, EncodedPhotos, foreground_gain
-from ntdm.render_and_compare.parameters import POSE_COLUMNS, Parameters, free_columns
+from ntdm.render_and_compare.parameters import NUM_POSE_COLUMNS, Parameters, free_columns
 from ntdm.render_and_compare.renderer import Renderer, Shape, SurfaceMap
 from ntdm.render_and_compare.row_adam import RowAdam
 from ntdm.render_and_compare.starts import Starts, posed
@@ -42,6 +42,10 @@ class Solution(NamedTuple):
     scale: Tensor  # [N] s'
     loss: Tensor  # [N]
     vertices: Tensor  # [N, V, 3] object frame
+
+    def select(self, rows: Tensor) -> "Solution":
+        """That of the photos with the numbers `rows` [n]."""
+        return Solution(*(field[rows] for field in self))
 
 
 class Solver:
@@ -152,7 +156,7 @@ class Solver:
             rows.shape[1], distance=config.refine_distance, offset=config.refine_principal_point,
             scale=config.refine_scale, device=rows.device,
         )  # fmt: skip
-        latent = torch.arange(rows.shape[1], device=rows.device) >= POSE_COLUMNS
+        latent = torch.arange(rows.shape[1], device=rows.device) >= NUM_POSE_COLUMNS
         adam = RowAdam(rows, config, steps, patience)
         shape: Shape | None = None
         for step in range(steps + 1):
@@ -199,15 +203,14 @@ class Solver:
         return Pinhole(focal, solution.principal_point, self.image_size)
 
     @torch.no_grad()
-    def masks(self, solution: Solution, photos: EncodedPhotos) -> tuple[Tensor, Tensor]:
+    def masks(self, solution: Solution, logit: Tensor) -> tuple[Tensor, Tensor]:
         """Amodal and visible masks, bool [N, H, W] each, at crop resolution.
 
-        Amodal is the projection O of the mesh; visible is where, within O, `visible_logit` is positive,
-        up-sampled.
+        Amodal is the projection O of the mesh; visible is where, within O, `logit` [N, h, w] is positive,
+        up-sampled: that of :meth:`visible_logit`.
         """
         cam = cam_from_obj(solution.vertices, solution.viewpoint)
         amodal = rasterize(cam, self.renderer.faces, *self.camera(solution)).face_index >= 0
-        logit = self.visible_logit(solution, photos)
         fine = F.interpolate(logit[:, None], size=self.image_size, mode="bilinear", align_corners=False)[:, 0]
         # Cells outside O are 0, so that they do not decide over pixels at the rim: a pixel of O for which no
         # cell speaks is counted visible.
@@ -234,25 +237,30 @@ class Solver:
 
 
 def fit_categories(
-    solvers: Sequence[Solver], photos: EncodedPhotos, own: Tensor | None = None
+    solvers: Sequence[Solver], photos: EncodedPhotos, category: Tensor | None = None
 ) -> tuple[Tensor, list[tuple[Tensor, Solution]]]:
-    """Fit every photo under the categories that it may show, and under category `own` [N] where it is given.
+    """Fit every photo under the categories that it may show.
 
     What the best start of a category lacks at the beginning it hardly ever makes up for: a category that is
     behind by more than `class_margin` there is not refined.
 
+    Args:
+        solvers: of the M categories.
+        photos: N of them.
+        category: [N] numbers of categories under which the photos are fitted in any case; None: no such one.
+
     Returns:
-        losses [N, M], of a category that is behind its best start's, even where it is refined as a photo's
-        own, as the choice of the class must not know the answer; and of every category the numbers [n] of the
-        photos fitted under it, with what was found.
+        losses [N, M], of a category that is behind its best start's, even where it is refined because
+        `category` asks for it, as the choice of the class must not know the answer; and of every category the
+        numbers [n] of the photos fitted under it, with their solution.
     """
     chosen = [solver.starts.choose(photos) for solver in solvers]
     losses = torch.stack([s.least_loss(c, photos) for s, c in zip(solvers, chosen, strict=True)], 1)
     likely = losses <= losses.amin(1, keepdim=True) + solvers[0].config.class_margin
-    wanted = likely if own is None else likely.scatter(1, own[:, None], True)
+    refined = likely if category is None else likely.scatter(1, category[:, None], True)
     fits = []
     for c, solver in enumerate(solvers):
-        rows = wanted[:, c].nonzero()[:, 0]
+        rows = refined[:, c].nonzero()[:, 0]
         solution = solver.solve(photos.select(rows), chosen[c][rows])
         losses[rows, c] = torch.where(likely[rows, c], solution.loss, losses[rows, c])
         fits.append((rows, solution))

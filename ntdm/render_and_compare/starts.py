@@ -10,7 +10,7 @@ from torch import Tensor
 from ntdm.config.stages import InferConfig
 from ntdm.geometry.camera import cam_from_obj, camera_centre
 from ntdm.render_and_compare.encode import LEAST_EVIDENCE, EncodedPhotos, foreground_gain
-from ntdm.render_and_compare.parameters import POSE_COLUMNS, Parameters
+from ntdm.render_and_compare.parameters import NUM_POSE_COLUMNS, Parameters
 from ntdm.render_and_compare.renderer import Renderer, Shape
 
 # Cells along the longer side of the grid that starts are compared on, at most: all of them stay in memory.
@@ -65,10 +65,10 @@ class Starts:
         angles = [[math.radians(x) for x in column] for column in (config.elevations, config.thetas)]
         grid = list(itertools.product(azimuths, *angles))
         poses = torch.tensor(grid, device=self.renderer.faces.device)
-        rows = poses.new_zeros(len(poses), len(self.latents), POSE_COLUMNS + self.renderer.num_latents)
+        rows = poses.new_zeros(len(poses), len(self.latents), NUM_POSE_COLUMNS + self.renderer.num_latents)
         rows[..., :3] = poses[:, None]
         rows[..., 3] = math.log(config.distance)
-        rows[..., POSE_COLUMNS:] = self.latents
+        rows[..., NUM_POSE_COLUMNS:] = self.latents
         return rows.flatten(0, 1)
 
     @torch.no_grad()

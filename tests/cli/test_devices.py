@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ntdm import evaluate, infer, train
-from ntdm.estimator import FILES
+from ntdm.estimate import FILES
 from ntdm.io.cache import CacheFile
 from ntdm.ops import kernels
 from pretended_cuda import pretended_cuda

@@ -10,7 +10,8 @@ from PIL import Image
 
 import ntdm
 from ntdm import infer
-from ntdm.estimator import FILES, Estimator
+from ntdm.estimate import FILES
+from ntdm.estimator import Estimator
 
 BOX = (10.0, 5.0, 80.0, 60.0)
 
@@ -36,8 +37,22 @@ def estimate(estimator, photo) -> ntdm.Estimate:
     return estimator(photo, BOX)
 
 
-def test_its_files_are_those_of_infer_byte_for_byte(tiny, tiny_folder, photo, estimate, tmp_path):
-    infer.run([photo], tiny_folder / "ntdm", tmp_path / "inferred", BOX, tiny.INFER)
+class CountedPath(type(Path())):
+    """A path that knows how often its file was read."""
+
+    def read_bytes(self) -> bytes:
+        self.reads = getattr(self, "reads", 0) + 1
+        return super().read_bytes()
+
+
+@pytest.mark.parametrize(("kept", "reads"), [(infer.KEPT_BYTES, 1), (0, 2)])
+def test_infer_writes_the_same_bytes_and_reads_a_photo_once_where_it_has_room(
+    tiny, tiny_folder, photo, estimate, kept, reads, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(infer, "KEPT_BYTES", kept)
+    path = CountedPath(photo)
+    infer.run([path], tiny_folder / "ntdm", tmp_path / "inferred", BOX, tiny.INFER)
+    assert path.reads == reads
     saved = estimate.save(tmp_path / "saved")
     assert {path.name for path in saved.iterdir()} == set(FILES)
     for name in FILES:
@@ -71,12 +86,18 @@ def test_path_image_and_array_are_one_photo(estimator, photo, estimate):
     assert [other.name for other in others] == [None, None, "holiday.png"]
 
 
-def test_a_list_is_a_batch(estimator, photo, estimate):
-    whole, boxed = estimator([photo, photo], [None, BOX])
-    assert whole.bbox == (0, 0, 90, 70) and boxed.bbox == BOX
-    assert boxed.category == estimate.category
+def test_a_list_is_fitted_in_batches(estimator, photo, estimate):
+    assert estimator.config.batch_size == 2
+    whole, boxed, last = estimator([photo, photo, str(photo)], [None, BOX, BOX])
+    assert whole.bbox == (0, 0, 90, 70) and boxed.bbox == last.bbox == BOX
+    alone = estimator(photo)
+    assert last.losses == estimate.losses  # a batch of its own
     # Products of another batch size round otherwise.
-    assert boxed.score == pytest.approx(estimate.score, abs=1e-3)
+    for one, other in ((whole, alone), (boxed, estimate)):
+        assert one.category == other.category and one.name == other.name
+        assert one.losses == pytest.approx(other.losses, abs=1e-3)
+        np.testing.assert_allclose(one.viewpoint, other.viewpoint, atol=1e-2)
+        assert (one.amodal != other.amodal).mean() < 0.02
     assert estimator([]) == []
 
 

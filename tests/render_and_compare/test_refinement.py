@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ntdm.geometry.camera import cam_from_obj
-from ntdm.methods.ntdm import NTDM
+from ntdm.geometry.camera import Pinhole, cam_from_obj
+from ntdm.methods.ntdm import NTDM, TextureRenderer
 from ntdm.ops.rasterize import rasterize
 from ntdm.render_and_compare.encode import EncodedPhotos
-from ntdm.render_and_compare.solver import POSE_COLUMNS, Solver, fit_categories
+from ntdm.render_and_compare.parameters import NUM_POSE_COLUMNS
+from ntdm.render_and_compare.renderer import SurfaceMap
+from ntdm.render_and_compare.solver import Solver, fit_categories
 from painted_world import (
     DEFAULT,
     FOCAL,
@@ -100,7 +102,7 @@ def test_clutter_weight_bounds_what_a_cell_may_cost(model):
     for kappa in (0.0, 0.02, 0.1):
         solver = solver_of(model, 0, replace(config, clutter_weight=kappa))
         rows = solver.starts.rows[:1]
-        cam = cam_from_obj(model.shape(0)(rows[:, POSE_COLUMNS:]), torch.tensor([[0.0, 0.0, 0.0, 5.0]]))
+        cam = cam_from_obj(model.shape(0)(rows[:, NUM_POSE_COLUMNS:]), torch.tensor([[0.0, 0.0, 0.0, 5.0]]))
         point = torch.tensor([[SIZE[1] / 8, SIZE[0] / 8]])
         covered = rasterize(cam, model.faces, torch.tensor([FOCAL / 4]), point, features.shape[1:3])
         share = (covered.face_index >= 0).double().mean().item()
@@ -118,7 +120,7 @@ def float64() -> Iterator[Callable[[NTDM, str], tuple[Solver, Tensor, Tensor, En
         photos, _ = photographs(model, VIEWPOINTS)
         model.double()
         torch.set_default_dtype(torch.float64)
-        rows = torch.zeros(len(VIEWPOINTS), POSE_COLUMNS + 2)
+        rows = torch.zeros(len(VIEWPOINTS), NUM_POSE_COLUMNS + 2)
         rows[:, :3] = VIEWPOINTS[:, :3] + torch.tensor([0.13, -0.07, 0.05])
         rows[:, 3:] = torch.tensor([math.log(5.3), 0.11, -0.06, 0.03, 0.7, 0.2])
         photos = EncodedPhotos(photos.features.double(), photos.clutter.double())
@@ -188,17 +190,26 @@ def test_a_rate_that_waits_for_nobody_is_the_schedule(model, solved):
         assert torch.equal(one, other)
 
 
-def test_patience_ends_early_and_as_well(model, solved, monkeypatch):
+class CountingRenderer(TextureRenderer):
+    """Keeps the number of meshes of every rendering."""
+
+    def __init__(self, model: NTDM, category: int) -> None:
+        super().__init__(model, category)
+        self.rendered: list[int] = []
+
+    def render(self, vertices_cam: Tensor, view: Tensor | None, camera: Pinhole) -> SurfaceMap:
+        self.rendered.append(len(vertices_cam))
+        return super().render(vertices_cam, view, camera)
+
+
+def test_patience_ends_early_and_as_well(model, solved):
     photos, _, found = solved
-    solver = solver_of(model, 0, replace(DEFAULT, patience=4))
-    evaluated = []
-    loss = Solver.loss
-    monkeypatch.setattr(
-        Solver, "loss", lambda self, rows, *rest: evaluated.append(len(rows)) or loss(self, rows, *rest)
-    )
+    renderer = CountingRenderer(model, 0)
+    solver = Solver(renderer, replace(DEFAULT, patience=4), SIZE, FOCAL)
+    renderer.rendered.clear()  # the starts
     early = solver.solve(photos)
     screened = (DEFAULT.screening_steps + 1) * DEFAULT.refined_starts * len(photos.features)
-    assert sum(evaluated) - screened < 0.75 * (DEFAULT.steps + 1) * len(photos.features)
+    assert 0 < sum(renderer.rendered) - screened < 0.75 * (DEFAULT.steps + 1) * len(photos.features)
     assert degrees(early, VIEWPOINTS).max() < 5
     torch.testing.assert_close(early.loss, found.loss, atol=5e-3, rtol=0)
 

@@ -9,7 +9,7 @@ import torch
 from ntdm.geometry import metrics
 from ntdm.geometry.camera import rotation
 from ntdm.render_and_compare.encode import encode, foreground_gain
-from ntdm.render_and_compare.parameters import POSE_COLUMNS
+from ntdm.render_and_compare.parameters import NUM_POSE_COLUMNS
 from ntdm.render_and_compare.starts import Starts
 from painted_world import (
     DEFAULT,
@@ -18,6 +18,7 @@ from painted_world import (
     SIZE,
     VIEWPOINTS,
     degrees,
+    masks_of,
     noise,
     one_colour,
     overlap,
@@ -45,11 +46,11 @@ def solved(model, solver):
 
 
 def test_there_is_a_start_for_every_pose_and_latent(solver):
-    assert solver.starts.rows.shape == (12 * 4 * 3 * 2, POSE_COLUMNS + 2)
+    assert solver.starts.rows.shape == (12 * 4 * 3 * 2, NUM_POSE_COLUMNS + 2)
     assert len(solver.starts.rows.unique(dim=0)) == len(solver.starts.rows)
     by_pose = solver.starts.rows.unflatten(0, (-1, 2))
-    assert (by_pose[:, 0, :POSE_COLUMNS] == by_pose[:, 1, :POSE_COLUMNS]).all()
-    torch.testing.assert_close(by_pose[7, :, POSE_COLUMNS:], torch.eye(2))
+    assert (by_pose[:, 0, :NUM_POSE_COLUMNS] == by_pose[:, 1, :NUM_POSE_COLUMNS]).all()
+    torch.testing.assert_close(by_pose[7, :, NUM_POSE_COLUMNS:], torch.eye(2))
     degrees = torch.rad2deg(solver.starts.rows[:, :3])
     assert degrees[:, 0].round().unique().tolist() == list(range(0, 360, 30))
     assert degrees[:, 1].round().unique().tolist() == [-30, 0, 30, 60]
@@ -69,7 +70,7 @@ def test_starts_from_one_latent(model):
     ):
         starts = solver_of(model, 0, config).starts.rows
         assert len(starts) == 4
-        found[key] = starts[:, POSE_COLUMNS:].unique(dim=0)
+        found[key] = starts[:, NUM_POSE_COLUMNS:].unique(dim=0)
         assert len(found[key]) == 1
         assert (found[key] >= 0).all()
         torch.testing.assert_close(found[key].sum(1), torch.ones(1))
@@ -122,7 +123,7 @@ def test_starts_of_large_photos_are_compared_on_coarser_cells(model, solver, sol
 def test_recovers_the_viewpoint_and_the_masks(solver, solved):
     photos, truth, solution = solved
     assert degrees(solution, VIEWPOINTS).max() < 3
-    amodal, visible = solver.masks(solution, photos)
+    amodal, visible = masks_of(solver, solution, photos)
     assert amodal.shape == visible.shape == (len(VIEWPOINTS), *SIZE)
     assert overlap(amodal, truth).min() > 0.95
     # Nothing hides the object.
@@ -152,7 +153,7 @@ def test_half_hidden_object(model, solver):
     photos = with_clutter(features)
     solution = solver.solve(photos)
     assert degrees(solution, VIEWPOINTS).max() < 10
-    amodal, visible = solver.masks(solution, photos)
+    amodal, visible = masks_of(solver, solution, photos)
     assert overlap(amodal, truth).mean() > 0.9
     assert (visible & ~amodal).sum() == 0
     # What is hidden is told from what is not, but for half a cell at the border.
@@ -180,7 +181,7 @@ def test_soft_silhouette_beats_hard_where_only_the_outline_tells(tiny):
     # here, the hard silhouette, which has no gradient at all, 0.73.
     for silhouette in ("soft", "hard"):
         solver = solver_of(model, 0, replace(DEFAULT, silhouette=silhouette, sigma=0.35))
-        overlaps[silhouette] = overlap(solver.masks(solver.solve(photos), photos)[0], truth)
+        overlaps[silhouette] = overlap(masks_of(solver, solver.solve(photos), photos)[0], truth)
     assert overlaps["soft"].mean() > overlaps["hard"].mean() + 0.05
     assert overlaps["soft"].min() > 0.8
 
@@ -190,8 +191,8 @@ def test_soft_silhouette_costs_little_where_the_texture_tells_all(model, solver,
     hard_solver = solver_of(model, 0, replace(DEFAULT, silhouette="hard"))
     hard = hard_solver.solve(photos)
     # Measured: 0.990 and 0.998. Cells beside the outline count in part: the soft optimum is a little off.
-    with_soft = overlap(solver.masks(soft, photos)[0], truth).mean()
-    assert with_soft > overlap(hard_solver.masks(hard, photos)[0], truth).mean() - 0.02
+    with_soft = overlap(masks_of(solver, soft, photos)[0], truth).mean()
+    assert with_soft > overlap(masks_of(hard_solver, hard, photos)[0], truth).mean() - 0.02
     assert degrees(soft, VIEWPOINTS).mean() < degrees(hard, VIEWPOINTS).mean() + 0.5
 
 

@@ -16,7 +16,7 @@ from ntdm.geometry.camera import Pinhole, cam_from_obj, rotation
 from ntdm.methods.ntdm import NTDM, TextureRenderer
 from ntdm.ops.rasterize import rasterize
 from ntdm.render_and_compare.encode import EncodedPhotos
-from ntdm.render_and_compare.solver import Solver
+from ntdm.render_and_compare.solver import Solution, Solver
 
 SIZE, FOCAL, DIM = (96, 128), 600.0, 32
 HALF = (0.2, 0.42, 0.15)
@@ -95,3 +95,8 @@ def one_colour(model: NTDM) -> Tensor:
 def solver_of(model: NTDM, category: int, config: InferConfig) -> Solver:
     """The solver of one category of a painted model, for photos of SIZE."""
     return Solver(TextureRenderer(model, category), config, SIZE, FOCAL)
+
+
+def masks_of(solver: Solver, solution: Solution, photos: EncodedPhotos) -> tuple[Tensor, Tensor]:
+    """Amodal and visible masks, bool [N, H, W] each, of what a solver found in the photos."""
+    return solver.masks(solution, solver.visible_logit(solution, photos))
