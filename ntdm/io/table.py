@@ -7,10 +7,11 @@ column with holes is refused, because dropping failures inflates a score. Anyone
 tables by writing this file. Pure Python and numpy: the reports work without torch.
 """
 
+import codecs
 import csv
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,30 +59,14 @@ def read_table(
     `failed_allowed` columns may hold ``nan``. ValueError names file, line and column: missing, duplicate or
     unknown columns, text where a number belongs, columns with holes, a sample that stands twice.
     """
+    numbered = read_rows(path)
+    _, header = next(numbered)
+    check_header(path, header, required, optional)
     rows: list[list[str]] = []
     lines: list[int] = []
-    try:
-        # A mark of the byte order is no part of the first column's name.
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = next(reader, [])
-            _check_header(path, header, required, optional)
-            for row in filter(None, reader):
-                where = f"{path}, line {reader.line_num}"
-                if len(row) != len(header):
-                    raise ValueError(f"{where}: {len(row)} cells under {len(header)} columns")
-                if max(map(len, row)) > LONGEST_CELL:
-                    raise ValueError(f"{where}: a cell of more than {LONGEST_CELL} characters")
-                if any("\0" in cell for cell in row):
-                    raise ValueError(f"{where}: a NUL byte; is it a text file?")
-                if len(rows) == MOST_ROWS:
-                    raise ValueError(f"{where}: more than {MOST_ROWS} samples in a split")
-                rows.append(row)
-                lines.append(reader.line_num)
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a CSV file: {error}") from None
+    for line, row in numbered:
+        rows.append(row)
+        lines.append(line)
     columns: dict[str, NDArray[Any]] = {}
     empty = set()
     for column, cells in zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True):
@@ -105,19 +90,74 @@ def read_table(
     return table
 
 
-def _check_header(
-    path: Path, header: Sequence[str], required: Sequence[str], optional: Sequence[str]
+def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number and cells of a CSV file's rows, the header first (empty of an empty file); no blank rows.
+
+    UTF-8, with or without a byte order mark, any line ends. Every row has as many cells as the header, each
+    of at most LONGEST_CELL characters; at most MOST_ROWS rows follow the header.
+
+    Raises:
+        ValueError: there is no such file, it is no CSV or not in UTF-8; a row is not as above (line named).
+    """
+    try:
+        # A mark of the byte order is no part of the first column's name.
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            yield 1, header
+            for count, row in enumerate(filter(None, reader)):
+                where = f"{path}, line {reader.line_num}"
+                if len(row) != len(header):
+                    raise ValueError(f"{where}: {len(row)} cells under {len(header)} columns")
+                if max(map(len, row)) > LONGEST_CELL:
+                    raise ValueError(f"{where}: a cell of more than {LONGEST_CELL} characters")
+                if any("\0" in cell for cell in row):
+                    raise ValueError(f"{where}: a NUL byte; is it a text file?")
+                if count == MOST_ROWS:
+                    raise ValueError(f"{where}: more than {MOST_ROWS} samples in a split")
+                yield reader.line_num, row
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except UnicodeDecodeError as error:
+        if error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ValueError(f"{path} is UTF-16: save it as UTF-8") from None
+        raise ValueError(f"{path} is not a CSV file: {error}") from None
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a CSV file: {error}") from None
+
+
+def check_header(
+    path: Path, header: Sequence[str], required: Sequence[str], optional: Sequence[str] | None
 ) -> None:
+    """ValueError where a column is missing, there twice, or unknown.
+
+    Args:
+        path: of the CSV file, for the message.
+        header: its columns.
+        required: columns that must be there.
+        optional: columns that may be there; None: any.
+    """
+    allowed = {*required, *(header if optional is None else optional)}
     for kind, names in (
-        ("duplicate", [c for c in header if header.count(c) > 1]),
+        ("duplicate", [c for c in header if header.count(c) > 1 and (optional is not None or c in required)]),
         ("missing", [c for c in required if c not in header]),
-        ("unknown", [c for c in header if c not in required and c not in optional]),
+        ("unknown", [c for c in header if c not in allowed]),
     ):
         if names:
             found = textwrap.shorten(",".join(header), 300) or "nothing"
             raise ValueError(
                 f"{path}, line 1: {kind} column {names[0]!r}; want {','.join(required)}; found {found}"
+                + _way_out(header)
             )
+
+
+def _way_out(header: Sequence[str]) -> str:
+    """What to do about a header as Excel writes it in some countries, or pandas with an index."""
+    if len(header) == 1 and ";" in header[0]:
+        return "; save it with commas, not semicolons, between the cells"
+    if header and not header[0]:
+        return "; if the first column is the index of a pandas frame, write it with index=False"
+    return ""
 
 
 def _numbers(
