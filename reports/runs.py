@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ntdm.config.protocol import KNOWN_SPLITS
 from ntdm.io.error_table import read_errors
@@ -154,15 +155,16 @@ def _read_predicted(run: Run, split: str) -> None:
     digest = made_with(file).get("data")
     if isinstance(digest, str):
         run.test_data[split] = digest
-    table = read_predictions(file)
-    place = {key: row for row, key in enumerate(table.keys())}
-    keys = run.errors[split].keys()
-    missing = [key for key in keys if key not in place]
-    if missing or len(place) != len(keys):
-        said = f"lacks {missing[0]}" if missing else f"has {len(place)} samples, not {len(keys)}"
-        raise ValueError(f"{file} {said}, unlike {run.errors[split].path}: score the split again")
+    table, scored = read_predictions(file), run.errors[split]
+    key = ["category", "name"]
+    predicted = pd.DataFrame({name: table[name] for name in (*key, "predicted_category")})
+    joined = pd.DataFrame({name: scored[name] for name in key}).merge(predicted, "left", key, indicator=True)
+    missing = joined.loc[joined["_merge"] == "left_only", key].to_numpy().tolist()
+    if missing or len(predicted) != len(joined):
+        said = f"lacks {tuple(missing[0])}" if missing else f"has {len(predicted)} samples, not {len(joined)}"
+        raise ValueError(f"{file} {said}, unlike {scored.path}: score the split again")
     if table.measured("predicted_category"):
-        run.predicted[split] = table["predicted_category"][[place[key] for key in keys]]
+        run.predicted[split] = joined["predicted_category"].to_numpy(str)
 
 
 def read_json(path: Path) -> dict[str, Any]:

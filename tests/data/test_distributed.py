@@ -96,13 +96,12 @@ def test_two_processes_go_on_where_one_was_interrupted(tiny, folder):
 def interrupted(folder: Path, config: Path, out: Path) -> None:
     """A training that Ctrl-C ends once its first checkpoint is written."""
     code = """if True:
-        import os, signal, sys
         from ntdm.cli import main
         from ntdm.training import checkpoints
         save = checkpoints.save
         def save_and_stop(*arguments):
             save(*arguments)
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
         checkpoints.save = save_and_stop
         main()"""
     command = (sys.executable, "-c", code, "train", "--config", config, "--cache", folder / "cache")
