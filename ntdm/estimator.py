@@ -26,7 +26,7 @@ from ntdm.geometry.camera import Pinhole, cam_from_obj, rotation
 from ntdm.geometry.crop import CropMap
 from ntdm.io.outputs import atomic_path
 from ntdm.io.photo import photo_from_array, photo_from_image, read_photo
-from ntdm.io.run_folder import weights_digest
+from ntdm.io.run_folder import RunFolder
 from ntdm.methods import load as methods_load
 from ntdm.methods.ntdm import NTDM, TextureRenderer
 from ntdm.ops.rasterize import interpolate, rasterize
@@ -204,7 +204,7 @@ class Estimator:
         self.config = dataclasses.replace(config, refine_principal_point=True)
         self._size = (description["image_size"][0], description["image_size"][1])
         self._focal, self._typical_box = description["nominal_focal"], description["typical_box"]
-        self._weights = weights_digest(run_folder)
+        self._weights = RunFolder(run_folder).weights_digest()
         self._solvers: list[Solver] = []
 
     @property

@@ -18,6 +18,7 @@ import pandas as pd
 from ntdm.config.protocol import KNOWN_SPLITS
 from ntdm.io.error_table import read_errors
 from ntdm.io.predictions import made_with, read_predictions
+from ntdm.io.run_folder import RunFolder
 from ntdm.io.table import Table
 
 PUBLISHED_SUFFIX = " (published)"
@@ -56,7 +57,8 @@ def read_run(path: Path, splits: Sequence[str]) -> Run:
         ValueError: config.json missing, damaged or without a method; an error or prediction file that breaks
             its contract (file, line and column named); a split of an unknown name under errors/.
     """
-    config = read_json(path / "config.json")
+    folder = RunFolder(path)
+    config = read_json(folder.config)
     method = config.get("method")
     if not isinstance(method, str) or not method.strip() or not method.isprintable():
         raise ValueError(
@@ -67,14 +69,14 @@ def read_run(path: Path, splits: Sequence[str]) -> Run:
             f"{path / 'config.json'}: the method is {method!r}, and {PUBLISHED_SUFFIX.strip()} marks the "
             "papers' rows: give it another name"
         )
-    about = read_json(path / "run.json") if (path / "run.json").exists() else {}
+    about = read_json(folder.provenance) if folder.provenance.exists() else {}
     seconds = about.get("seconds", 0)
     if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
         raise ValueError(f"{path / 'run.json'}: seconds is {seconds!r}, want a number from 0 on")
     _check_split_names(path)
     run = Run(path, method, about, {})
     for split in splits:
-        file = path / "errors" / f"{split}.csv"
+        file = folder.errors(split)
         if file.exists():
             run.errors[split] = _read_split(file, split)
             _read_predicted(run, split)
@@ -149,7 +151,7 @@ def _read_split(file: Path, split: str) -> Table:
 
 
 def _read_predicted(run: Run, split: str) -> None:
-    file = run.path / "predictions" / f"{split}.csv"
+    file = RunFolder(run.path).predictions(split)
     if not file.exists():
         return
     digest = made_with(file).get("data")

@@ -24,7 +24,7 @@ def described(value: Any) -> Any:
         return sorted(
             name
             for name, member in vars(value).items()
-            if not name.startswith("_") and getattr(member, "__module__", None) == value.__name__
+            if not name.startswith("_") and str(getattr(member, "__module__", "")).startswith(value.__name__)
         )
     if inspect.isclass(value):
         fields = {name for name in dir(value) if not name.startswith("_")} - set(dir(tuple))

@@ -11,7 +11,7 @@ from ntdm.data_prep.readers import nemo_prepared, occluded_pascal3d, pascal3d
 from ntdm.data_prep.readers.ood_cv import names
 from ntdm.evaluation import ood_cv_challenge
 from ntdm.io import cache_schema, error_table, predictions
-from ntdm.training.checkpoints import LAST
+from ntdm.io.run_folder import LAST_CHECKPOINT
 
 NAMES = {
     "cache": [
@@ -32,7 +32,7 @@ NAMES = {
     "errors": [*error_table.ERROR_COLUMNS, *error_table.OPTIONAL_ERROR_COLUMNS],
     "infer": [*estimator.FILES],
     "faults": sorted(write_caches.FAULTS),
-    "run": [str(LAST)],
+    "run": [str(LAST_CHECKPOINT)],
     "exports": [*export.BOP_COLUMNS, *export.BOP_IMAGE_COLUMNS, *ood_cv_challenge.OOD_CV_COLUMNS],
 }
 

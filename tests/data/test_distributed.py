@@ -15,7 +15,7 @@ import shared_steps
 from ntdm import train
 from ntdm.data import distributed
 from ntdm.io import predictions
-from ntdm.training import checkpoints
+from ntdm.io.run_folder import RunFolder
 
 # What differs between one process and two is the order of sums: in float64, of at most 2e5 terms near 1, that
 # is 2e5 * 1e-16, and each of four steps may pass it on tenfold.
@@ -82,7 +82,7 @@ def test_two_processes_go_on_where_one_was_interrupted(tiny, folder):
     run(*NTDM, *options, "--out", folder / "alone")
     # The state that an interruption after the first epoch leaves is what a run of one epoch checkpoints.
     interrupted(folder, config, shared)
-    assert (shared / checkpoints.LAST).exists()
+    assert RunFolder(shared).checkpoint.exists()
     run(*TORCHRUN, "--no-python", "--", *NTDM, *options, "--out", shared, "--resume")
     rows = [list(csv.DictReader((run / "train.csv").open())) for run in (folder / "alone", shared)]
     for one, other in zip(*rows, strict=True):
@@ -97,7 +97,7 @@ def interrupted(folder: Path, config: Path, out: Path) -> None:
     """A training that Ctrl-C ends once its first checkpoint is written."""
     code = """if True:
         from ntdm.cli import main
-        from ntdm.training import checkpoints
+        from ntdm.io.run_folder import RunFolder
         save = checkpoints.save
         def save_and_stop(*arguments):
             save(*arguments)

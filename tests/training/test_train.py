@@ -11,7 +11,8 @@ import safetensors.torch
 import torch
 
 from ntdm import train
-from ntdm.io import cache, cache_split
+from ntdm.io import cache
+from ntdm.io.cache_split import CacheSplit
 from ntdm.methods import load
 from ntdm.methods.classifier import Classifier
 from ntdm.methods.ntdm import NTDM
@@ -38,9 +39,7 @@ def test_run_folder(tiny, tiny_folder):
     assert described["image_size"] == list(tiny.SIZE)
     assert described["nominal_focal"] == pytest.approx(tiny.FOCAL)
     assert ran["samples"] == 12
-    assert ran["data_fingerprint"] == cache_split.fingerprint(
-        cache_split.find(tiny_folder / "cache", "pascal3d/train")
-    )
+    assert ran["data_fingerprint"] == CacheSplit.open(tiny_folder / "cache", ["pascal3d/train"]).fingerprint
     with open(run / "train.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
