@@ -62,31 +62,36 @@ def read_table(
     numbered = read_rows(path)
     _, header = next(numbered)
     check_header(path, header, required, optional)
-    rows: list[list[str]] = []
     lines: list[int] = []
+    rows: list[list[str]] = []
     for line, row in numbered:
-        rows.append(row)
         lines.append(line)
+        rows.append(row)
     columns: dict[str, NDArray[Any]] = {}
     empty = set()
     for column, cells in zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True):
-        holes = [line for line, cell in zip(lines, cells, strict=True) if cell == ""]
-        if holes and (len(holes) < len(cells) or column in KEY_COLUMNS):
+        holes = cells.count("")
+        if holes and (holes < len(cells) or column in KEY_COLUMNS):
             raise ValueError(
-                f"{path}, line {holes[0]}: column {column} has {len(holes)} holes in {len(cells)} rows; "
-                "fill them all (a failed prediction counts as wrong), or leave the whole column empty "
+                f"{path}, line {lines[cells.index('')]}: column {column} has {holes} holes in {len(cells)} "
+                "rows; fill them all (a failed prediction counts as wrong), or leave the whole column empty "
                 "if it was not measured"
             )
         if holes or not cells:
             empty.add(column)
-        columns[column] = np.array(cells, dtype=str) if column in TEXT_COLUMNS else _numbers(
-            path, column, cells, lines, column in failed_allowed
-        )  # fmt: skip
+        if column in TEXT_COLUMNS:
+            columns[column] = np.array(cells, dtype=str)
+        elif holes:
+            columns[column] = np.full(len(cells), math.nan)
+        else:
+            columns[column] = _numbers(path, column, cells, lines, column in failed_allowed)
     table = Table(path, columns, frozenset(empty), np.array(lines, dtype=np.int64))
-    first: dict[tuple[str, str], int] = {}
-    for key, line in zip(table.keys(), lines, strict=True):
-        if first.setdefault(key, line) != line:
-            raise ValueError(f"{path}, line {line}: sample {key} stands already in line {first[key]}")
+    keys = table.keys()
+    if len(set(keys)) < len(keys):
+        first: dict[tuple[str, str], int] = {}
+        for key, line in zip(keys, lines, strict=True):
+            if first.setdefault(key, line) != line:
+                raise ValueError(f"{path}, line {line}: sample {key} stands already in line {first[key]}")
     return table
 
 
@@ -106,16 +111,9 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             header = next(reader, [])
             yield 1, header
             for count, row in enumerate(filter(None, reader)):
-                where = f"{path}, line {reader.line_num}"
-                if len(row) != len(header):
-                    raise ValueError(f"{where}: {len(row)} cells under {len(header)} columns")
-                text = "".join(row)
-                if len(text) > LONGEST_CELL and max(map(len, row)) > LONGEST_CELL:
-                    raise ValueError(f"{where}: a cell of more than {LONGEST_CELL} characters")
-                if "\0" in text:
-                    raise ValueError(f"{where}: a NUL byte; is it a text file?")
-                if count == MOST_ROWS:
-                    raise ValueError(f"{where}: more than {MOST_ROWS} samples in a split")
+                fault = _fault(row, len(header), count)
+                if fault:
+                    raise ValueError(f"{path}, line {reader.line_num}: {fault}")
                 yield reader.line_num, row
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
@@ -125,6 +123,18 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise ValueError(f"{path} is not a CSV file: {error}") from None
     except csv.Error as error:
         raise ValueError(f"{path} is not a CSV file: {error}") from None
+
+
+def _fault(row: Sequence[str], columns: int, count: int) -> str | None:
+    """What is wrong with a row under so many columns and after so many rows."""
+    if len(row) != columns:
+        return f"{len(row)} cells under {columns} columns"
+    text = "".join(row)
+    if len(text) > LONGEST_CELL and max(map(len, row)) > LONGEST_CELL:
+        return f"a cell of more than {LONGEST_CELL} characters"
+    if "\0" in text:
+        return "a NUL byte; is it a text file?"
+    return f"more than {MOST_ROWS} samples in a split" if count == MOST_ROWS else None
 
 
 def check_header(
@@ -164,16 +174,18 @@ def _way_out(header: Sequence[str]) -> str:
 def _numbers(
     path: Path, column: str, cells: Sequence[str], lines: Sequence[int], failed_allowed: bool
 ) -> NDArray[np.float64]:
+    """A column without holes."""
     try:
-        values = np.array([number(cell) if cell else math.nan for cell in cells], dtype=np.float64)
+        if "_" in "".join(cells):  # as in number(), for all of them at once
+            raise ValueError
+        values = np.array(list(map(float, cells)), dtype=np.float64)
     except ValueError:
-        row = next(i for i, cell in enumerate(cells) if cell and not _is_number(cell))
+        row = next(i for i, cell in enumerate(cells) if not _is_number(cell))
         raise ValueError(f"{path}, line {lines[row]}: {column} is {cells[row]!r}, want a number") from None
     odd = np.isinf(values) if failed_allowed else ~np.isfinite(values)
-    for row in np.flatnonzero(odd).tolist():
-        if cells[row]:
-            said = f"{column} is {cells[row]!r}, want a finite number"
-            raise ValueError(f"{path}, line {lines[row]}: {said}")
+    if odd.any():
+        row = int(odd.argmax())
+        raise ValueError(f"{path}, line {lines[row]}: {column} is {cells[row]!r}, want a finite number")
     return values
 
 

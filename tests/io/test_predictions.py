@@ -70,7 +70,7 @@ def predict(csv_path: Path, caches: list[Path], geometry: bool = True) -> Path:
 
 
 def edit(path: Path, change) -> Path:
-    rows = list(csv.reader(path.open(newline="")))
+    rows = list(csv.reader(path.read_text().splitlines()))
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(change(rows))
     return path
