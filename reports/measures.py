@@ -127,8 +127,9 @@ def resampled_means(values: NDArray[np.float64], name: str) -> NDArray[np.float6
     generator = np.random.default_rng(zlib.crc32(name.encode()))
     n, means = len(values), []
     for start in range(0, RESAMPLES, _AT_ONCE):
-        picks = generator.integers(0, n, (min(_AT_ONCE, RESAMPLES - start), n))
-        counts = np.stack([np.bincount(pick, minlength=n) for pick in picks]).astype(np.float64)
+        rows = min(_AT_ONCE, RESAMPLES - start)
+        picks = generator.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
+        counts = np.bincount(picks.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
         means.append(counts @ values / n)
     return np.concatenate(means)
 

@@ -44,9 +44,9 @@ def latex(label: str, title: str, blocks: Blocks, notes: Sequence[str]) -> str:
 
 def printed_cells(block: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Values with one decimal, empty where not measured, and whether they print like their column's best."""
-    printed = block["value"].map(lambda value: "" if pd.isna(value) else f"{value:.1f}")
-    numbers = printed.apply(pd.to_numeric)
-    return printed, numbers == numbers.max()
+    printed = block["value"].map("{:.1f}".format)
+    numbers = printed.astype(float)
+    return printed.replace("nan", ""), numbers == numbers.max()
 
 
 def counts(block: pd.DataFrame) -> list[str]:
