@@ -46,13 +46,22 @@ class Record:
 
     Attributes:
         image_id: number of the sample among all that are exported, from 1.
-        file_id, index: number of its cache file, from 1, and its place in that file, from 0.
-        dataset, split, category, name: its key.
-        image_size: (H, W) of the crop. focal, principal_point: its camera, pixels, corner-origin frame.
+        file_id: number of its cache file, from 1.
+        index: its place in that file, from 0.
+        dataset: of the sample.
+        split: of the sample.
+        category: of the sample.
+        name: of the sample.
+        image_size: (H, W) of the crop.
+        focal: of its camera, pixels.
+        principal_point: f64 [2] of its camera, pixels, corner-origin frame.
         viewpoint: f64 [4] azimuth, elevation, theta (radians), distance (CAD units) in that camera; NaN
             where the prediction failed, distance NaN where it is not predicted.
-        score: 1 for the truth. seconds: -1 where not measured. predicted_category: None where not predicted.
-        amodal, visible: u8 [H, W], 0 or 1; None where not annotated, not predicted, or not asked for.
+        score: 1 for the truth.
+        seconds: -1 where not measured.
+        predicted_category: None where not predicted.
+        amodal: u8 [H, W], 0 or 1; None where not annotated, not predicted, or not asked for.
+        visible: as `amodal`.
     """
 
     image_id: int

@@ -118,6 +118,11 @@ def describe(
     return f"{name}\n{', '.join(parts)}"
 
 
+def even_steps(order: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The first, the last and even steps between them, of `order` [N]: min(N, count) of its numbers."""
+    return order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)]
+
+
 def contact_sheet(
     rows: Sequence[Sequence[NDArray[np.generic]]],
     captions: Sequence[str] | None = None,
