@@ -26,6 +26,7 @@ from ntdm.evaluation.ood_cv_challenge import OOD_CV_COLUMNS, challenge_name, in_
 from ntdm.geometry.camera_np import rotation_from_angles
 from ntdm.io import cache as caches
 from ntdm.io import predictions
+from ntdm.io.cache_split import split_files
 from ntdm.io.outputs import atomic_path
 from ntdm.io.progress import say, track
 from ntdm.io.run_folder import RunFolder
@@ -189,6 +190,27 @@ def ood_cv(paths: Sequence[Path], run: Path | None, out: Path, order: Path | Non
 
 
 FORMATS: dict[str, Callable[..., Path]] = {"coco": coco, "bop": bop, "ood-cv": ood_cv}
+
+
+def run(
+    form: str, cache: Path, splits: Sequence[str], run_folder: Path | None, out: Path,
+    order: Path | None = None,
+) -> Path:  # fmt: skip
+    """Write one file of the splits of a cache; returns out.
+
+    Args:
+        form: a key of FORMATS.
+        cache: cache root, or one cache file (`splits` is not used).
+        splits: "pascal3d/val", ...; none for every test split of the cache.
+        run_folder: whose predictions are written; None for the truth.
+        out: the file.
+        order: ood-cv alone: the challenge's labels.csv, whose rows and order are taken.
+
+    Raises:
+        ValueError: no cache file, or as the format.
+    """
+    paths = [path for files in split_files(cache, splits).values() for path in files]
+    return FORMATS[form](paths, run_folder, out, **({} if order is None else {"order": order}))
 
 
 def records(paths: Sequence[Path], run: Path | None, masks: bool = False) -> Iterator[Record]:

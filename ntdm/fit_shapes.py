@@ -102,6 +102,16 @@ def run(
     return Path(out)
 
 
+def default_device() -> str:
+    """ "cuda" where torch sees a device and Kaolin imports, else "cpu"; says so where Kaolin alone lacks."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    if reason := nearest_faces.missing():
+        say(f"fit-shapes computes on the CPU: on CUDA it needs Kaolin ({reason})")
+        return "cpu"
+    return "cuda"
+
+
 def _cache_files(cache_dir: Path) -> dict[str, list[Path]]:
     sweep(cache_dir)
     groups: dict[str, list[Path]] = {}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,14 @@ DESCRIPTION: dict[str, type | tuple[type, ...]] = {  # what a run's config.json 
     "typical_box": (float, int), "shapes": dict,
 }  # fmt: skip
 LAST_CHECKPOINT = Path("checkpoints", "last.safetensors")
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Every run directly in a folder, in alphabetical order; ValueError where there is none."""
+    runs = sorted(path.parent for path in folder.glob("*/config.json"))
+    if not runs:
+        raise ValueError(f"no run in {os.path.join('.', folder)}: name one by --runs")
+    return runs
 
 
 class RunFolder:
