@@ -6,14 +6,14 @@ set begins with the samples of a smaller one.
 
 What the nuisances show and training does not:
 
-    shape     CADs that training holds back, and stretched copies of them         synthetic_models.py
-    pose      elevations and thetas outside training's                            synthetic_viewpoints.py
-    texture   families of synthetic_texture.UNSEEN on the object                  synthetic_texture.py
-    context   the same families, and unseen outlines, in the background           synthetic_scene.py
-    weather   fog, rain, snow or night over the photo                             synthetic_scene.py
+    shape     CADs that training holds back, and stretched copies of them         synthetic/models.py
+    pose      elevations and thetas outside training's                            synthetic/viewpoints.py
+    texture   families of texture.UNSEEN on the object                            synthetic/texture.py
+    context   the same families, and unseen outlines, in the background           synthetic/scene.py
+    weather   fog, rain, snow or night over the photo                             synthetic/scene.py
 
 Textures, backgrounds and lights of all test splits are disjoint from training's, cell by cell of the ranges
-they are drawn from, and as hard (synthetic_draws.py); beyond that a nuisance differs in its shift alone. Its
+they are drawn from, and as hard (synthetic/draws.py); beyond that a nuisance differs in its shift alone. Its
 truth is the annotation: the camera is exact, and `cad_index` names the very shape in the photo, stretched
 copies too. OOD-CV/shifts.csv says for each photo what was done.
 As in the originals, OOD-CV has neither bottles nor monitors.

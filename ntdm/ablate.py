@@ -1,4 +1,4 @@
-"""Ablations: `ntdm ablate`. The runs of Table 3 and one of ours, each with one thing of the method changed.
+"""Ablations: `ntdm ablate`. The runs of Table 3 of arXiv 2306.00118 and one of ours, one change each.
 
     full            nothing
     no-background   cells that look like background do not enter the loss (Eq. 10 without its second sum)

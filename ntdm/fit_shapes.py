@@ -1,9 +1,9 @@
-"""`ntdm fit-shapes`: fit Γ(z) of every category to its CADs by vertex-to-face distances (main paper Eq. 2).
+"""`ntdm fit-shapes`: fit Γ(z) of every category to its CADs by Eq. 2 of the paper (arXiv 2306.00118).
 
-First meshes of the template's topology are fitted to the CADs (shape_meshes.py), by Eq. 2 both ways
-(shape_loss.py) and by their outlines (outlines.py), then Γ to the meshes. How well it went is measured
-(shape_quality.py) and shown (shape_sheet.py). :func:`fit_latents` finds latents for CADs that Γ was not
-fitted to.
+Meshes of the template's topology are fitted to the CADs first (ntdm/shapes/fit_meshes.py), by the distances
+of Eq. 2 (surface_loss.py) and by their outlines (outline_loss.py), then Γ to the meshes (fit.py). The fit is
+measured (quality.py) and drawn (sheet.py). :func:`fit_latents` finds latents for CADs that Γ was not fitted
+to.
 """
 
 import hashlib

@@ -280,7 +280,7 @@ class TextureRenderer:
         return self.model.surface_map(vertices_cam, camera, view)
 
     def features(self, sphere: Tensor, local_view: Tensor) -> tuple[Tensor, Tensor]:
-        """Blended texture f' [P, d] (Eq. 6) and the evidence [P] for it."""
+        """Blended texture f' [P, d] (Eq. 4 and 5) and the evidence [P] for it."""
         which = torch.full((len(sphere),), self.category, device=sphere.device)
         return self.model.texture.lookup(which, sphere_uv(sphere), self.model.texture.alpha(local_view))
 

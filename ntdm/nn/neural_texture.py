@@ -1,4 +1,4 @@
-"""Neural textures: learned features on the template's UV square, one set a viewing bin (Eq. 3-6).
+"""Neural textures: learned features on the template's UV square, one set a viewing bin (Eq. 4, 5).
 
 A texture of category c holds theta [q, q, b, d]: at every texel, b unit vectors of d channels, one for
 each direction from which that texel may be seen. The bins' directions are fixed in the surface's own
@@ -117,7 +117,7 @@ class NeuralTexture(nn.Module):
         self.register_buffer("directions", bin_directions(view_bins), persistent=False)
 
     def alpha(self, local_view: Tensor) -> Tensor:
-        """Bin weights [..., b] of view directions [..., 3] of any length in the local frame (Eq. 4)."""
+        """Bin weights [..., b] of view directions [..., 3] of any length in the local frame (Eq. 5)."""
         scale = self.temperature * local_view.square().sum(-1, keepdim=True).clamp_min(1e-24).rsqrt()
         return F.softmax((local_view * scale) @ self.directions.T, -1)
 

@@ -2,8 +2,8 @@
 
 A texture [q, q, b, d] holds, at texel (i, j) with centre u = (j + 0.5) / q, v = (i + 0.5) / q, one feature
 theta per view bin and a mark `seen` (0 or 1) saying whether training ever visited that bin. At a surface
-point with bin weights alpha (method: Eq. 3-6), bilinear weights w_c over the four texels c around it,
-u wrapping and v clamped,
+point with bin weights alpha (Eq. 4 and 5 of arXiv 2306.00118), bilinear weights w_c over the four texels c
+around it, u wrapping and v clamped,
 
     g        = sum_c w_c sum_b alpha_b seen_cb theta_cb
     feature  = g / |g|                                   (0 where |g| < 1e-6: nothing was seen there)

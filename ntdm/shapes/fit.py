@@ -1,4 +1,4 @@
-"""Fitting of Γ(z) to meshes, and of latents to CADs it was not fitted to (Eq. 2 of the paper)."""
+"""Fitting of Γ(z) to meshes, and of latents to CADs it was not fitted to (Eq. 2 of arXiv 2306.00118)."""
 
 import math
 from collections.abc import Sequence

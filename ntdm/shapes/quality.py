@@ -1,7 +1,7 @@
 """How good a fitted Γ is: distances, silhouettes, folds, and whether a template point keeps to its part.
 
 Two yardsticks stand beside it: the floor, the category's scaled sphere, and the ceiling, a mesh of the same
-topology that is fitted to one CAD alone (shape_meshes.py).
+topology that is fitted to one CAD alone (fit_meshes.py).
 """
 
 import math

@@ -1,4 +1,4 @@
-"""smoothing.py, shape_start.py, outlines.py, shape_meshes.py: what the meshes start from and move by."""
+"""smoothing.py, initial_meshes.py, outline_loss.py, fit_meshes.py: what the meshes start from and move by."""
 
 import dataclasses
 

@@ -6,7 +6,7 @@
     phase-1/<split folder>/annotations/<source>_<category>_<photo>_<object>.npz
 
 The split folders are iid_test and nuisances/<nuisance>. A .npz may lack the CAD: PASCAL3D+'s record, where
-there is one, tells which it is. Phase 2 is another thing: ood_cv_phase2.py.
+there is one, tells which it is. Phase 2 is another thing: phase2.py.
 """
 
 from collections.abc import Sequence
