@@ -13,12 +13,16 @@ import typer
 
 
 class Device(StrEnum):
+    """--device."""
+
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
 
 
 class Dataset(StrEnum):
+    """The raw datasets that prep-data reads."""
+
     pascal3d = "pascal3d"
     occluded_pascal3d = "occluded-pascal3d"
     ood_cv = "ood-cv"
@@ -26,18 +30,24 @@ class Dataset(StrEnum):
 
 
 class Compression(StrEnum):
+    """Of photos and masks in a cache."""
+
     none = "none"
     lzf = "lzf"
     gzip = "gzip"
 
 
 class Predictions(StrEnum):
+    """The formats that import reads."""
+
     csv = "csv"
     ood_cv = "ood-cv"
     nemo = "nemo"
 
 
 class Format(StrEnum):
+    """The formats that export writes."""
+
     coco = "coco"
     bop = "bop"
     ood_cv = "ood-cv"

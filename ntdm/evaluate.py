@@ -44,8 +44,11 @@ def run(
     """Predict and score splits ("pascal3d/val", ...); under torchrun, its processes share the photos.
 
     Args:
+        run_folder: of a finished training.
         cache: cache root, or one cache file, which is then all there is of its split (`splits` is not used).
         splits: none for every test split of the cache.
+        config: of inference.
+        overwrite: replace predictions made with another config or other weights.
         device: "cpu" or "cuda", where photos are fitted.
 
     Returns:

@@ -63,7 +63,9 @@ class Header:
 
     Attributes:
         path: the file.
-        dataset, split, category: its key.
+        dataset: "pascal3d", ...
+        split: "train", ...
+        category: "car", ...
         image_size: (H, W) of the crops.
         nominal_focal: crop pixels.
         names: of the samples.
@@ -131,7 +133,7 @@ class CacheSplit:
 
     @property
     def names(self) -> set[str]:
-        """ "category/name" of every sample."""
+        """Of every sample, as "category/name"."""
         return {f"{header.category}/{name}" for header in self.headers for name in header.names}
 
     @cached_property

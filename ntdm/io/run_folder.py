@@ -81,7 +81,7 @@ class RunFolder:
             part.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
     def trained_on(self) -> set[str]:
-        """ "category/name" of every sample of the training; ValueError where the list is lost."""
+        """Every sample of the training, as "category/name"; ValueError where the list is lost."""
         names = set(self.train_names.read_text(encoding="utf-8").split("\n")) - {""}
         if not names:
             raise ValueError(f"{self.train_names} is empty: restore it, or train again")

@@ -202,6 +202,7 @@ class NTDM(FeatureModel):
         Args:
             features: unit [B, h, w, d].
             surface: the annotated meshes on their grid.
+            batch: whose patches hide the cells.
         """
         config, bank = self.config, self.bank.valid()
         if batch.hidden is None or len(bank) == 0:

@@ -86,7 +86,8 @@ class LocalView(nn.Module):
 
         Args:
             frames: of the surface, as :meth:`frames` gives them; a change of size leaves them as they are.
-            vertices: [B, V, 3], in the same frame as the camera's centre [B, 3].
+            vertices: [B, V, 3] object frame.
+            centre: [B, 3] of the camera, in the same frame.
         """
         to_camera = F.normalize((centre[:, None] - vertices).permute(1, 2, 0), dim=1)
         return (frames * to_camera[:, None]).sum(2).permute(2, 0, 1)
@@ -144,9 +145,11 @@ class NeuralTexture(nn.Module):
         """theta_b <- normalise(theta_b + (1 - m) alpha_b (f - theta_b)); the first visit sets theta_b = f.
 
         Args:
+            category: number of the texture.
             texels: distinct flat indices [N] of visible texels.
             features: unit features [N, d] scattered from the photo.
             alpha: [N, b].
+            momentum: m.
             first_visit: a bin counts as visited for the first time when its alpha exceeds this.
         """
         texture_update(

@@ -112,7 +112,11 @@ def texture_similarity(
     """Product of each point's feature with a target: the cosine when the targets have unit length.
 
     Args:
-        texture, seen, map_index, uv, alpha: as :func:`texture_lookup`.
+        texture: as for :func:`texture_lookup`, as are the next four.
+        seen: 0 or 1.
+        map_index: each point's texture.
+        uv: each point's place on it.
+        alpha: each point's bin weights.
         target: [P, d] one row a point; or, with `target_index`, [N, d] rows shared between points (many
             poses rendered against one picture need no gathered copy of its features).
         target_index: [P] int64 in [0, N), each point's row of `target`.
