@@ -63,7 +63,7 @@ def main() -> None:
         model.shape(category).scale.fill_(0.25)
     items = samples(model, size, 2 * config.batch_size)
     model.to(args.device).train()
-    optimiser = schedule._optimiser(config, [p for p in model.parameters() if p.requires_grad])
+    optimiser = schedule.make_optimiser(config, [p for p in model.parameters() if p.requires_grad])
     for step in range(2):
         take(model, items, optimiser, step, args.device)
     synchronize(args.device)

@@ -13,6 +13,7 @@
 #include <limits>
 #include <vector>
 
+#include "lanes.h"
 #include "triangle.h"
 
 namespace {
@@ -20,18 +21,11 @@ namespace {
 using ntdm::Triangle;
 using ntdm::Vertex;
 
-// Vectors of the compiler (GCC, Clang), whatever registers the CPU has: eight pixels of a row.
-constexpr int kLanes = 8;
-typedef double Doubles __attribute__((vector_size(64)));
-typedef float Floats __attribute__((vector_size(32)));
-typedef int32_t Ints __attribute__((vector_size(32)));
-
-template <typename V, typename T>
-inline V load(const T* from) {
-    V value;
-    std::memcpy(&value, from, sizeof value);
-    return value;
-}
+using ntdm::kLanes;
+using ntdm::load;
+typedef ntdm::Lanes<double>::Value Doubles;
+typedef ntdm::Lanes<float>::Value Floats;
+typedef ntdm::Lanes<float>::Index Ints;
 
 // Pixels whose centres a box contains: first column, first row, minus the last column, minus the last row.
 // The box of a face is then the least of its corners' in every entry. kDropped marks a vertex that is not

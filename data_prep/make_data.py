@@ -4,16 +4,16 @@ Layout under OUT: PASCAL3D+_release1.1/, OccludedPASCAL3D/, OOD-CV/, and make-da
 config and whether the set is whole. The same seed gives the same bytes on any number of workers, and a larger
 set begins with the samples of a smaller one.
 
-What the nuisances show and training does not:
+What the nuisances show and training does not (data_prep/synthetic):
 
-    shape     CADs that training holds back, and stretched copies of them         synthetic/models.py
-    pose      elevations and thetas outside training's                            synthetic/viewpoints.py
-    texture   families of texture.UNSEEN on the object                            synthetic/texture.py
-    context   the same families, and unseen outlines, in the background           synthetic/scene.py
-    weather   fog, rain, snow or night over the photo                             synthetic/scene.py
+    shape     CADs that training holds back, and stretched copies of them         models.py
+    pose      elevations and thetas outside training's                            viewpoints.py
+    texture   families of texture.UNSEEN on the object                            texture.py
+    context   the same families, and unseen outlines, in the background           scene.py
+    weather   fog, rain, snow or night over the photo                             scene.py
 
 Textures, backgrounds and lights of all test splits are disjoint from training's, cell by cell of the ranges
-they are drawn from, and as hard (synthetic/draws.py); beyond that a nuisance differs in its shift alone. Its
+they are drawn from, and as hard (draws.py); beyond that a nuisance differs in its shift alone. Its
 truth is the annotation: the camera is exact, and `cad_index` names the very shape in the photo, stretched
 copies too. OOD-CV/shifts.csv says for each photo what was done.
 As in the originals, OOD-CV has neither bottles nor monitors.

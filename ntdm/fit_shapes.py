@@ -1,9 +1,10 @@
-"""`ntdm fit-shapes`: fit Γ(z) of every category to its CADs by Eq. 2 of the paper (arXiv 2306.00118).
+"""`ntdm fit-shapes`: fit Γ(z) of every category to its CADs by vertex-to-face distances.
 
-Meshes of the template's topology are fitted to the CADs first (ntdm/shapes/fit_meshes.py), by the distances
-of Eq. 2 (surface_loss.py) and by their outlines (outline_loss.py), then Γ to the meshes (fit.py). The fit is
-measured (quality.py) and drawn (sheet.py). :func:`fit_latents` finds latents for CADs that Γ was not fitted
-to.
+Equations are those of arXiv 2306.00118.
+
+First meshes of the template's topology are fitted to the CADs (fit_meshes.py), by Eq. 2 both ways
+(surface_loss.py) and by their outlines (outline_loss.py), then Γ to the meshes. How well it went is measured
+(quality.py) and shown (sheet.py). :func:`fit_latents` finds latents for CADs that Γ was not fitted to.
 """
 
 import hashlib
@@ -160,10 +161,9 @@ def _fit(
             name = f"{category}_{numbers[a]}_to_{numbers[a + 1]}_{100 * share:.0f}.obj"
             write_plain_obj(folder / name, vertices, model.template_faces)
     measured = _measure(category, cads, surfaces, shapes, model.template_faces)
-    write_sheet(out / "sheets" / f"{category}.png", category, cads, surfaces, shapes, model.template_faces)
-    if plot is not None:
-        with atomic_path(out / "sheets" / f"{category}_convergence.png") as part:
-            plot(f"{category}, {len(cads)} CADs", history, part)
+    sheet = out / "sheets" / f"{category}.png"
+    write_sheet(sheet, category, cads, surfaces, shapes, model.template_faces)
+    _plot(plot, f"{category}, {len(cads)} CADs", history, sheet)
     meta = {
         "category": category,
         "cad_index": list(cads),
@@ -213,9 +213,7 @@ def _freeze(
     measured = _measure(category, cads, surfaces, shapes, model.template_faces)
     sheet = out / "latents" / f"{category}.png"
     write_sheet(sheet, category, cads, surfaces, shapes, model.template_faces)
-    if plot is not None:
-        with atomic_path(sheet.with_stem(f"{category}_convergence")) as part:
-            plot(f"{category}, latents of {len(cads)} CADs", history, part)
+    _plot(plot, f"{category}, latents of {len(cads)} CADs", history, sheet)
     content = {
         "schema": "ntdm-latents",
         "schema_version": 1,
@@ -229,6 +227,13 @@ def _freeze(
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     say(f"{category}: latents of {len(cads)} CADs, {_in_words(measured['mean'])}")
     return z.numpy()
+
+
+def _plot(plot: Plot | None, title: str, history: Sequence[Sequence[float]], sheet: Path) -> None:
+    """The convergence plot, beside the sheet."""
+    if plot is not None:
+        with atomic_path(sheet.with_stem(f"{sheet.stem}_convergence")) as part:
+            plot(title, history, part)
 
 
 def _surfaces(category: str, cads: Mapping[int, Cad], seed: int) -> list[Surface]:

@@ -1,7 +1,7 @@
 """Anyone's predictions into a run folder, scored: `ntdm import`. Afterwards it is a run like any other.
 
 The truth is that of a cache split, or a label table as the OOD-CV challenge published it. Every sample of the
-truth needs a prediction, a failed one as nan. The formats: ntdm/evaluation/prediction_formats.py.
+truth needs a prediction, a failed one as nan. The formats are those of prediction_formats.py.
 """
 
 import hashlib

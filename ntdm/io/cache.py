@@ -180,7 +180,7 @@ class CacheFile:
 
     Raises:
         ValueError: the file is absent, is not HDF5, is not whole, or does not keep the schema, which
-            ntdm/io/cache_schema.py has.
+            cache_schema.py has.
     """
 
     def __init__(self, path: Path) -> None:

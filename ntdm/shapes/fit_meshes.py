@@ -1,8 +1,8 @@
 """K meshes of the template's topology, fitted to the K CADs of a category by Eq. 2, coarse to fine.
 
-Eq. 2 is that of arXiv 2306.00118; Γ is then fitted to the meshes (fit.py). With ``joint`` they start from one
-another, so that a template point is the same part on each (initial_meshes.py); without, each CAD is fitted
-alone: the ceiling of the quality table.
+They are what Γ is then made of (fit.py). With ``joint`` they start from one another, so that a template
+point is the same part on each (initial_meshes.py); without, each CAD is on its own: the ceiling of the
+quality table. Equations are those of arXiv 2306.00118.
 """
 
 import math

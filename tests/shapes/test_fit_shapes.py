@@ -1,4 +1,4 @@
-"""visible_surface.py and fit_shapes.py: what is visible, quality of the fit, the stage on a cache."""
+"""visible_surface.py and fit.py: what is visible, quality of the fit, the stage on a cache."""
 
 import dataclasses
 import json
