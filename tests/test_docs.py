@@ -88,3 +88,29 @@ def test_every_switch_back_to_the_paper_is_a_key() -> None:
     }
     assert len(keys) > 10
     assert keys <= known
+
+
+def attributes(node: ast.ClassDef) -> set[str]:
+    """Names that a class annotates or assigns to itself."""
+    inner = list(ast.walk(node))
+    names = {n.target.id for n in inner if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
+    return names | {n.attr for n in inner if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in SOURCES if p.suffix == ".py" and p.parts[len(ROOT.parts)] in ("ntdm", "data_prep")],
+    ids=relative,
+)
+def test_attributes_stand_one_on_a_line(path: Path) -> None:
+    """As ruff's D417 demands of arguments."""
+    crowded = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        text = ast.get_docstring(node) if isinstance(node, ast.ClassDef) else None
+        section = re.search(r"^Attributes:\n((?:    .*\n?)+)", text or "", re.MULTILINE)
+        if isinstance(node, ast.ClassDef) and section:
+            known = attributes(node)
+            for line in section[1].splitlines():
+                later = [name for name in re.findall(r"[.;,] (\w+):", line) if name in known]
+                crowded += [line.strip()] if later or re.match(r"    \w+, \w", line) else []
+    assert crowded == []
