@@ -60,7 +60,7 @@ class Commands(TyperGroup):
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is being obeyed
             say("interrupted; the same command resumes", error=True)
             raise typer.Exit(130) from None
-        except (ValueError, OSError, build.BuildError) as error:
+        except (ValueError, OSError, MemoryError, build.BuildError) as error:
             if ctx.params.get("traceback"):
                 raise
             say(f"ntdm: {_sentence(error)}", error=True)
@@ -72,6 +72,9 @@ def _sentence(error: Exception) -> str:
         return (
             f"no space left on the disk ({error.filename or error}): free some and run the same command again"
         )
+    if isinstance(error, MemoryError):
+        text = "not enough memory: fewer --workers, smaller images or batches; what is whole is kept"
+        return f"{text} ({error})" if str(error) else text
     if isinstance(error, BrokenPipeError):
         return "what reads this command's output ended before it did: the rest was not done"
     if isinstance(error, OSError) and error.filename and error.strerror:
@@ -91,6 +94,8 @@ def main_options(
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error was raised.")] = False,
 ) -> None:
     """Neural Textured Deformable Meshes: pose, shape, masks and class of an object from one photo."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without π must not lose the table and the path
+        sys.stdout.reconfigure(errors="replace")
     if os.environ.get("WORLD_SIZE", "1") != "1" and context.invoked_subcommand not in SHARED:
         named = f"{' and '.join(SHARED)}: start {context.invoked_subcommand} without it"
         raise ValueError(f"torchrun shares the work of {named}")

@@ -16,7 +16,7 @@ from ntdm.data_prep.raw.annotation import (
     SampleError,
     object_class,
     object_pose,
-    read_objects,
+    read_record,
     refuse_absurd,
 )
 from ntdm.data_prep.raw.files import read_bytes, read_npz
@@ -35,7 +35,7 @@ def make_samples(listing: Listing, item: Item, config: PrepConfig) -> list[Sampl
     if item.pose is not None:
         return [_lone_sample(listing, item, config, item.pose)]
     try:
-        objects = read_objects(item.annotation)
+        objects, size = read_record(item.annotation)
         wanted = _wanted_objects(objects, listing.category, item, config)
     except SampleError as fault:
         return [fault]
@@ -49,6 +49,12 @@ def make_samples(listing: Listing, item: Item, config: PrepConfig) -> list[Sampl
                 _refuse_cad(pose.cad_index, listing, item)
             if photo is None:
                 photo = _read_photo(listing, item)
+                # What OOD-CV ships beside its photos does not say their size reliably.
+                if size not in (None, photo.size) and listing.dataset != "ood_cv":
+                    text = f"{photo.source} has {photo.size} (h, w), {item.annotation} says {size}"
+                    raise SampleError(
+                        "image_size_mismatch", f"{text}: boxes and cameras are of another photo"
+                    )
             results.append(_sample(f"{item.name}_{index:02d}", where, photo, pose, listing, config))
         except SampleError as fault:
             results.append(fault)
@@ -140,6 +146,8 @@ def _read_photo(listing: Listing, item: Item) -> _Photo:
     except UnidentifiedImageError:
         forms = ", ".join(FORMATS)
         raise SampleError("image_unreadable", f"{path} is not a readable image: none of {forms}") from None
+    except MemoryError:  # no fault of the file: a cache without the sample would count as whole
+        raise MemoryError(f"for {path}") from None
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged bytes.
     except Exception as error:
         raise SampleError("image_unreadable", f"{path} is not a readable image: {reason(error)}") from None

@@ -27,7 +27,7 @@ FAULTS = frozenset(
     {
         "image_missing", "image_unreadable", "annotation_missing", "annotation_unreadable",
         "cad_missing", "cad_unreadable", "mask_missing", "mask_unreadable", "name_invalid",
-        "crop_mismatch", "number_absurd", "list_unreadable",
+        "crop_mismatch", "image_size_mismatch", "number_absurd", "list_unreadable",
     }
 )  # fmt: skip
 _FAULTS_NAMED = 5  # of each file; the rest is in the count

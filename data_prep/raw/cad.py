@@ -3,6 +3,7 @@
 Release 1.0 of PASCAL3D+ ships them as MATLAB files, one a category.
 """
 
+import codecs
 import re
 import warnings
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ntdm.config.protocol import CATEGORIES
+from ntdm.data_prep.raw import polygons
 from ntdm.data_prep.raw.files import LARGEST_TEXT, read_bytes
 from ntdm.data_prep.raw.mat import read_mat
 from ntdm.io.fault import reason
@@ -31,14 +33,14 @@ def read_off(path: Path) -> Cad:
     """Vertices f32 [V, 3] (object frame, CAD units) and triangles i32 [F, 3] (0-based) of an OFF file.
 
     The counts may follow `OFF` on its line or on the next; `#` starts a comment; colours after a face are
-    ignored; polygons are cut into fans.
+    ignored; convex polygons are cut into fans, others into ears.
 
     Raises:
         ValueError: names the file and what is wrong in it: no OFF header, too short, a number that is none
-            or not finite, no vertices, no faces, a face of fewer than 3 or more than 1000 corners, or of an
-            unknown vertex.
+            or not finite, no vertices, no faces, a face of fewer than 3 or more than 1000 corners, of an
+            unknown vertex, or one that crosses itself.
     """
-    text = read_bytes(path, LARGEST_TEXT).decode("ascii", errors="replace")
+    text = read_bytes(path, LARGEST_TEXT).removeprefix(codecs.BOM_UTF8).decode("ascii", errors="replace")
     # A line without a comment stays the string that it is: there can be millions.
     lines = [line.split("#", 1)[0] if "#" in line else line for line in text.splitlines()]
     lines = [line for line in lines if line and not line.isspace()]
@@ -59,7 +61,7 @@ def read_off(path: Path) -> Cad:
                 f"it is cut short: {len(lines) - 1} lines for {number} vertices and {faces} faces"
             )
         vertices = _vertices(lines[1 : 1 + number])
-        triangles = _triangles(lines[1 + number : 1 + number + faces])
+        triangles = _triangles(lines[1 + number : 1 + number + faces], vertices)
     except (ValueError, OverflowError) as error:  # the latter of numbers that no int64 holds
         raise ValueError(f"{path} is not a usable OFF file: {reason(error)}") from None
     wrong = triangles[(triangles < 0) | (triangles >= number)]
@@ -130,7 +132,8 @@ def find_cads(root: Path) -> dict[str, Callable[[], dict[int, Cad]]]:
     Raises ValueError where there is no category.
     """
     folder = root / "CAD"
-    names = {path.parent.name for path in folder.glob("*/*.off")} | {p.stem for p in folder.glob("*.mat")}
+    names = {path.parent.name for path in folder.glob("[!.]*/[!.]*.off")}
+    names |= {path.stem for path in folder.glob("[!.]*.mat")}
     if not names:
         raise ValueError(f"no CAD model below {folder}: expected <category>/01.off or <category>.mat")
 
@@ -217,8 +220,8 @@ def _vertex_fault(vertices: np.ndarray) -> str | None:
     return None
 
 
-def _triangles(lines: list[str]) -> np.ndarray:
-    """i64 [F, 3]: the fan of each face, in the faces' order. Faces of as many corners are read together."""
+def _triangles(lines: list[str], vertices: np.ndarray) -> np.ndarray:
+    """i64 [F, 3]: triangles of each face, in the faces' order. Faces of as many corners are read together."""
     corners = np.array([_corners(line) for line in lines])
     of_face, fans = [], []
     for count in np.unique(corners):
@@ -236,8 +239,11 @@ def _triangles(lines: list[str]) -> np.ndarray:
             if "column index" in str(error):
                 raise ValueError(f"a face of {count} corners has not the corners it says") from None
             raise
-        fan = [named[:, [0, i, i + 1]] for i in range(1, count - 1)]
-        fans.append(np.stack(fan, 1).reshape(-1, 3))
+        fan = np.stack([named[:, [0, i, i + 1]] for i in range(1, count - 1)], 1)
+        if count > 3 and (named >= 0).all() and (named < len(vertices)).all():
+            for face in np.flatnonzero(~polygons.are_convex(vertices[named])):
+                fan[face] = named[face][polygons.ears(vertices[named[face]])]
+        fans.append(fan.reshape(-1, 3))
         of_face.append(places.repeat(count - 2))
     return np.concatenate(fans)[np.argsort(np.concatenate(of_face), kind="stable")]
 

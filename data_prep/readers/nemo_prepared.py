@@ -101,7 +101,7 @@ def _names(root: Path, folder: str) -> list[str]:
     lists = sorted((root / folder.format("lists")).glob("mesh*.txt"))
     if lists:
         return [base_name(line) for path in lists for line in read_list(path)]
-    return sorted(path.stem for path in (root / folder.format("annotations")).glob("*.npz"))
+    return sorted(path.stem for path in (root / folder.format("annotations")).glob("[!.]*.npz"))
 
 
 def _item(root: Path, folder: str, name: str, occluded: bool) -> Item:
@@ -161,7 +161,10 @@ def _in_crop(fields: "_Fields", size: tuple[int, int], resize: float) -> tuple[n
     principal = fields.numbers("principal", 2)
     original = np.array([fields.number("width"), fields.number("height")])
     if "padding_params" in fields:
-        y0, _, x0, _, padded_height, padded_width = fields.numbers("box", 6)
+        y0, y1, x0, x1, padded_height, padded_width = fields.numbers("box", 6)
+        if (height, width) != (y1 - y0, x1 - x0):
+            text = f"the photo has {size} (h, w), its box is of {(int(y1 - y0), int(x1 - x0))}"
+            raise SampleError("crop_mismatch", f"{fields.path}: {text}: it was resized since")
         top, bottom, left, right = fields.numbers("padding_params", 6)[:4]
         zoom = np.array([padded_width - left - right, padded_height - top - bottom]) / original
         shift = np.array([left - x0, top - y0])

@@ -37,7 +37,7 @@ def load_toml(cls: type[Config], path: Path, method: str | None = None) -> Confi
     which is `method`, else the key of [train], else NTDM.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ValueError(f"config file {path} does not exist") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

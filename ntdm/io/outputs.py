@@ -112,7 +112,8 @@ def sweep(folder: Path) -> None:
     for leftover in list(folder.rglob(".*.part*")):
         match = ours.match(leftover.name)
         if match and not _runs(int(match[1])):
-            _remove(leftover)
+            with contextlib.suppress(OSError):  # in a folder that may only be read it harms nobody
+                _remove(leftover)
 
 
 def _host() -> str:

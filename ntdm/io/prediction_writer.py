@@ -1,5 +1,6 @@
 """Writing prediction files, batch by batch (docs/formats.md; the files: ntdm/io/predictions.py)."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -24,6 +25,7 @@ from ntdm.io.predictions import (
     DenseOutputs,
     Prediction,
 )
+from ntdm.io.progress import say
 from ntdm.io.table import cell_text, write_csv
 
 
@@ -132,7 +134,13 @@ class PredictionWriter:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.stat(self.folder).st_ino != os.fstat(lock).st_ino:  # another's, made since
                 raise FileNotFoundError
-        except (BlockingIOError, FileNotFoundError):
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                text = "this file system has no locks; see that no other process predicts this split"
+                say(f"{self.folder}: {text}")
+                return lock
+            if not isinstance(error, BlockingIOError | FileNotFoundError):
+                raise
             os.close(lock)
             raise ValueError(
                 f"{self.path}: another process predicts this split; wait until it has finished"

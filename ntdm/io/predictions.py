@@ -153,7 +153,7 @@ def read_geometry(path: Path, keys: Sequence[tuple[str, str]]) -> DenseOutputs:
 
 def _open_geometry(path: Path) -> h5py.File:
     try:
-        file = h5py.File(path)
+        file = h5py.File(path, locking=False)
     except OSError as error:
         raise ValueError(f"{path} is not a readable HDF5 file: {error}") from None
     if file.attrs.get("schema") != SCHEMA or not file.attrs.get("complete", False):

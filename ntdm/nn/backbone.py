@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ntdm.io.fault import reason
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 Net = TypeVar("Net", bound=Any)
@@ -257,14 +259,18 @@ def load_imagenet(model: nn.Module, path: Path) -> None:
         raise ValueError(
             f"backbone weights {path}: no such file; give a torchvision ResNet-50 state dict (.pth)"
         )
+    if path.stat().st_size == 0:
+        raise ValueError(f"backbone weights {path} {_not_tensors(path)}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ValueError(f"backbone weights {path} hold more than tensors, and are not executed") from None
+        raise ValueError(f"backbone weights {path} {_not_tensors(path)}") from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"backbone weights {path} cannot be read as a state dict: {error}") from None
+        raise ValueError(f"backbone weights {path} cannot be read as a state dict: {reason(error)}") from None
     if not isinstance(state, dict):
         raise ValueError(f"backbone weights {path} hold {type(state).__name__}, want a state dict")
+    # nn.DataParallel's prefix.
+    state = {str(name).removeprefix("module."): value for name, value in state.items()}
     rooms = {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"}
     trunk = {k for k in model.state_dict() if k.split(".")[0] in rooms}
     # Files from before torch 0.4.1 lack the batch norms' counters, which inference does not use.
@@ -277,3 +283,16 @@ def load_imagenet(model: nn.Module, path: Path) -> None:
         model.load_state_dict({k: state[k] for k in trunk & set(state)}, strict=False)
     except RuntimeError as error:
         raise ValueError(f"backbone weights {path} do not fit ResNet-50: {error}") from None
+
+
+def _not_tensors(path: Path) -> str:
+    """What a file is that torch takes for a pickle and will not execute."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        return "are an empty file: get it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "are a pointer of Git LFS and not the file itself: `git lfs pull` brings it"
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        return "hold more than tensors, and are not executed"
+    return "are no file of torch: its first bytes are " + reason(ValueError(repr(start[:16])))

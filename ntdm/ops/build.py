@@ -53,8 +53,17 @@ def cuda_sources() -> list[Path]:
 
 
 def user_cache() -> Path:
-    """Where a library is built at first use: $XDG_CACHE_HOME/ntdm, else ~/.cache/ntdm."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ntdm"
+    """Where a library is built at first use: $XDG_CACHE_HOME/ntdm, else ~/.cache/ntdm.
+
+    BuildError where there is neither."""
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "ntdm"
+    try:
+        return Path.home() / ".cache" / "ntdm"
+    except RuntimeError:  # a user that the system does not know, as in containers
+        raise BuildError(
+            "there is no home directory to build ntdm's operators in: set XDG_CACHE_HOME to a folder"
+        ) from None
 
 
 def library_name() -> str:
@@ -167,7 +176,13 @@ def _compile(command: list[str], compiled: list[Path], final: Path) -> Path:
 
 
 def _find(name: str) -> Path | None:
-    return next((folder / name for folder in (PACKAGE, user_cache()) if (folder / name).is_file()), None)
+    if (PACKAGE / name).is_file():
+        return PACKAGE / name
+    try:
+        built = user_cache() / name
+    except BuildError:  # nowhere to have built it
+        return None
+    return built if built.is_file() else None
 
 
 def _cpu() -> str:

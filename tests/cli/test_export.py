@@ -238,7 +238,7 @@ def test_ood_cv_names_are_the_challenges(name, image):
 def test_ood_cv_takes_the_rows_of_the_challenge(caches, tmp_path, capsys):
     order = tmp_path / "labels.csv"
     wanted = [f"collection_car_photo_{i}.jpg" for i in (2, 7, 0, 2)]
-    order.write_text("imgs,labels,azimuth\n" + "".join(f"{name},car,1\n" for name in wanted))
+    order.write_text("\ufeffimgs,labels,azimuth\n" + "".join(f"{name},car,1\n" for name in wanted))
     path = caches / "pascal3d" / "val" / "car.h5"
     result = ntdm("ood-cv", "--cache", path, "--out", tmp_path / "pose.csv", "--order", order)
     rows = rows_of(tmp_path / "pose.csv")

@@ -1,6 +1,9 @@
 """The cache file: what is written is read, and what is broken is refused with its name."""
 
 import dataclasses
+import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -292,3 +295,32 @@ def test_a_training_opens_each_file_few_times(tiny, tiny_folder, tmp_path, monke
     config = dataclasses.replace(tiny.TRAIN, epochs=1)
     train.run(config, tiny_folder / "cache", tiny_folder / "shapes", tmp_path / "run")
     assert {opened.count(path) for path in set(opened)} == {3}
+
+
+def test_a_lock_of_another_program_keeps_nobody_from_reading(tmp_path):
+    """Caches are only ever replaced as whole files."""
+    path = write(tmp_path / "car.h5")
+    code = (
+        "import h5py, sys, time; f = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout is not None and other.stdout.readline() == b"open\n"
+        with cache.CacheFile(path) as file:
+            assert len(file) == 3
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.parametrize("number", ["EACCES", "ENOLCK", "EIO", "EMFILE"])
+def test_what_the_system_refuses_is_not_called_damage(tmp_path, monkeypatch, number):
+    path = write(tmp_path / "car.h5")
+
+    def refuse(*given: object, **options: object) -> None:
+        raise OSError(getattr(errno, number), "unable to open file")
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with pytest.raises(ValueError, match=r"car\.h5 cannot be opened: ") as caught:
+        cache.CacheFile(path)
+    assert "--overwrite" not in str(caught.value)

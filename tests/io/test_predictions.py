@@ -1,6 +1,8 @@
 """Prediction files and sample tables: truth scores perfect, writing resumes, bad files are named."""
 
 import csv
+import errno
+import fcntl
 import math
 from pathlib import Path
 
@@ -298,3 +300,13 @@ def test_write_errors_leaves_nothing_bad(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="does not exist"):
         read_errors(tmp_path / "e.csv")
+
+
+def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
+    def none(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    writer = PredictionWriter(tmp_path / "val.csv", {"a": 1})
+    assert "this file system has no locks; see that no other process" in capsys.readouterr().err
+    assert not writer.done

@@ -242,3 +242,14 @@ def test_real_old_form(real_data):
     np.testing.assert_allclose(pose.viewpoint, want, rtol=0, atol=1e-13)
     assert pose.focal_px == pytest.approx(3000 * want[3] / 5) and pose.cad_index == 8
     np.testing.assert_allclose(pose.principal_point, [336, 128], atol=1)
+
+
+def test_a_prepared_photo_that_was_resized_since_is_a_fault(tree, tmp_path, capsys):
+    write_prepared(tmp_path / "prepared", "n0_0_00", photo_of(tree), "uncentred")
+    write_prepared(tmp_path / "prepared", "n0_1_00", photo_of(tree), "uncentred")
+    path = tmp_path / "prepared" / "images" / "car" / "n0_0_00.JPEG"
+    with Image.open(path) as image:
+        image.resize((image.width // 2, image.height // 2)).save(path)
+    (report,) = prepare(tmp_path / "prepared", tree).files
+    assert report.dropped == {"crop_mismatch": 1} and report.samples == 1
+    assert "it was resized since" in capsys.readouterr().err

@@ -59,7 +59,7 @@ def test_a_point_of_the_object_is_where_the_crops_camera_sees_it(root):
     spot = 255 * np.exp(-((x - matlab_xy[0, 0].item()) ** 2 + (y - matlab_xy[0, 1].item()) ** 2) / (2 * 6**2))
     Image.fromarray(np.rint(spot).astype(np.uint8)).save(photo(root).with_suffix(".png"))
     photo(root).unlink()
-    write_record(annotation(root), [annotated({"px": 152.25, "py": 138.5})])
+    write_record(annotation(root), [annotated({"px": 152.25, "py": 138.5})], (300, 400))
     with CacheFile(prepare(root, PrepConfig(image_size=(96, 128), scale=0.4)).paths[0]) as file:
         crop = file.read("images", 0).astype(np.float64).mean(-1)
         focal, principal = torch.tensor(file["focal"][0]), torch.from_numpy(file["principal_point"][0])
