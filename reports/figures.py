@@ -51,7 +51,11 @@ def draw_all(
 
     Args:
         target: path of the table; a figure has its name and an ending of its own.
-        blocks: the table. ordered: whether its columns are a scale. splits: column -> ``dataset/split``.
+        title: of the table.
+        blocks: the table.
+        ordered: whether its columns are a scale.
+        splits: column -> ``dataset/split``.
+        runs: those of the table.
     """
     drawn: list[Picture] = []
 
@@ -100,7 +104,11 @@ def draw_table(title: str, blocks: Blocks, ordered: bool, colours: Mapping[str, 
     Published rows are dashed or hatched and pale; a cell that was not measured is left out.
 
     Args:
-        blocks: the table. ordered: whether its columns are a scale. colours: by method.
+        title: of the table.
+        blocks: the table.
+        ordered: whether its columns are a scale.
+        colours: by method.
+        path: of the PNG.
     """
     names = dict.fromkeys(method for block in blocks.values() for method in block.index)
     methods = sorted(names, key=_published)
@@ -147,7 +155,10 @@ def draw_error_curves(
     """Share of samples with a smaller pose error, by error; a panel a column, a line a method.
 
     Args:
-        errors: column -> method -> [N] degrees. colours: by method.
+        title: of the figure.
+        errors: column -> method -> [N] degrees.
+        colours: by method.
+        path: of the PNG.
     """
     shown = {column: methods for column, methods in errors.items() if methods}
     names = list(dict.fromkeys(method for methods in shown.values() for method in methods))
@@ -203,7 +214,10 @@ def draw_confusion(
     The method's name has a line of its own above its row: it may be longer than a matrix is wide.
 
     Args:
+        title: of the figure.
         guesses: method -> column -> predicted categories [N], the true ones in its index.
+        columns: those of the table, in their order.
+        path: of the PNG.
     """
     shown = {method: pairs for method, pairs in guesses.items() if pairs}
     across = [column for column in columns if any(column in pairs for pairs in shown.values())]
@@ -274,7 +288,10 @@ def draw_seconds(
     """The stages' times as dots on logarithmic scales, where a bar would have no foot to begin at.
 
     Args:
-        stages: stage and its unit -> method -> seconds. colours: by method.
+        title: of the figure.
+        stages: stage and its unit -> method -> seconds.
+        colours: by method.
+        path: of the PNG.
     """
     shown = {stage: times for stage, times in stages.items() if times}
     most = max(len(times) for times in shown.values())

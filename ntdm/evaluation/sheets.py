@@ -57,7 +57,11 @@ def overview(model: NTDM, focal: float, run_folder: Path, split: str, paths: Seq
     """A contact sheet of the split, best to worst pose, in ``<run>/sheets/<split>.png``.
 
     Args:
-        focal: of the crop's nominal camera, pixels. paths: the split's cache files.
+        model: of the run.
+        focal: of the crop's nominal camera, pixels.
+        run_folder: with predictions and errors of the split.
+        split: "pascal3d/val", ...
+        paths: the split's cache files.
     """
     order = _by_error(_errors(run_folder, split))
     chosen = pictures.even_steps(order, OVERVIEW_ROWS)
