@@ -26,8 +26,7 @@ from ntdm.io.outputs import atomic_path, up_to_date
 from ntdm.io.progress import say
 from ntdm.io.run_folder import RunFolder
 from ntdm.methods import load
-from ntdm.methods.registry import METHODS
-from ntdm.shapes.files import load_shape
+from ntdm.methods.base import FITTED_SHAPES
 
 
 @dataclass(frozen=True)
@@ -113,8 +112,8 @@ def _check_full(
         "train_on": list(train_on),
         "data_fingerprint": split.fingerprint,
         "shapes": {
-            name: METHODS["ntdm"].describe(load_shape(shapes / f"{name}.safetensors"))
-            for name in split.categories
+            name: FITTED_SHAPES.describe(shape)
+            for name, shape in FITTED_SHAPES.gather(training, split, shapes).items()
         },
     }
     differing = difference({key: described.get(key) for key in wanted}, wanted)
@@ -127,10 +126,10 @@ def _check_full(
 def _share(full: Path, folder: Path, name: str, overwrite: bool) -> None:
     """Make `folder` a run of the name `name` with the weights of the run `full`."""
     source, target = RunFolder(full), RunFolder(folder)
-    described = source.description() | {"method": name}
+    described = load.read_description(source) | {"method": name}
     if target.config.exists() and target.weights.exists():
         same_weights = target.weights_digest() == source.weights_digest()
-        if same_weights and up_to_date(folder, target.description(), described, overwrite):
+        if same_weights and up_to_date(folder, load.read_description(target), described, overwrite):
             return
         if not overwrite:
             raise ValueError(f"{folder} has other weights than {full}; pass --overwrite to replace it")

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ntdm.config.stages import TrainConfig
+from ntdm.config.stages import TrainConfig, check_choice, check_range
 from ntdm.data.batch import Batch
+from ntdm.methods.base import Method
 from ntdm.methods.pose_bins import likeliest_angles, to_bins
 from ntdm.nn import backbone
 from ntdm.nn.base import Guess, MissingPackageError, Model
@@ -54,15 +55,29 @@ def detection() -> ModuleType:
     return detection
 
 
+@dataclass(frozen=True, kw_only=True)
+class MaskRCNNConfig(TrainConfig):
+    """[train] and [train.mask-rcnn]: the size of its pose head."""
+
+    method: str = "mask-rcnn"
+    pose_bins: int = 41  # for each of azimuth, elevation, theta
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "train", "method", "mask-rcnn")
+        check_range(self, "train", 1, None, "pose_bins")
+
+
 class MaskRCNN(Model):
     """Trunk, feature pyramid, region proposals; heads for class, box, amodal mask and pose."""
 
-    def __init__(self, config: TrainConfig, categories: Sequence[str]) -> None:
+    def __init__(self, config: MaskRCNNConfig, categories: Sequence[str]) -> None:
         super().__init__()
         parts = detection()
         from torchvision import ops
 
-        self.config, self.categories = config, tuple(categories)
+        self.config: MaskRCNNConfig = config
+        self.categories = tuple(categories)
         self.backbone = backbone.trunk(config.backbone, config.backbone_weights)
         size, classes = SIZES[config.backbone], len(self.categories) + 1  # class 0 is background
         width = size.channels
@@ -203,3 +218,8 @@ def _clipped(box: Tensor, size: tuple[int, int]) -> Tensor:
     limit = box.new_tensor([size[1], size[0]])
     low = box[:, :2].clamp_min(0).minimum(limit - 1)
     return torch.cat([low, box[:, 2:].minimum(limit).maximum(low + 1)], 1)
+
+
+METHOD = Method(
+    name="mask-rcnn", config=MaskRCNNConfig, build=lambda config, categories, _: MaskRCNN(config, categories)
+)
