@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -14,6 +15,14 @@ from ntdm.io.outputs import atomic_path
 SCHEMA, SCHEMA_VERSION = "ntdm-run", 2
 READ_VERSIONS = (1, SCHEMA_VERSION)  # 1 has the keys of all methods under "train"
 LAST_CHECKPOINT = Path("checkpoints", "last.safetensors")
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Every run directly in a folder, in alphabetical order; ValueError where there is none."""
+    runs = sorted(path.parent for path in folder.glob("*/config.json"))
+    if not runs:
+        raise ValueError(f"no run in {os.path.join('.', folder)}: name one by --runs")
+    return runs
 
 
 class RunFolder:
@@ -73,7 +82,7 @@ class RunFolder:
                 part.write_text("".join(f"{name}\n" for name in sorted(trained_on)), encoding="utf-8")
 
     def trained_on(self) -> set[str]:
-        """ "category/name" of every sample of the training; ValueError where the list is lost."""
+        """Every sample of the training, as "category/name"; ValueError where the list is lost."""
         names = set(self.train_names.read_text(encoding="utf-8").split("\n")) - {""}
         if not names:
             raise ValueError(f"{self.train_names} is empty: restore it, or train again")

@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 import raw_trees as raw
 from ntdm import doctor
 from ntdm.cli import app
-from ntdm.cli_options import every_test_split
 from ntdm.config.reading import NAMED_CONFIGS, load_toml
 from ntdm.config.stages import InferConfig, ShapeConfig
+from ntdm.io.cache_split import every_test_split
 from ntdm.methods.classifier import HEADS
 from ntdm.methods.registry import METHODS, configure
 from ntdm.shapes import nearest_faces
