@@ -96,7 +96,7 @@ def interrupted(folder: Path, config: Path, out: Path) -> None:
     """A training that Ctrl-C ends once its first checkpoint is written."""
     code = """if True:
         from ntdm.cli import main
-        from ntdm.io.run_folder import RunFolder
+        from ntdm.training import checkpoints
         save = checkpoints.save
         def save_and_stop(*arguments):
             save(*arguments)
