@@ -98,16 +98,15 @@ def run(
             _share(full, folder, name, overwrite)
         elif ablation.train or name == "full":
             say(f"ablation {name}: train")
-            own_training = replace(training, **ablation.train)
             train.run(
-                own_training, cache, shapes, folder, train_on, categories,
+                replace(training, **ablation.train), cache, shapes, folder, train_on, categories,
                 overwrite=overwrite, device=device, name=name,
             )  # fmt: skip
         else:
             _share(out / "full", folder, name, overwrite)
         say(f"ablation {name}: evaluate")
-        own_inference = replace(inference, **ablation.infer)
-        evaluate.run(folder, cache, splits, own_inference, overwrite=overwrite, device=device)
+        ablated = replace(inference, **ablation.infer)
+        evaluate.run(folder, cache, splits, ablated, overwrite=overwrite, device=device)
     return [out / name for name in ABLATIONS]
 
 
@@ -115,7 +114,7 @@ def _check_full(
     full: Path, training: TrainConfig, train_on: Sequence[str], split: CacheSplit, shapes: Path
 ) -> None:
     _, described = load.load(full)
-    wanted = {
+    expected = {
         "train": to_dict(training),
         "train_on": list(train_on),
         "data_fingerprint": split.fingerprint,
@@ -124,7 +123,7 @@ def _check_full(
             for name, shape in FITTED_SHAPES.gather(training, split, shapes).items()
         },
     }
-    differing = difference({key: described.get(key) for key in wanted}, wanted)
+    differing = difference({key: described.get(key) for key in expected}, expected)
     if differing:
         raise ValueError(
             f"{full} was made with another config or on other data ({differing}): it is not full"

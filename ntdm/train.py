@@ -171,8 +171,8 @@ def _fit(
     """Trains to the end, from the checkpoint where there is one; returns the seconds it took in all."""
     batches = Batches(data, model.categories, model.num_latents, config, device)
     per_epoch, total = batches.per_epoch, batches.per_epoch * config.epochs
-    learned = [p for p in model.parameters() if p.requires_grad]
-    optimiser = make_optimiser(config, learned)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimiser = make_optimiser(config, parameters)
     keys = data.keys()
     history, first = checkpoints.restore(out / LAST_CHECKPOINT, model, optimiser)
     model.train()
@@ -192,7 +192,7 @@ def _fit(
             )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        distributed.sum_gradients(learned)
+        distributed.sum_gradients(parameters)
         optimiser.step()
         sums = {k: sums.get(k, 0.0) + v for k, v in figures.items()}
         count += 1

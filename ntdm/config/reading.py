@@ -119,8 +119,8 @@ def resolve_training(
 
     ValueError: no such file, or as :func:`load_training`.
     """
-    chosen = method or parse_settings(settings or ()).get("method")
-    config = load_training(methods, _find_config(name), chosen)
+    method = method or parse_settings(settings or ()).get("method")
+    config = load_training(methods, _find_config(name), method)
     return override(config, [*(settings or ()), f"method={config.method}"], seed)
 
 
@@ -132,8 +132,8 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any], outer: str = "") 
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             texts.append(difference(before, after, f"{outer}{key}."))
         elif before != after:
-            said = (repr(values[key]) if key in values else "absent" for values in (old, new))
-            texts.append(f"{outer}{key}: {' -> '.join(said)}")
+            sides = (repr(values[key]) if key in values else "absent" for values in (old, new))
+            texts.append(f"{outer}{key}: {' -> '.join(sides)}")
     return ", ".join(filter(None, texts))
 
 

@@ -191,8 +191,8 @@ def check_range(config: Any, stage: str, low: float, high: float | None, *keys: 
         value = getattr(config, key)
         entries = value if isinstance(value, tuple) else (value,)
         if not all(low <= entry <= (sys.float_info.max if high is None else high) for entry in entries):
-            wanted = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
-            raise ValueError(f"{stage} {key} is {value!r}: want {wanted}")
+            bounds = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
+            raise ValueError(f"{stage} {key} is {value!r}: want {bounds}")
 
 
 def check_choice(config: Any, stage: str, key: str, *allowed: str) -> None:

@@ -108,9 +108,9 @@ def read_header(path: Path) -> Header:
     with CacheFile(path) as file:
         columns = {name: file[name] for name in COLUMNS}
         config = {key: value for key, value in file.config.items() if key != "compression"}
-        said = [file.dataset, file.split, file.category, config, file.pixels, file["name"]]
+        key = [file.dataset, file.split, file.category, config, file.pixels, file["name"]]
         digested = ("viewpoint", "focal", "principal_point", "cad_index")
-        content = json.dumps(said).encode() + b"".join(
+        content = json.dumps(key).encode() + b"".join(
             np.ascontiguousarray(columns[name]).tobytes() for name in digested
         )
         fitted = "latent" in file

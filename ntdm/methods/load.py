@@ -107,5 +107,5 @@ def _build(folder: RunFolder, description: dict[str, Any]) -> Model:
     except MissingPackageError:  # nothing is wrong with the run
         raise
     except (ValueError, RuntimeError) as error:  # RuntimeError: torch cannot hold a model of such sizes
-        said = str(error).partition("\n")[0]
-        raise ValueError(f"{source} describes no model: {said}; train again with --overwrite") from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{source} describes no model: {reason}; train again with --overwrite") from error

@@ -138,8 +138,8 @@ class MaskRCNN(Model):
         parts = detection().roi_heads
         losses["class"], losses["box"] = parts.fastrcnn_loss(logits, boxes, labels, box_targets)
         objects = [label > 0 for label in labels]
-        inside = [box[mine] for box, mine in zip(proposals, objects, strict=True)]
-        which = [index[mine] for index, mine in zip(matched, objects, strict=True)]
+        inside = [box[is_object] for box, is_object in zip(proposals, objects, strict=True)]
+        which = [index[is_object] for index, is_object in zip(matched, objects, strict=True)]
         masks = self.heads.mask_predictor(
             self.heads.mask_head(self.heads.mask_roi_pool(features, inside, sizes))
         )
@@ -171,16 +171,16 @@ class MaskRCNN(Model):
             *(each.softmax(1)[:, 1:].max(0) for each in logits.split(counts)), strict=True
         )  # [M] each, of every photo
         first = torch.tensor([0, *counts[:-1]], device=photo.device).cumsum(0)
-        chosen = torch.stack(likeliest) + first[:, None]  # [N, M] rows of the best boxes
+        best_row = torch.stack(likeliest) + first[:, None]  # [N, M] of the boxes, by photo and class
         probability, best = torch.stack(score).max(1)
-        own = torch.tensor(category, device=photo.device)
-        found = []
-        for label in (own, best):
-            row = chosen.gather(1, label[:, None])[:, 0]
+        given = torch.tensor(category, device=photo.device)
+        answers = []
+        for label in (given, best):
+            row = best_row.gather(1, label[:, None])[:, 0]
             angles = likeliest_angles(self.pose(described[row]).unflatten(1, (3, -1)))
             box = _clipped(boxes[row, label + 1], sizes[0])
-            found.append((angles, self._masks(features, box, label, sizes)))
-        (viewpoint, amodal), (free, amodal_free) = found
+            answers.append((angles, self._masks(features, box, label, sizes)))
+        (viewpoint, amodal), (free, amodal_free) = answers
         return Guess(
             viewpoint=viewpoint, free_viewpoint=free, category=best, score=probability, amodal=amodal,
             amodal_free=amodal_free,

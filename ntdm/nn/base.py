@@ -117,19 +117,19 @@ class FeatureModel(Model):
         With `occlusion_weight` up to half of them are of cells inside the object's outline, where a patch of
         background covers it: those are few, and the hardest to tell from the object.
         """
-        empty, wanted = self._empty(batch), self.config.background_per_image
+        empty, limit = self._empty(batch), self.config.background_per_image
         cells = [free.nonzero()[:, 0] for free in empty.flatten(1)]
-        counts, own = distributed.all_gather_counts([len(found) for found in cells])
-        shuffles = [torch.randperm(count, generator=generator) for count in counts][own]
-        picked = [found[shuffle] for found, shuffle in zip(cells, shuffles, strict=True)]
+        counts, shard = distributed.all_gather_counts([len(cell) for cell in cells])
+        shuffles = [torch.randperm(count, generator=generator) for count in counts][shard]
+        picked = [cell[shuffle] for cell, shuffle in zip(cells, shuffles, strict=True)]
         if self.config.occlusion_weight > 0 and batch.amodal_mask is not None:
             over = (~self._touched(~batch.amodal_mask)).flatten(1)
             picked = [
-                torch.cat([found[hides[found]][: wanted // 2], found[~hides[found]]])
-                for found, hides in zip(picked, over, strict=True)
+                torch.cat([cell[hides[cell]][: limit // 2], cell[~hides[cell]]])
+                for cell, hides in zip(picked, over, strict=True)
             ]
         return torch.cat(
-            [image[found[:wanted]] for image, found in zip(features.flatten(1, 2), picked, strict=True)]
+            [image[cell[:limit]] for image, cell in zip(features.flatten(1, 2), picked, strict=True)]
         )
 
 
