@@ -4,7 +4,6 @@ import csv
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,4 +145,4 @@ def test_what_processes_cannot_share(wrong, message, tiny, folder, tmp_path, mon
     monkeypatch.setattr(distributed, "size", lambda: 2)
     monkeypatch.setattr(distributed, "barrier", lambda: None)
     with pytest.raises(ValueError, match=message):
-        train.run(replace(tiny.TRAIN, **wrong), folder / "cache", folder / "shapes", tmp_path / "run")
+        train.run(tiny.training(**wrong), folder / "cache", folder / "shapes", tmp_path / "run")
