@@ -37,6 +37,15 @@ DOORS = {
         "ntdm.reports.figures",
         "ntdm.estimate",  # the type of what plot() gives
     },
+    "pandas": {
+        "ntdm.reports.figures",
+        "ntdm.reports.frames",
+        "ntdm.reports.measures",
+        "ntdm.reports.page",
+        "ntdm.reports.runs",
+        "ntdm.reports.tables",
+        "ntdm.reports.typeset",
+    },
     "pycocotools": {"ntdm.export"},
     "torchvision": {"ntdm.methods.mask_rcnn"},
     "typer": {"ntdm.cli", "ntdm.cli_options"},
