@@ -12,39 +12,13 @@
 #include <limits>
 #include <vector>
 
+#include "lanes.h"
 #include "outline.h"
 
 namespace ntdm {
 
-// Vectors of the compiler (GCC, Clang), whatever registers the CPU has: left to itself it finds loops over
-// pixels too long to turn into vectors.
-constexpr int kLanes = 8;
 // Rows of pixels from which groups are made, and the most columns a group spans.
 constexpr int kStrip = 4;
-
-template <typename T>
-struct Lanes;
-template <>
-struct Lanes<float> {
-    typedef float Value __attribute__((vector_size(32)));
-    typedef int32_t Index __attribute__((vector_size(32)));
-};
-template <>
-struct Lanes<double> {
-    typedef double Value __attribute__((vector_size(64)));
-    typedef int64_t Index __attribute__((vector_size(64)));
-};
-
-template <typename V, typename T>
-inline V load(const T* from) {
-    V value;
-    std::memcpy(&value, from, sizeof value);
-    return value;
-}
-template <typename V, typename T>
-inline void store(T* to, V value) {
-    std::memcpy(to, &value, sizeof value);
-}
 
 // Bounding boxes as arrays, for the passes that look for a group's faces.
 template <typename T>

@@ -1,5 +1,5 @@
-// Look-up of neural textures on CUDA, as texture_lookup.cpp. A team takes a point, a lane every 32nd channel;
-// Python face: ntdm/texture_cuda.py.
+// Look-up of neural textures on CUDA, as texture_lookup.cpp. A team takes a point, a lane every 32nd channel.
+// Python face: ntdm/ops/texture_lookup.py.
 
 #include <cmath>
 #include <cstdint>

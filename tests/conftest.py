@@ -1,9 +1,7 @@
 """What several test files share."""
 
 import ctypes
-import functools
 import subprocess
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,8 +10,7 @@ import pytest
 import torch
 
 import tiny_world
-from ntdm.ops import build, rasterize_cuda, rasterize_kaolin, texture_lookup, texture_update, uv_scatter_cuda
-from ntdm.ops import kernels as launch
+from ntdm.ops import build, kernels, rasterize_kaolin
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -62,10 +59,10 @@ def tiny_folder(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The CUDA sources compiled by the C++ compiler: every kernel a loop, every launcher the same."""
-    compiler, library = build.compiler(), tmp_path_factory.mktemp("kernels") / "libntdm_host.so"
+    compiler, library = build.CPU.compiler(), tmp_path_factory.mktemp("kernels") / "libntdm_host.so"
     if compiler is None:
         pytest.skip("no C++ compiler")
-    sources = map(str, build.cuda_sources())
+    sources = map(str, build.CUDA.sources())
     flags = ("-x", "c++", "-O1", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared")
     subprocess.run([compiler, *flags, *sources, "-o", str(library)], check=True)
     return ctypes.CDLL(str(library))
@@ -84,23 +81,8 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         with torch.device("cuda"):
             yield "cuda"
         return
-    if request.param == "cpu":
-        yield "cpu"
-        return
-    kernels = request.getfixturevalue("host_kernels")
-    monkeypatch.setattr(launch, "cuda_library", lambda: kernels)
-    monkeypatch.setattr(launch, "stream", lambda device: 0)
-    monkeypatch.setattr(texture_update, "_run_cpu", texture_update._run_cuda)
-    library = torch.library.Library("ntdm", "IMPL")
-    operators = {name: getattr(rasterize_cuda, name) for name in rasterize_cuda.OPERATORS} | {
-        "uv_scatter": uv_scatter_cuda.forward,
-        "uv_scatter_backward": uv_scatter_cuda.backward,
-        "texture_lookup": functools.partial(texture_lookup._lookup, texture_lookup._run_cuda),
-        "texture_similarity": functools.partial(texture_lookup._similarity, texture_lookup._run_cuda),
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it overrides is its purpose
-        for name, function in operators.items():
-            library.impl(name, function, "CPU", allow_override=True)
+    if request.param == "cuda sources":
+        library = request.getfixturevalue("host_kernels")
+        host = kernels.Target(lambda: library, cuda=True)
+        monkeypatch.setattr(kernels, "target", lambda data: host)
     yield "cpu"
-    library._destroy()

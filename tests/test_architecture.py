@@ -36,13 +36,7 @@ DOORS = {
     "torchvision": {"ntdm.methods.mask_rcnn"},
     "typer": {"ntdm.cli", "ntdm.cli_options"},
     "rich": {"ntdm.io.progress"},
-    "ctypes": {
-        "ntdm.ops.amodal_mask",
-        "ntdm.ops.kernels",
-        "ntdm.ops.uv_scatter",
-        "ntdm.ops.texture_lookup",
-        "ntdm.ops.texture_update",
-    },
+    "ctypes": {"ntdm.ops.kernels"},
 }
 FORBIDDEN = {"timm", "joblib", "marshal", "shelve", "dill"}
 

@@ -6,8 +6,6 @@ legs, plates seen edge-on) fall into pieces; the price is an outline about a ten
 two tenths where it is upright or level.
 """
 
-import ctypes
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,7 +42,7 @@ def amodal_mask(
     if low_face < 0 or high_face >= len(vertices):
         named = low_face if low_face < 0 else high_face
         raise ValueError(f"amodal_mask: faces name vertex {named}, but there are {len(vertices)} vertices")
-    vertices_cam = np.ascontiguousarray(camera_np.cam_from_obj(vertices, viewpoint))
+    vertices_cam = np.ascontiguousarray(camera_np.cam_from_obj(vertices, viewpoint), np.float64)
     # Only the object's box is looked at: the fine grid of a whole crop would be mostly sky.
     ahead = vertices_cam[vertices_cam[:, 2] < -camera_np.NEAR]
     if not len(ahead):
@@ -55,20 +53,10 @@ def amodal_mask(
     width, height = (np.clip(np.ceil(xy.max(0) + 1 / CELLS), low, limit) - low).astype(int).tolist()
     touched = np.zeros((height * CELLS, width * CELLS), np.uint8)
     centre = (principal_point - low) * CELLS
-    kernels.library().ntdm_touched(
-        _pointer(vertices_cam),
-        _pointer(faces),
-        ctypes.c_int64(len(vertices_cam)),
-        ctypes.c_int64(len(faces)),
-        *map(ctypes.c_double, (focal * CELLS, *centre.tolist(), camera_np.NEAR)),
-        *map(ctypes.c_int64, touched.shape),
-        _pointer(touched),
-    )
+    kernels.call(
+        "amodal_mask", vertices_cam, faces, len(vertices_cam), len(faces), *touched.shape,
+        float(focal * CELLS), *centre.tolist(), camera_np.NEAR, touched,
+    )  # fmt: skip
     share = touched.reshape(height, CELLS, width, CELLS).sum((1, 3), dtype=np.uint8)
     mask[low[1] : low[1] + height, low[0] : low[0] + width] = 2 * share >= CELLS**2
     return mask
-
-
-def _pointer(array: NDArray[np.generic]) -> ctypes.c_void_p:
-    assert array.flags.c_contiguous, array.strides
-    return ctypes.c_void_p(array.ctypes.data)

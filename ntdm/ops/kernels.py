@@ -1,8 +1,14 @@
-"""Calls of the CUDA kernels: `launch` finds the library, checks the tensors, passes the current stream.
+"""The one door to the compiled kernels of cuda/: :func:`call` runs one by name, on the CPU or on CUDA.
 
-The launchers (cuda/*_cuda.cu) are plain C, as the CPU kernels are, and return 0 or a CUDA error code. The
-library is loaded, and built first where it is missing or stale, when the first CUDA tensor comes: without
-one nothing here runs.
+A kernel is a plain C function, ``ntdm_<name>_<type>`` of the CPU library and ``ntdm_cuda_<name>_<type>`` of
+the CUDA library, <type> being that of its first argument. Its arguments are
+
+    input tensors, sizes (int64_t), numbers (double), scratch and output tensors, threads (int) or CUDA stream
+
+and it returns 0 or an error code. What the C function has last is added here, and nothing else of ctypes is
+seen outside: the operators know names, tensors and numbers.
+
+torch is not imported at the top: preparing datasets calls one kernel, on numpy arrays, and does without.
 """
 
 import ctypes
@@ -10,81 +16,165 @@ import functools
 import importlib.util
 import mmap
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
 
 from ntdm.ops import build
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
+    Data: TypeAlias = Tensor | np.ndarray
+    Argument: TypeAlias = Data | int | float | None
+
 HUGE_PAGE = 2 * 2**20  # bytes
+NO_MEMORY = 1  # kNoMemory of cuda/uv_scatter.cpp: a CPU kernel could not get its scratch memory
 
-_SUFFIXES = {"torch.float32": "f32", "torch.float64": "f64", "torch.bfloat16": "bf16", "torch.float16": "f16"}
-
-
-def dtype_suffix(dtype: "torch.dtype") -> str:
-    """What a kernel's name ends with for tensors of this type."""
-    return _SUFFIXES[str(dtype)]
+_loading = threading.Lock()
+_SUFFIXES = {"float32": "f32", "float64": "f64", "bfloat16": "bf16", "float16": "f16"}
+_NUMBERS = {int: ctypes.c_int64, float: ctypes.c_double}
 
 
-@functools.cache
-def cuda_library() -> ctypes.CDLL:
-    """The loaded CUDA library. Raises what :func:`ntdm.ops.build.build_cuda` raises."""
-    found = build.built_cuda()
-    if found is None:
-        print("building the CUDA operators; that is done once", file=sys.stderr, flush=True)
-        found = build.build_cuda(build.user_cache())
-    return ctypes.CDLL(str(found))
+class Target(NamedTuple):
+    """The build of the kernels that a call goes to.
+
+    Fields:
+        library: loads it.
+        cuda: whether it is of the CUDA sources, whose operators take scratch memory and sorted lists.
+    """
+
+    library: Callable[[], ctypes.CDLL]
+    cuda: bool
 
 
-def stream(device: "torch.device") -> int:
-    """The address of torch's current stream on a CUDA device."""
-    import torch
-
-    assert device.type == "cuda", device
-    return torch.cuda.current_stream(device).cuda_stream
+def target(data: "Data") -> Target:
+    """The build that serves a tensor, by its device."""
+    return _ON_CUDA if not isinstance(data, np.ndarray) and data.is_cuda else _ON_CPU
 
 
-def launch(name: str, *arguments: "Tensor | int | float | None") -> None:
-    """Queue `ntdm_cuda_<name>` on the current stream of the tensors' device.
+def call(name: str, *arguments: "Argument") -> None:
+    """Run a kernel; on CUDA, queue it on the current stream of the tensors' device.
 
     Args:
-        arguments: as the launcher takes them: contiguous tensors of one device become pointers, None a null
-            pointer, int an int64_t, float a double.
+        name: of the kernel, without prefix and type.
+        arguments: as the C function takes them, the last left out. Contiguous tensors of one device, or numpy
+            arrays, become pointers, None a null pointer, int an int64_t and float a double. The first is a
+            tensor of the type that the kernel computes in. Tensors behind the last number are outputs: fresh
+            memory, for which large pages are asked on the CPU.
 
     Raises:
-        torch.cuda.CudaError: the launch was refused.
         ntdm.ops.build.BuildError: there is no library and it cannot be built.
+        MemoryError: the kernel could not get its scratch memory.
+        torch.cuda.CudaError: the launch was refused.
     """
-    import torch  # not at the top: preparing datasets calls one kernel and does without torch
-
-    tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
-    device = tensors[0].device
-    assert all(tensor.is_contiguous() and tensor.device == device for tensor in tensors), name
-    function = getattr(cuda_library(), f"ntdm_cuda_{name}")
-    # cudart launches on the thread's current device; a stream of another one would be refused.
-    with torch.cuda.device(device if device.type == "cuda" else -1):
-        code = function(*map(_as_c, arguments), ctypes.c_void_p(stream(device)))
-    if code:
-        raise torch.cuda.CudaError(code)
-
-
-def _as_c(value: Any) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_double | None:
-    if value is None:
-        return ctypes.c_void_p()
-    if not isinstance(value, int | float):
-        return ctypes.c_void_p(value.data_ptr())
-    return ctypes.c_int64(value) if isinstance(value, int) else ctypes.c_double(value)
+    first: Any = arguments[0]
+    library, cuda = target(first)
+    function = _function(library(), cuda, name, first.dtype, tuple(map(type, arguments)))
+    arrays = isinstance(first, np.ndarray)
+    on_cpu = arrays or first.is_cpu
+    values: list[Any] = []
+    data: Any
+    for data in arguments:
+        if data is not None and type(data) not in _NUMBERS:
+            whole = data.flags.c_contiguous if arrays else data.is_contiguous()
+            beside = arrays or (data.is_cpu if on_cpu else data.device == first.device)
+            assert whole and beside, f"{name}: a tensor {data.shape} with holes, or on another device"
+            data = data.ctypes.data if arrays else data.data_ptr()
+        values.append(data)
+    if cuda:
+        _launch(function, first, values)
+        return
+    _advise_outputs(arguments, values)
+    # One thread for arrays: the workers that prepare datasets share the cores already.
+    code = function(*values, 1 if arrays else _torch().get_num_threads())
+    if code == NO_MEMORY:
+        raise MemoryError(name)
+    assert code == 0, f"{name} ended with code {code}"
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The loaded CPU library, built first when it is missing or stale. Raises what build.build raises."""
+    """The loaded CPU library, built first when it is missing or stale.
+
+    Raises:
+        ntdm.ops.build.BuildError: it cannot be built, or what was built does not load.
+    """
     _share_openmp()
-    return ctypes.CDLL(str(build.built() or build.build(build.user_cache())))
+    return _load(build.CPU)
+
+
+@functools.cache
+def cuda_library() -> ctypes.CDLL:
+    """The loaded CUDA library, as :func:`library`; without a CUDA tensor nobody asks for it."""
+    return _load(build.CUDA)
+
+
+_ON_CPU, _ON_CUDA = Target(library, False), Target(cuda_library, True)
+
+
+@functools.cache
+def _function(
+    library: ctypes.CDLL, cuda: bool, name: str, dtype: Any, types: tuple[Any, ...]
+) -> Callable[..., int]:
+    types = tuple(_NUMBERS.get(kind, ctypes.c_void_p) for kind in types)
+    suffix = _SUFFIXES[str(dtype).removeprefix("torch.")]
+    symbol = f"ntdm_cuda_{name}_{suffix}" if cuda else f"ntdm_{name}_{suffix}"
+    # A prototype of its own for each list of types: attributes of library[symbol] would be shared.
+    prototype = ctypes.CFUNCTYPE(ctypes.c_int, *types, ctypes.c_void_p if cuda else ctypes.c_int)
+    return prototype((symbol, library))
+
+
+def _launch(function: Callable[..., int], first: "Tensor", values: list[Any]) -> None:
+    torch = _torch()
+    if not first.is_cuda:  # the CUDA sources as a C++ compiler takes them (launch_host.h) know no stream
+        code = function(*values, None)
+        assert code == 0, code
+        return
+    # cudart launches on the thread's current device; a stream of another one would be refused.
+    with torch.cuda.device(first.device):
+        code = function(*values, torch.cuda.current_stream().cuda_stream)
+    if code:
+        raise torch.cuda.CudaError(code)
+
+
+def _advise_outputs(arguments: tuple[Any, ...], values: list[Any]) -> None:
+    """Ask for huge pages behind large outputs.
+
+    The system maps new memory at its first touch, page after page: at 4 kB a page that takes several times as
+    long as the writing itself. Advice only, where the system has such pages (Linux): contents stay. It holds
+    for the pages, also when the allocator hands them on; those of 32 MB and more it returns to the system.
+    """
+    for data, address in zip(reversed(arguments), reversed(values), strict=True):
+        if type(data) in _NUMBERS:
+            break
+        if data is not None and data.nbytes >= 2 * HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+            first = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+            last = (address + data.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+            _libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_HUGEPAGE)
+
+
+def _torch() -> Any:
+    return sys.modules["torch"]  # whoever has a tensor has imported it
+
+
+def _load(kind: build.Library) -> ctypes.CDLL:
+    with _loading:  # threads that come at the same time wait for one build
+        for path in kind.candidates():
+            # One that does not load, of a machine with another C library, is passed over and built anew.
+            with suppress(OSError):
+                return ctypes.CDLL(str(path))
+        if kind is build.CUDA:
+            print("building the CUDA operators; that is done once", file=sys.stderr, flush=True)
+        path = kind.build(build.user_cache(), anew=bool(kind.candidates()))
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError as error:
+            raise build.BuildError(f"{path} was built and does not load: {error}") from error
 
 
 def _share_openmp() -> None:
@@ -103,44 +193,6 @@ def _share_openmp() -> None:
         ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
 
 
-def pointer(tensor: "torch.Tensor") -> ctypes.c_void_p:
-    """The address of a contiguous CPU tensor's first element, as a kernel's argument."""
-    assert tensor.device.type == "cpu" and tensor.is_contiguous(), (tensor.device, tensor.stride())
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
-def advise(*tensors: "torch.Tensor") -> None:
-    """Ask for huge pages behind large new CPU tensors that a kernel is about to write.
-
-    The system maps new memory at its first touch, page after page: at 4 kB a page that takes several times as
-    long as the writing itself. Advice only, where the system has such pages (Linux): contents stay. It holds
-    for the pages, also when the allocator hands them on; those of 32 MB and more it returns to the system.
-    """
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return
-    for tensor in tensors:
-        if tensor.nbytes < 2 * HUGE_PAGE:
-            continue
-        first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-        last = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-        _libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_HUGEPAGE)
-
-
 @functools.cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None)
-
-
-@functools.cache
-def _kernel(name: str, dtype: "torch.dtype", signature: str) -> Callable[..., None]:
-    # One letter an argument: p(ointer), i(nt64), d(ouble), t(hreads: int).
-    types = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "d": ctypes.c_double, "t": ctypes.c_int}
-    function = getattr(library(), f"ntdm_{name}_{dtype_suffix(dtype)}")
-    function.argtypes = [types[letter] for letter in signature]
-    function.restype = None
-    return function
-
-
-def _pointers(*tensors: "Tensor") -> list[int]:
-    assert all(t.is_contiguous() and t.device.type == "cpu" for t in tensors)
-    return [t.data_ptr() for t in tensors]

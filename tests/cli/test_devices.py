@@ -12,18 +12,13 @@ from PIL import Image
 
 from ntdm import evaluate, infer, train
 from ntdm.io.cache import CacheFile
-from ntdm.ops import texture_update
 from pretended_cuda import pretended_cuda
 
 
 @pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def cuda() -> Iterator[str]:
     """A device on which what was not moved there is an error."""
 
-    def update(tensors, *rest):
-        texture_update._run_cpu([tensor.held for tensor in tensors], *rest)
-
-    monkeypatch.setattr(texture_update, "_run_cuda", update)
     with pretended_cuda():
         yield "cuda:0"
 

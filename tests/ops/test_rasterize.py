@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from ntdm.geometry import camera, mesh
-from ntdm.ops.rasterize import NEAR, Fragments, coverage, interpolate, rasterize, rasterize_reference
+from ntdm.geometry.camera_np import NEAR
+from ntdm.ops.fragments import Fragments
+from ntdm.ops.interpolate import interpolate
+from ntdm.ops.rasterize import coverage, rasterize, rasterize_reference
 from ntdm.ops.soft_silhouette import soft_silhouette, soft_silhouette_reference
 
 Scene = tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, int]]
@@ -271,11 +274,28 @@ def test_opcheck(dtype):
     v, f, c = leaves(vertices, focal, centre)
     operators = torch.ops.ntdm
     torch.library.opcheck(operators.rasterize, (v, faces, f, c, *size))
-    torch.library.opcheck(operators.soft_silhouette, (v, faces, f, c, fragments.face_index, 1.0))
+    torch.library.opcheck(operators.soft_silhouette, (v, faces, f, c, fragments.face_index, 1.0, 3.0))
     (a,) = leaves(vertices)
     torch.library.opcheck(
         operators.interpolate, (a, faces, fragments.face_index, fragments.barycentric.detach())
     )
+
+
+@pytest.mark.usefixtures("device")
+def test_second_derivative_is_refused():
+    vertices, faces, focal, centre, size = scene(1, 0, (6, 7))
+    (v,) = leaves(vertices)
+    fragments = rasterize(v, faces, focal, centre, size)
+    covered = fragments.face_index >= 0
+    values = {
+        "rasterize": fragments.depth[covered],
+        "interpolate": interpolate(v, faces, fragments._replace(barycentric=fragments.barycentric.detach())),
+        "soft_silhouette": soft_silhouette(v, faces, focal, centre, fragments).soft,
+    }
+    for value in values.values():
+        (first,) = torch.autograd.grad(value.square().sum(), v, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            first.sum().backward()
 
 
 @pytest.mark.usefixtures("device")
