@@ -59,7 +59,7 @@ class Commands(TyperGroup):
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is being obeyed
             say("interrupted; the same command resumes", error=True)
             raise typer.Exit(130) from None
-        except (ValueError, OSError, build.BuildError) as error:
+        except (ValueError, OSError, MemoryError, build.BuildError) as error:
             if ctx.params.get("traceback"):
                 raise
             say(f"ntdm: {_sentence(error)}", error=True)
@@ -71,12 +71,18 @@ def _sentence(error: Exception) -> str:
         return (
             f"no space left on the disk ({error.filename or error}): free some and run the same command again"
         )
+    if isinstance(error, MemoryError):
+        text = "not enough memory: fewer --workers, smaller images or batches; what is whole is kept"
+        return f"{text} ({error})" if str(error) else text
     if isinstance(error, BrokenPipeError):
         return "what reads this command's output ended before it did: the rest was not done"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error) or repr(error)
 
+
+# Of a project folder: what a command writes by default is what the next one reads.
+DEFAULT_CACHE, DEFAULT_SHAPES = Path("cache"), Path("shapes")
 
 app = typer.Typer(cls=Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -87,6 +93,8 @@ def main_options(
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error was raised.")] = False,
 ) -> None:
     """Neural Textured Deformable Meshes: pose, shape, masks and class of an object from one photo."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without π must not lose the table and the path
+        sys.stdout.reconfigure(errors="replace")
     if os.environ.get("WORLD_SIZE", "1") != "1" and context.invoked_subcommand not in SHARED:
         named = f"{' and '.join(SHARED)}: start {context.invoked_subcommand} without it"
         raise ValueError(f"torchrun shares the work of {named}")
@@ -132,21 +140,21 @@ def make_data(
     Example: ntdm make-data data --categories aeroplane,car --set train_per_category=100
     Example: ntdm make-data data --cad-root PASCAL3D+_release1.1 --viewpoints lists
     """
-    from ntdm.data_prep import make_data as synthetic
+    from ntdm.data_prep import make_data
 
     config = SyntheticConfig() if cad_root is None else SyntheticConfig(categories=protocol.CATEGORIES)
-    config = reading.adjusted(config, settings, seed)
+    config = reading.override(config, settings, seed)
     if categories:
         config = dataclasses.replace(config, categories=tuple(cli_options.split(categories)))
     sources = {"cad_root": cad_root, "viewpoints": viewpoints}
-    print(synthetic.make_data(config, out, **sources, workers=workers, overwrite=overwrite))
+    print(make_data.make_data(config, out, **sources, workers=workers, overwrite=overwrite))
 
 
 @app.command()
 def prep_data(
     dataset: Dataset,
     root: Annotated[Path, typer.Option(help="Folder of the raw dataset.")],
-    cache: CacheOption,
+    cache: CacheOption = DEFAULT_CACHE,
     pascal3d: Annotated[
         Path | None, typer.Option(help="PASCAL3D+ root, where poses and CADs come from for the others.")
     ] = None,
@@ -171,18 +179,18 @@ def prep_data(
     \b
     Example: ntdm prep-data pascal3d --root PASCAL3D+_release1.1 --cache cache --image-size 128 128
     """
-    from ntdm.data_prep import prep_data as readers
+    from ntdm.data_prep import prep_data
 
     if pascal3d is None and dataset is not Dataset.pascal3d:
         raise typer.BadParameter(
             f"{dataset} has no CADs of its own: name the PASCAL3D+ root", param_hint="--pascal3d"
         )
     prep = PrepConfig(image_size=image_size, compression=compression.value)
-    report = readers.prepare(
+    report = prep_data.run(
         dataset,
         root,
         cache,
-        reading.adjusted(prep, settings),
+        reading.override(prep, settings),
         pascal3d=pascal3d,
         splits=cli_options.split(split) or None,
         categories=cli_options.split(categories) or None,
@@ -213,8 +221,11 @@ def inspect(
 
 @app.command()
 def fit_shapes(
-    out: Annotated[Path, typer.Option(help="Folder for the shapes.")],
-    cache: Annotated[Path | None, typer.Option(help="Cache folder: the CADs, and where latents go.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the shapes.")] = DEFAULT_SHAPES,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Cache folder: the CADs, and where latents go.", show_default="cache"),
+    ] = None,
     cad_root: Annotated[
         Path | None, typer.Option(help="Instead of --cache, a folder with CAD/<category>/NN.off.")
     ] = None,
@@ -233,12 +244,14 @@ def fit_shapes(
     \b
     Example: ntdm fit-shapes --cache cache --out shapes
     """
-    from ntdm import fit_shapes as shape_fit
+    from ntdm import fit_shapes
     from ntdm.data_prep.raw import cad
     from ntdm.reports import diagnostics
     from ntdm.shapes import nearest_faces
 
-    if (cache is None) == (cad_root is None):
+    if cad_root is None:
+        cache = cache or DEFAULT_CACHE
+    elif cache is not None:
         raise typer.BadParameter("name either --cache or --cad-root")
     names = cli_options.split(categories) or None
     found = cad.find_cads(cad_root) if cad_root is not None else None
@@ -246,9 +259,9 @@ def fit_shapes(
     if device is Device.auto and where == "cuda" and (reason := nearest_faces.missing()):
         say(f"fit-shapes computes on the CPU: on CUDA it needs Kaolin ({reason})")
         where = "cpu"
-    settled = reading.settled(ShapeConfig, config, settings, seed)
+    settled = reading.resolve(ShapeConfig, config, settings, seed)
     print(
-        shape_fit.run(
+        fit_shapes.run(
             settled,
             cache,
             out,
@@ -264,9 +277,9 @@ def fit_shapes(
 
 @app.command()
 def train(
-    cache: CacheOption,
-    shapes: ShapesOption,
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    cache: CacheOption = DEFAULT_CACHE,
+    shapes: ShapesOption = DEFAULT_SHAPES,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/<method>")] = None,
     method: Annotated[str | None, typer.Option(help=f"One of {', '.join(protocol.METHODS)}.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the run, in tables. Default: the method.")] = None,
     train_on: TrainOnOption = None,
@@ -296,7 +309,7 @@ def train(
     from ntdm import train
 
     method = method or cli_options.setting(settings, "method")
-    settled = reading.settled(TrainConfig, config, settings, seed, method)
+    settled = reading.resolve(TrainConfig, config, settings, seed, method)
     if method is not None:
         settled = dataclasses.replace(settled, method=method)
     validation = None
@@ -310,13 +323,13 @@ def train(
                 "want one DATASET/SPLIT, and --watch-every above 0", param_hint="--validate-on"
             )
         photos = find(cache, keys[0], cli_options.split(categories) or None)
-        validation = Validation(photos, reading.settled(InferConfig, config, None, seed))
+        validation = Validation(photos, reading.resolve(InferConfig, config, None, seed))
     print(
         train.run(
             settled,
             cache,
             shapes,
-            out,
+            out or Path("runs", settled.method),
             train_on=tuple(cli_options.keys(train_on, "--train-on") or ["pascal3d/train"]),
             categories=cli_options.split(categories) or None,
             resume=resume,
@@ -349,7 +362,7 @@ def infer(
     \b
     Example: ntdm infer photo.jpg --run runs/ntdm --out inferred --bbox 40,25,310,190
     """
-    settled, box = reading.settled(InferConfig, config, settings, seed), cli_options.box(bbox)
+    settled, box = reading.resolve(InferConfig, config, settings, seed), cli_options.box(bbox)
     from ntdm import infer
 
     print(infer.run(images, run, out, box, settled, overwrite=overwrite, device=cli_options.resolved(device)))
@@ -357,8 +370,10 @@ def infer(
 
 @app.command()
 def evaluate(
-    run: RunOption,
-    cache: Annotated[Path, typer.Option(exists=True, help="Folder of the cache files, or one of them.")],
+    run: RunOption = Path("runs", "ntdm"),
+    cache: Annotated[
+        Path, typer.Option(exists=True, help="Folder of the cache files, or one of them.")
+    ] = DEFAULT_CACHE,
     splits: SplitsOption = None,
     config: ConfigOption = "tiny",
     settings: SetOption = None,
@@ -373,7 +388,7 @@ def evaluate(
     """
     from ntdm import evaluate
 
-    settled = reading.settled(InferConfig, config, settings, seed)
+    settled = reading.resolve(InferConfig, config, settings, seed)
     wanted = cli_options.wanted_splits(cache, splits)
     for path in evaluate.run(
         run, cache, wanted, settled, overwrite=overwrite, device=cli_options.resolved(device)
@@ -402,14 +417,14 @@ def import_predictions(
     Example: ntdm import ood-cv pose.csv --split ood_cv/pose --cache cache --method theirs --out runs/theirs
     Example: ntdm import nemo car.npz bus.npz --split pascal3d/val --cache cache --method NeMo --out runs/nemo
     """
-    from ntdm import import_predictions as external
+    from ntdm import import_predictions
 
     keys = cli_options.keys([split], "--split")
     if len(keys) != 1:
         raise typer.BadParameter(f"{split!r}: want one DATASET/SPLIT", param_hint="--split")
     if (cache is None) == (labels is None):
         raise typer.BadParameter("name the truth by --cache or by --labels", param_hint="--cache")
-    print(external.run(form, files, out, method, keys[0], cache, labels, overwrite=overwrite))
+    print(import_predictions.run(form, files, out, method, keys[0], cache, labels, overwrite=overwrite))
 
 
 @app.command()
@@ -477,8 +492,8 @@ def ablate(
     Example: ntdm ablate --cache cache --shapes shapes --out ablations --set train.epochs=20
     """
     by_stage = cli_options.by_stage(settings, ("train", "infer"))
-    training = reading.settled(TrainConfig, config, by_stage["train"], seed, "ntdm")
-    inference = reading.settled(InferConfig, config, by_stage["infer"], seed)
+    training = reading.resolve(TrainConfig, config, by_stage["train"], seed, "ntdm")
+    inference = reading.resolve(InferConfig, config, by_stage["infer"], seed)
     wanted = cli_options.keys(splits, "--splits") or ["pascal3d/val"]
     learned = cli_options.keys(train_on, "--train-on") or ["pascal3d/train"]
     from ntdm import ablate

@@ -18,14 +18,14 @@ from pathlib import Path
 import torch
 from torch.nn.functional import normalize
 
-from ntdm.config.reading import settled
+from ntdm.config.reading import resolve
 from ntdm.config.stages import InferConfig, ShapeConfig, TrainConfig
 from ntdm.data.dataset import SampleDataset
 from ntdm.geometry import metrics
 from ntdm.geometry.camera import rotation
 from ntdm.io import cache_split
 from ntdm.methods import load
-from ntdm.methods.ntdm import NTDM, NTDMPredictor
+from ntdm.methods.ntdm import NTDM, NTDMPredictor, TextureRenderer
 from ntdm.nn.deformable_mesh import DeformableMesh
 from ntdm.render_and_compare.encode import encode
 from ntdm.render_and_compare.solver import Solver
@@ -55,7 +55,7 @@ def main() -> None:
 def bench_untrained(args: argparse.Namespace) -> None:
     (height, width), count = SIZES[args.config]
     shape, training, inference = (
-        settled(cls, args.config, None, None) for cls in (ShapeConfig, TrainConfig, InferConfig)
+        resolve(cls, args.config, None, None) for cls in (ShapeConfig, TrainConfig, InferConfig)
     )
     inference = dataclasses.replace(inference, patience=0)
     torch.manual_seed(0)
@@ -73,10 +73,11 @@ def bench_untrained(args: argparse.Namespace) -> None:
         f"{inference.steps} steps after {inference.refined_starts} starts; seconds a photo of {args.photos}:"
     )
     solvers, made = timed(
-        args.device, lambda: [Solver(model, c, inference, (height, width), focal) for c in range(count)]
+        args.device,
+        lambda: [Solver(TextureRenderer(model, c), inference, (height, width), focal) for c in range(count)],
     )
     photos, encoded = timed(args.device, lambda: encode(model, photo, inference))
-    chosen, scored = timed(args.device, lambda: [s.choose(photos) for s in solvers])
+    chosen, scored = timed(args.device, lambda: [s.starts.choose(photos) for s in solvers])
     _, refined = timed(
         args.device, lambda: [s.solve(photos, c) for s, c in zip(solvers, chosen, strict=True)]
     )
@@ -96,7 +97,7 @@ def bench_trained(args: argparse.Namespace) -> None:
     truth = rotation(torch.stack([item["viewpoint"] for item in items]).double()).numpy()
     print(f"{args.run}, {args.split}: {count} photos, {len(model.categories)} categories")
     mask = torch.stack([item["amodal_mask"] for item in items])
-    early = settled(InferConfig, args.config, None, None)
+    early = resolve(InferConfig, args.config, None, None)
     if args.patience is None:
         args.patience = early.patience or 6
     early = dataclasses.replace(early, patience=args.patience)

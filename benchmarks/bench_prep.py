@@ -32,6 +32,7 @@ import numpy as np
 import scipy
 
 from ntdm.config.stages import PrepConfig, SyntheticConfig
+from ntdm.data_prep import prep_data
 from ntdm.data_prep.raw.cad import read_off
 from ntdm.data_prep.readers import pascal3d
 
@@ -145,9 +146,9 @@ def main() -> None:
         prep = PrepConfig(image_size=size, scale=1.0)  # NeMo's scale
 
         def ours() -> int:
-            report = pascal3d.prepare(
-                root, folder / "cache", prep, splits=[options.split], categories=[options.category],
-                workers=options.workers, overwrite=True,
+            report = prep_data.run(
+                "pascal3d", root, folder / "cache", prep, splits=[options.split],
+                categories=[options.category], workers=options.workers, overwrite=True,
             )  # fmt: skip
             return sum(file.samples for file in report.files)
 

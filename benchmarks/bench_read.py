@@ -26,8 +26,7 @@ from torch.utils.data import default_collate
 
 from ntdm.config.stages import PrepConfig, SyntheticConfig
 from ntdm.data.dataset import SampleDataset
-from ntdm.data_prep import make_data
-from ntdm.data_prep.readers import pascal3d
+from ntdm.data_prep import make_data, prep_data
 from ntdm.io.cache import CacheFile, CacheWriter, Sample
 
 MASKS = ("amodal_mask", "visible_mask")
@@ -86,7 +85,7 @@ def synthetic_cars(folder: Path, count: int) -> Path:
         iid_per_category=0, image_size=480,
     )  # fmt: skip
     root = make_data.make_data(config, folder / "data") / "PASCAL3D+_release1.1"
-    return pascal3d.prepare(root, folder / "cache", PrepConfig(), splits=["train"]).paths[0]
+    return prep_data.run("pascal3d", root, folder / "cache", PrepConfig(), splits=["train"]).paths[0]
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import torch
 from measure import machine, synchronize
 from torch.profiler import ProfilerActivity, profile
 
-from ntdm.config.reading import adjusted, settled
+from ntdm.config.reading import override, resolve
 from ntdm.config.stages import ShapeConfig, TrainConfig
 from ntdm.data.augment import draw_augmentation
 from ntdm.data.batch import Batch, make_batch
@@ -53,17 +53,17 @@ def main() -> None:
     args = parser.parse_args()
     print(machine(args.device))
     size, count, batch_size = SIZES[args.config]
-    config = adjusted(
-        settled(TrainConfig, args.config, args.set, None), [f"batch_size={args.batch or batch_size}"]
+    config = override(
+        resolve(TrainConfig, args.config, args.set, None), [f"batch_size={args.batch or batch_size}"]
     )
     torch.manual_seed(0)
-    shape = settled(ShapeConfig, args.config, None, None)
+    shape = resolve(ShapeConfig, args.config, None, None)
     model = NTDM(config, {f"category {i}": DeformableMesh(shape, 10) for i in range(count)})
     for category in range(count):
         model.shape(category).scale.fill_(0.25)
     items = samples(model, size, 2 * config.batch_size)
     model.to(args.device).train()
-    optimiser = schedule._optimiser(config, [p for p in model.parameters() if p.requires_grad])
+    optimiser = schedule.make_optimiser(config, [p for p in model.parameters() if p.requires_grad])
     for step in range(2):
         take(model, items, optimiser, step, args.device)
     synchronize(args.device)

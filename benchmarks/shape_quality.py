@@ -32,7 +32,7 @@ from ntdm.io.progress import say
 from ntdm.shapes import fit
 from ntdm.shapes.files import load_shape, read_meta
 from ntdm.shapes.fit_meshes import fit_meshes
-from ntdm.shapes.quality import Judge, transfer
+from ntdm.shapes.quality import ShapeQuality, transfer
 from ntdm.shapes.visible_surface import Surface, visible_surface
 
 NAMES = ("chamfer_l1", "f_score", "silhouette_iou", "flipped", "crossing")
@@ -48,7 +48,7 @@ def mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def ceiling(
-    surfaces: Sequence[Surface], judges: Sequence[Judge], config: ShapeConfig, factors: Sequence[float]
+    surfaces: Sequence[Surface], judges: Sequence[ShapeQuality], config: ShapeConfig, factors: Sequence[float]
 ) -> dict[str, float]:
     """Mean over the CADs of the best free mesh, by Chamfer-L1."""
     best: list[dict[str, float]] = []
@@ -66,7 +66,7 @@ def ceiling(
 
 
 def leave_one_out(
-    surfaces: Sequence[Surface], judges: Sequence[Judge], config: ShapeConfig
+    surfaces: Sequence[Surface], judges: Sequence[ShapeQuality], config: ShapeConfig
 ) -> dict[str, float]:
     """Mean over the CADs, each under a Γ that was fitted to the others."""
     rows = []
@@ -98,7 +98,7 @@ def measure(category: str, cads: dict[int, Cad], arguments: argparse.Namespace) 
     start = time.monotonic()
     surfaces = surfaces_of(category, cads, model.config.seed)
     judges = (
-        [Judge(cad, s) for cad, s in zip(cads.values(), surfaces, strict=True)]
+        [ShapeQuality(cad, s) for cad, s in zip(cads.values(), surfaces, strict=True)]
         if missing != ["anchors"]
         else []
     )

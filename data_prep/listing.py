@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ntdm.data_prep.raw.annotation import ObjectPose
-from ntdm.data_prep.raw.cad import Cad
+from ntdm.data_prep.raw.cad import CategoryCads
 from ntdm.ops.amodal_mask import RULE
 
 
@@ -68,9 +68,7 @@ class Listing:
     category: str
     root: Path
     items: list[Item]
-    cads: dict[int, Cad]
-    broken_cads: dict[int, str] = field(default_factory=dict)
-    no_cads: str | None = None  # why none of the category's models can be used
+    cads: CategoryCads
     dropped: collections.Counter[str] = field(default_factory=collections.Counter)
     optional: tuple[str, ...] = ()
 
@@ -83,7 +81,22 @@ class Listing:
         digest = hashlib.sha256(RULE.encode())
         for item in self.items:
             digest.update(f"{item.folder}/{item.photo or item.name} {item.object}\n".encode())
-        for index, cad in sorted(self.cads.items()):
+        for index, cad in sorted(self.cads.models.items()):
             for array in cad:
                 digest.update(f"{index} {array.shape}\n".encode() + array.tobytes())
         return digest.hexdigest()[:16]
+
+
+@dataclass
+class DatasetListing:
+    """What a reader says of a dataset: the cache files that can be written, and what cannot be listed.
+
+    Attributes:
+        listings: one a cache file.
+        unread: key of a file, or split and list -> why its list or table cannot be read.
+        unclaimed: (split, reason) -> listed names that belong to no category, so to no file.
+    """
+
+    listings: list[Listing]
+    unread: dict[str, str] = field(default_factory=dict)
+    unclaimed: dict[tuple[str, str], list[str]] = field(default_factory=dict)

@@ -4,16 +4,16 @@ Layout under OUT: PASCAL3D+_release1.1/, OccludedPASCAL3D/, OOD-CV/, and make-da
 config and whether the set is whole. The same seed gives the same bytes on any number of workers, and a larger
 set begins with the samples of a smaller one.
 
-What the nuisances show and training does not:
+What the nuisances show and training does not (data_prep/synthetic):
 
-    shape     CADs that training holds back, and stretched copies of them         synthetic_models.py
-    pose      elevations and thetas outside training's                            synthetic_viewpoints.py
-    texture   families of synthetic_texture.UNSEEN on the object                  synthetic_texture.py
-    context   the same families, and unseen outlines, in the background           synthetic_scene.py
-    weather   fog, rain, snow or night over the photo                             synthetic_scene.py
+    shape     CADs that training holds back, and stretched copies of them         models.py
+    pose      elevations and thetas outside training's                            viewpoints.py
+    texture   families of texture.UNSEEN on the object                            texture.py
+    context   the same families, and unseen outlines, in the background           scene.py
+    weather   fog, rain, snow or night over the photo                             scene.py
 
 Textures, backgrounds and lights of all test splits are disjoint from training's, cell by cell of the ranges
-they are drawn from, and as hard (synthetic_draws.py); beyond that a nuisance differs in its shift alone. Its
+they are drawn from, and as hard (draws.py); beyond that a nuisance differs in its shift alone. Its
 truth is the annotation: the camera is exact, and `cad_index` names the very shape in the photo, stretched
 copies too. OOD-CV/shifts.csv says for each photo what was done.
 As in the originals, OOD-CV has neither bottles nor monitors.
@@ -42,7 +42,7 @@ from ntdm.data_prep.synthetic import viewpoints as synthetic_viewpoints
 from ntdm.data_prep.synthetic.photo import OCCLUDED, OOD_CV, PASCAL3D, SPLITS, Sample, make, shown, subtype
 from ntdm.data_prep.synthetic.raw_files import mat_bytes, off_text, write_bytes
 from ntdm.data_prep.workers import process_pool
-from ntdm.io.outputs import finished, sweep
+from ntdm.io.outputs import sweep, up_to_date
 from ntdm.io.progress import track
 
 MARKER = "make-data.json"
@@ -147,7 +147,7 @@ def _started(made_from: dict[str, Any], out: Path, overwrite: bool) -> bool:
         made_with, complete, there = dict(state["config"]), state["complete"], set(state.get("trees", ()))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{marker} is not a make-data marker ({error}): choose another folder") from None
-    if not finished(marker, made_with, made_from, overwrite):
+    if not up_to_date(marker, made_with, made_from, overwrite):
         _write_marker(made_from, out, complete=False)  # first, lest a kill leave half a set that says whole
         for tree in trees:
             if tree.is_symlink():

@@ -16,7 +16,7 @@ from ntdm.data_prep.raw.annotation import (
     SampleError,
     object_class,
     object_pose,
-    read_objects,
+    read_record,
     refuse_absurd,
 )
 from ntdm.data_prep.raw.files import read_bytes, read_npz
@@ -35,7 +35,7 @@ def make_samples(listing: Listing, item: Item, config: PrepConfig) -> list[Sampl
     if item.pose is not None:
         return [_lone_sample(listing, item, config, item.pose)]
     try:
-        objects = read_objects(item.annotation)
+        objects, size = read_record(item.annotation)
         wanted = _wanted_objects(objects, listing.category, item, config)
     except SampleError as fault:
         return [fault]
@@ -45,10 +45,16 @@ def make_samples(listing: Listing, item: Item, config: PrepConfig) -> list[Sampl
         try:
             where = f"{item.annotation}, object {index}"
             pose = object_pose(objects[index], where)
-            if pose.cad_index not in listing.cads:
+            if pose.cad_index not in listing.cads.models:
                 _refuse_cad(pose.cad_index, listing, item)
             if photo is None:
                 photo = _read_photo(listing, item)
+                # What OOD-CV ships beside its photos does not say their size reliably.
+                if size not in (None, photo.size) and listing.dataset != "ood_cv":
+                    text = f"{photo.source} has {photo.size} (h, w), {item.annotation} says {size}"
+                    raise SampleError(
+                        "image_size_mismatch", f"{text}: boxes and cameras are of another photo"
+                    )
             results.append(_sample(f"{item.name}_{index:02d}", where, photo, pose, listing, config))
         except SampleError as fault:
             results.append(fault)
@@ -67,7 +73,7 @@ def _lone_sample(
     try:
         photo = _read_photo(listing, item)
         pose = read_pose(item, photo.size)
-        if pose.cad_index >= 0 and pose.cad_index not in listing.cads:
+        if pose.cad_index >= 0 and pose.cad_index not in listing.cads.models:
             _refuse_cad(pose.cad_index, listing, item)
         where = f"{item.annotation}, object {item.object or 0}"
         return _sample(f"{item.name}_{item.object or 0:02d}", where, photo, pose, listing, config)
@@ -110,10 +116,10 @@ def _wanted_objects(objects: list[object], category: str, item: Item, config: Pr
 
 
 def _refuse_cad(index: int, listing: Listing, item: Item) -> None:
-    if listing.no_cads:
-        raise SampleError("cad_missing", listing.no_cads)
-    if index in listing.broken_cads:
-        raise SampleError("cad_unreadable", listing.broken_cads[index])
+    if listing.cads.missing:
+        raise SampleError("cad_missing", listing.cads.missing)
+    if index in listing.cads.broken:
+        raise SampleError("cad_unreadable", listing.cads.broken[index])
     raise SampleError(
         "cad_missing",
         f"{item.annotation} names {listing.category} CAD {index + 1:02d}.off, not there",
@@ -140,6 +146,8 @@ def _read_photo(listing: Listing, item: Item) -> _Photo:
     except UnidentifiedImageError:
         forms = ", ".join(FORMATS)
         raise SampleError("image_unreadable", f"{path} is not a readable image: none of {forms}") from None
+    except MemoryError:  # no fault of the file: a cache without the sample would count as whole
+        raise MemoryError(f"for {path}") from None
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged bytes.
     except Exception as error:
         raise SampleError("image_unreadable", f"{path} is not a readable image: {reason(error)}") from None
@@ -186,7 +194,9 @@ def _sample(
     focal = pose.focal_px * crop.zoom
     pixels = np.clip(np.rint(crop.resample(photo.pixels)), 0, 255).astype(np.uint8)
     if pose.cad_index >= 0:
-        amodal = amodal_mask(listing.cads[pose.cad_index], viewpoint, focal, crop.principal_point, crop.size)
+        amodal = amodal_mask(
+            listing.cads.models[pose.cad_index], viewpoint, focal, crop.principal_point, crop.size
+        )
     else:
         amodal = np.zeros(size, bool)  # no CAD is known: IoU is not measured on such a file
     occluder = None if photo.occluder is None else crop.resample(photo.occluder) >= 0.5

@@ -28,7 +28,8 @@ def process_pool(
         yield pool
     except BrokenProcessPool:
         raise ValueError(
-            f"a worker process of {workers} was killed, for want of memory perhaps; try fewer workers"
+            f"a worker process of {workers} ended: for want of memory (try fewer workers), or because the "
+            'script that calls this has no `if __name__ == "__main__":`'
         ) from None
     finally:
         with _interrupts_held():  # a second Ctrl-C would leave workers waiting, and the exit waiting for them

@@ -1,6 +1,6 @@
 """From lists of photos to cache files: the part that all readers share.
 
-A reader says which photos belong in which file (samples.Listing); this file has the samples made, in
+A reader says which photos belong in which file (listing.py); this file has the samples made, in
 parallel and in order, writes each cache file when it is whole, and counts what was left out and why.
 """
 
@@ -18,7 +18,7 @@ from ntdm.data_prep.raw.annotation import SampleError
 from ntdm.data_prep.samples import MOST_OBJECTS, make_samples
 from ntdm.data_prep.workers import process_pool
 from ntdm.io.cache import CacheFile, CacheWriter, Sample
-from ntdm.io.outputs import finished, sweep
+from ntdm.io.outputs import sweep, up_to_date
 from ntdm.io.progress import say, track
 
 # What is wrong with the dataset on disk, as against what the protocol leaves out: named one by one, and
@@ -27,7 +27,7 @@ FAULTS = frozenset(
     {
         "image_missing", "image_unreadable", "annotation_missing", "annotation_unreadable",
         "cad_missing", "cad_unreadable", "mask_missing", "mask_unreadable", "name_invalid",
-        "crop_mismatch", "number_absurd", "list_unreadable",
+        "crop_mismatch", "image_size_mismatch", "number_absurd", "list_unreadable",
     }
 )  # fmt: skip
 _FAULTS_NAMED = 5  # of each file; the rest is in the count
@@ -70,7 +70,7 @@ class PrepReport:
         return "\n".join(lines)
 
 
-def prepare(
+def write_caches(
     listings: Sequence[Listing],
     cache_dir: Path,
     config: PrepConfig,
@@ -170,7 +170,7 @@ def _writer(path: Path, listing: Listing, config: PrepConfig) -> CacheWriter:
         image_size=config.image_size,
         config=to_dict(config),
         inputs=listing.fingerprint(),
-        cads=listing.cads,
+        cads=listing.cads.models,
         optional=listing.optional,
         compression=config.compression,
     )
@@ -186,7 +186,7 @@ def _kept(
             file.config | {"inputs": file.inputs},
             to_dict(config) | {"inputs": listing.fingerprint()},
         )
-        finished(path, made_with, wanted, overwrite)
+        up_to_date(path, made_with, wanted, overwrite)
         faults = ", ".join(f"{reason} {n}" for reason, n in file.dropped.items() if reason in FAULTS)
         if strict and faults:
             raise ValueError(
@@ -197,8 +197,8 @@ def _kept(
 
 def _say_faults(listing: Listing, strict: bool) -> None:
     """Name what is wrong before any sample is made; ValueError with the first fault under `strict`."""
-    faults = [f"{text}; samples of this model are left out" for text in listing.broken_cads.values()]
-    faults += [f"{listing.no_cads}; its samples are left out"] if listing.no_cads else []
+    faults = [f"{text}; samples of this model are left out" for text in listing.cads.broken.values()]
+    faults += [f"{listing.cads.missing}; its samples are left out"] if listing.cads.missing else []
     faults += [
         f"{reason} for {count} names of the list"
         for reason, count in listing.dropped.items()

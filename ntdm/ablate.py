@@ -11,7 +11,6 @@
 What changes inference alone shares the weights of `full`: its folder is a run folder with a link to them.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -22,15 +21,13 @@ from typing import Any
 from ntdm import evaluate, train
 from ntdm.config.reading import difference, to_dict
 from ntdm.config.stages import InferConfig, TrainConfig
-from ntdm.io import cache_split, run_folder
-from ntdm.io.outputs import atomic_path, finished
+from ntdm.io.cache_split import CacheSplit
+from ntdm.io.outputs import atomic_path, up_to_date
 from ntdm.io.progress import say
+from ntdm.io.run_folder import RunFolder
 from ntdm.methods import load
 from ntdm.methods.registry import METHODS
 from ntdm.shapes.files import load_shape
-
-WEIGHTS = "model.safetensors"
-COPIED = ("run.json", "train.csv", "train_names.txt", WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -83,10 +80,8 @@ def run(
         raise ValueError(f"ablations are of the method ntdm, not of {training.method!r}")
     # Before hours of training, not after.
     evaluate.check_config(inference)
-    trained_on = [path for key in train_on for path in cache_split.find(cache, key, categories)]
-    cache_split.nominal_focal(
-        [*trained_on, *(path for split in splits for path in cache_split.find(cache, split))]
-    )
+    trained_on, evaluated_on = CacheSplit.open(cache, train_on, categories), CacheSplit.open(cache, splits)
+    _ = CacheSplit([*trained_on.paths, *evaluated_on.paths]).nominal_focal  # ValueError where they have two
     if full is not None:
         _check_full(full, training, train_on, trained_on, shapes)
     # What has weights already comes before what is trained for itself.
@@ -110,16 +105,16 @@ def run(
 
 
 def _check_full(
-    full: Path, training: TrainConfig, train_on: Sequence[str], paths: Sequence[Path], shapes: Path
+    full: Path, training: TrainConfig, train_on: Sequence[str], split: CacheSplit, shapes: Path
 ) -> None:
     _, described = load.load(full)
     wanted = {
         "train": to_dict(training),
         "train_on": list(train_on),
-        "data_fingerprint": cache_split.fingerprint(paths),
+        "data_fingerprint": split.fingerprint,
         "shapes": {
             name: METHODS["ntdm"].describe(load_shape(shapes / f"{name}.safetensors"))
-            for name in sorted({path.stem for path in paths})
+            for name in split.categories
         },
     }
     differing = difference({key: described.get(key) for key in wanted}, wanted)
@@ -131,23 +126,20 @@ def _check_full(
 
 def _share(full: Path, folder: Path, name: str, overwrite: bool) -> None:
     """Make `folder` a run of the name `name` with the weights of the run `full`."""
-    described = run_folder.read_description(full / "config.json") | {"method": name}
-    target = folder / "config.json"
-    if target.exists() and (folder / WEIGHTS).exists():
-        before = run_folder.read_description(target)
-        same_weights = run_folder.weights_digest(folder) == run_folder.weights_digest(full)
-        if same_weights and finished(folder, before, described, overwrite):
+    source, target = RunFolder(full), RunFolder(folder)
+    described = source.description() | {"method": name}
+    if target.config.exists() and target.weights.exists():
+        same_weights = target.weights_digest() == source.weights_digest()
+        if same_weights and up_to_date(folder, target.description(), described, overwrite):
             return
         if not overwrite:
             raise ValueError(f"{folder} has other weights than {full}; pass --overwrite to replace it")
-    target.unlink(missing_ok=True)  # and written last, so that a folder cut short is made anew
-    for stale in ("predictions", "errors", "sheets"):
-        shutil.rmtree(folder / stale, ignore_errors=True)
-    for item in COPIED:
-        with atomic_path(folder / item) as part:
-            _link(full / item, part)
-    with atomic_path(target) as part:
-        part.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    target.config.unlink(missing_ok=True)  # and written last, so that a folder cut short is made anew
+    target.clear_results()
+    for item in (source.provenance, source.history, source.train_names, source.weights):
+        with atomic_path(folder / item.name) as part:
+            _link(item, part)
+    target.describe(described)
 
 
 def _link(source: Path, target: Path) -> None:

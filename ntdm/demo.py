@@ -10,7 +10,7 @@ from pathlib import Path
 from ntdm import evaluate, fit_shapes, infer, train
 from ntdm.config import reading
 from ntdm.config.protocol import NUISANCES, OCCLUSION_LEVELS
-from ntdm.config.reading import Config, adjusted
+from ntdm.config.reading import Config, override
 from ntdm.config.stages import InferConfig, PrepConfig, ShapeConfig, SyntheticConfig, TrainConfig
 from ntdm.data_prep import make_data, prep_data
 from ntdm.data_prep.raw.annotation import object_pose, read_objects
@@ -46,33 +46,33 @@ def run(out: Path, device: str, *, quick: bool, seed: int, overwrite: bool) -> I
     def shorter(cls: type[Config]) -> tuple[str, ...]:
         return QUICK[cls] if quick else ()
 
-    def settled(cls: type[Config]) -> Config:
-        return adjusted(cls(), shorter(cls), seed)
+    def configured(cls: type[Config]) -> Config:
+        return override(cls(), shorter(cls), seed)
 
     data, cache, shapes = out / "data", out / "cache", out / "shapes"
     say("demo 1/5: synthetic datasets")
-    make_data.make_data(settled(SyntheticConfig), data, overwrite=overwrite)
+    make_data.make_data(configured(SyntheticConfig), data, overwrite=overwrite)
     say("demo 2/5: cache files")
     pascal3d = data / RAW_FOLDERS["pascal3d"]
     prep = PrepConfig(image_size=(128, 128))
     for dataset, raw in RAW_FOLDERS.items():
         # OOD-CV's training photos are PASCAL3D+'s own.
         splits = ["iid", *NUISANCES] if dataset == "ood-cv" else None
-        report = prep_data.prepare(
+        report = prep_data.run(
             dataset, data / raw, cache, prep, pascal3d=pascal3d, splits=splits, overwrite=overwrite
         )
         say(report.table())
     say("demo 3/5: shapes")
     fit_shapes.run(
-        settled(ShapeConfig), cache, shapes, overwrite=overwrite, plot=diagnostics.draw_convergence
+        configured(ShapeConfig), cache, shapes, overwrite=overwrite, plot=diagnostics.draw_convergence
     )
     runs = [out / "runs" / method for method in ("ntdm", "pose-classifier")]
     for folder in runs:
         say(f"demo 4/5: {folder.name}: train, predict, score")
-        config = reading.settled(TrainConfig, "tiny", shorter(TrainConfig), seed, folder.name)
+        config = reading.resolve(TrainConfig, "tiny", shorter(TrainConfig), seed, folder.name)
         train.run(config, cache, shapes, folder, overwrite=overwrite, device=device)
-        evaluate.run(folder, cache, SPLITS, settled(InferConfig), overwrite=overwrite, device=device)
-    meshes = _infer_examples(pascal3d, runs[0], out / "inferred", settled(InferConfig), device)
+        evaluate.run(folder, cache, SPLITS, configured(InferConfig), overwrite=overwrite, device=device)
+    meshes = _infer_examples(pascal3d, runs[0], out / "inferred", configured(InferConfig), device)
     say("demo 5/5: tables")
     pictures = partial(sheets.run, runs, cache)
     written = [tables.report(table, runs, out / "report", False, pictures) for table in (1, 2)]

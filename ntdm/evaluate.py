@@ -20,13 +20,13 @@ from ntdm.data import distributed
 from ntdm.data.dataset import SampleDataset
 from ntdm.evaluation import sheets
 from ntdm.evaluation.score import score
-from ntdm.io import cache as caches
-from ntdm.io import cache_split, predictions
-from ntdm.io import run_folder as run_folders
-from ntdm.io.outputs import finished, sweep
+from ntdm.io import predictions
+from ntdm.io.cache_split import CacheSplit
+from ntdm.io.outputs import sweep, up_to_date
 from ntdm.io.prediction_writer import PredictionWriter, remove_parts
-from ntdm.io.predictions import Geometry, Prediction
+from ntdm.io.predictions import DenseOutputs, Prediction
 from ntdm.io.progress import say, track
+from ntdm.io.run_folder import RunFolder, check_focal
 from ntdm.methods import load
 from ntdm.methods.ntdm import NTDM
 from ntdm.methods.registry import METHODS
@@ -60,44 +60,44 @@ def run(
         sweep(run_folder)
     check_config(config)
     model, description = load.load(run_folder, device)
-    weights = run_folders.weights_digest(run_folder)
-    trained_on = set((run_folder / "train_names.txt").read_text().split("\n"))
+    folder = RunFolder(run_folder)
+    weights, trained_on = folder.weights_digest(), folder.trained_on()
     predictor: Predict | None = None
     written = []
     if cache.is_file():
-        with caches.CacheFile(cache) as file:
-            todo = [(f"{file.dataset}/{file.split}", [cache])]
+        alone = CacheSplit([cache])
+        todo = {f"{header.dataset}/{header.split}": alone for header in alone.headers}
     else:
-        todo = [(split, cache_split.find(cache, split)) for split in splits]
-    for _, paths in todo:
-        _check(paths, description, trained_on, run_folder)
-    for split, paths in todo:
-        table = run_folder / "predictions" / f"{split}.csv"
-        made_with = {"infer": to_dict(config), "weights": weights, "data": cache_split.fingerprint(paths)}
-        kept = table.exists() and finished(table, predictions.made_with(table), made_with, overwrite)
-        distributed.wait()  # every process has looked
+        todo = {split: CacheSplit.open(cache, [split]) for split in splits}
+    for files in todo.values():
+        _check(files, description, trained_on, run_folder)
+    for split, files in todo.items():
+        table, paths = folder.predictions(split), files.paths
+        made_with = {"infer": to_dict(config), "weights": weights, "data": files.fingerprint}
+        kept = table.exists() and up_to_date(table, predictions.made_with(table), made_with, overwrite)
+        distributed.barrier()  # every process has looked
         if not kept:
             data = SampleDataset(paths)
             if predictor is None:
                 method = METHODS[model.config.method]
                 predictor = method.predictor(model, config, data.image_size, description["nominal_focal"])
-            if first:  # once nothing is refused any more
-                for stale in (table, run_folder / "errors" / f"{split}.csv"):
+            if first:  # all checks have passed: old files may go
+                for stale in (table, folder.errors(split)):
                     stale.unlink(missing_ok=True)
                 writer = PredictionWriter(table, made_with, overwrite)
-            distributed.wait()
+            distributed.barrier()
             if not first:
                 writer = PredictionWriter(table, made_with, helps=True)
-            distributed.wait()
+            distributed.barrier()
             _predict(predictor, model, data, config.batch_size, writer, split)
-            distributed.wait()
+            distributed.barrier()
             if first:
                 writer.finish(data.keys())
         if not first:
             continue
         if kept:
             remove_parts(table)  # a kill may have come between table and removal
-        scored = score(table, paths, run_folder / "errors" / f"{split}.csv")
+        scored = score(table, paths, folder.errors(split))
         say(f"{split}: {scored.samples} samples, {scored.failed} failed predictions")
         if isinstance(model, NTDM):
             sheet = sheets.overview(model, description["nominal_focal"], run_folder, split, paths)
@@ -115,29 +115,23 @@ def check_config(config: InferConfig) -> None:
         )
 
 
-def _check(
-    paths: Sequence[Path], description: dict[str, Any], trained_on: set[str], run_folder: Path
-) -> None:
-    for path in paths:
-        with caches.CacheFile(path) as file:
-            if file.category not in description["categories"]:
-                raise ValueError(
-                    f"{path}: category {file.category!r} is unknown to {run_folder}, which was trained on "
-                    f"{', '.join(description['categories'])}"
-                )
-            if list(file.image_size) != description["image_size"]:
-                raise ValueError(
-                    f"{path} has images of {file.image_size}, {run_folder} was trained on "
-                    f"{tuple(description['image_size'])} (H, W); prepare the split at that size"
-                )
-            run_folders.check_focal(path, file.nominal_focal, description)
-    if not trained_on - {""}:
-        raise ValueError(f"{run_folder / 'train_names.txt'} is empty: restore it, or train again")
-    seen = sorted(cache_split.sample_names(paths) & trained_on)
+def _check(split: CacheSplit, description: dict[str, Any], trained_on: set[str], run_folder: Path) -> None:
+    for header in split.headers:
+        if header.category not in description["categories"]:
+            raise ValueError(
+                f"{header.path}: category {header.category!r} is unknown to {run_folder}, which was trained "
+                f"on {', '.join(description['categories'])}"
+            )
+        if list(header.image_size) != description["image_size"]:
+            raise ValueError(
+                f"{header.path} has images of {header.image_size}, {run_folder} was trained on "
+                f"{tuple(description['image_size'])} (H, W); prepare the split at that size"
+            )
+        check_focal(header.path, header.nominal_focal, description)
+    seen = sorted(split.names & trained_on)
     if seen:
-        raise ValueError(
-            f"{run_folder} was trained on {len(seen)} samples of {paths[0].parent}, such as {seen[0]}"
-        )
+        where = split.paths[0].parent
+        raise ValueError(f"{run_folder} was trained on {len(seen)} samples of {where}, such as {seen[0]}")
 
 
 def _predict(
@@ -177,11 +171,11 @@ def _row(item: dict[str, Any], guess: Guess, i: int, categories: Sequence[str], 
     )  # fmt: skip
 
 
-def _geometry(guess: Guess) -> Geometry:
+def _geometry(guess: Guess) -> DenseOutputs:
     """What of a batch's predictions does not fit a cell."""
     masks, numbers = ("amodal", "visible", "amodal_free"), ("latent", "scale")
     arrays = {name: getattr(guess, name) for name in (*masks, *numbers)}
-    return Geometry(**{
+    return DenseOutputs(**{
         name: array.numpy().astype(np.uint8 if name in masks else np.float32)
         for name, array in arrays.items() if array is not None
     })  # fmt: skip

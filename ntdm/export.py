@@ -28,6 +28,7 @@ from ntdm.io import cache as caches
 from ntdm.io import predictions
 from ntdm.io.outputs import atomic_path
 from ntdm.io.progress import say, track
+from ntdm.io.run_folder import RunFolder
 from ntdm.io.table import cell_text, write_csv
 
 MM_PER_CAD_UNIT = 1000.0  # BOP speaks of millimetres; PASCAL3D+ has no metric scale
@@ -222,7 +223,7 @@ def _truth(file: caches.CacheFile, masks: bool) -> Iterator[dict[str, Any]]:
 
 
 def _predictions(file: caches.CacheFile, run: Path, masks: bool) -> Iterator[dict[str, Any]]:
-    path = run / "predictions" / file.dataset / f"{file.split}.csv"
+    path = RunFolder(run).predictions(f"{file.dataset}/{file.split}")
     if not path.exists():
         raise ValueError(
             f"{path} does not exist: run evaluate on {file.dataset}/{file.split}, or name others by --splits"

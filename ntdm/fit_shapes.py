@@ -1,9 +1,10 @@
-"""`ntdm fit-shapes`: fit Γ(z) of every category to its CADs by vertex-to-face distances (main paper Eq. 2).
+"""`ntdm fit-shapes`: fit Γ(z) of every category to its CADs by vertex-to-face distances.
 
-First meshes of the template's topology are fitted to the CADs (shape_meshes.py), by Eq. 2 both ways
-(shape_loss.py) and by their outlines (outlines.py), then Γ to the meshes. How well it went is measured
-(shape_quality.py) and shown (shape_sheet.py). :func:`fit_latents` finds latents for CADs that Γ was not
-fitted to.
+Equations are those of arXiv 2306.00118.
+
+First meshes of the template's topology are fitted to the CADs (fit_meshes.py), by Eq. 2 both ways
+(surface_loss.py) and by their outlines (outline_loss.py), then Γ to the meshes. How well it went is measured
+(quality.py) and shown (sheet.py). :func:`fit_latents` finds latents for CADs that Γ was not fitted to.
 """
 
 import hashlib
@@ -22,12 +23,12 @@ from ntdm.config.stages import ShapeConfig
 from ntdm.geometry.mesh import Cad
 from ntdm.geometry.obj import write_plain_obj
 from ntdm.io import cache
-from ntdm.io.outputs import atomic_path, finished, sweep
+from ntdm.io.outputs import atomic_path, sweep, up_to_date
 from ntdm.io.progress import say, track
 from ntdm.shapes import nearest_faces
 from ntdm.shapes.files import load_shape, read_meta, save_shape
 from ntdm.shapes.fit import fit, fit_latents
-from ntdm.shapes.quality import Judge
+from ntdm.shapes.quality import ShapeQuality
 from ntdm.shapes.sheet import write_sheet
 from ntdm.shapes.visible_surface import Surface, visible_surface
 
@@ -123,7 +124,7 @@ def _fit(
     path = out / f"{category}.safetensors"
     made_with = {**to_dict(config), "cads": _fingerprint(cads)}
     done = path.exists() and path.with_suffix(".json").exists() and not overwrite
-    if done and finished(path, read_meta(path).get("made_with", {}), made_with, overwrite):
+    if done and up_to_date(path, read_meta(path).get("made_with", {}), made_with, overwrite):
         return np.eye(len(cads), dtype=np.float32)
     start = time.monotonic()
     surfaces = _surfaces(category, cads, config.seed)
@@ -142,10 +143,9 @@ def _fit(
             name = f"{category}_{numbers[a]}_to_{numbers[a + 1]}_{100 * share:.0f}.obj"
             write_plain_obj(folder / name, vertices, model.template_faces)
     measured = _measure(category, cads, surfaces, shapes, model.template_faces)
-    write_sheet(out / "sheets" / f"{category}.png", category, cads, surfaces, shapes, model.template_faces)
-    if plot is not None:
-        with atomic_path(out / "sheets" / f"{category}_convergence.png") as part:
-            plot(f"{category}, {len(cads)} CADs", history, part)
+    sheet = out / "sheets" / f"{category}.png"
+    write_sheet(sheet, category, cads, surfaces, shapes, model.template_faces)
+    _plot(plot, f"{category}, {len(cads)} CADs", history, sheet)
     meta = {
         "category": category,
         "cad_index": list(cads),
@@ -179,7 +179,7 @@ def _freeze(
             before, rows = content["made_with"], np.array(list(content["latents"].values()), np.float32)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{path} is damaged: pass --overwrite to make it again") from None
-        if finished(path, before, made_with, overwrite):
+        if up_to_date(path, before, made_with, overwrite):
             if rows.shape != (len(cads), model.num_latents):
                 raise ValueError(f"{path} is damaged: pass --overwrite to make it again")
             return rows
@@ -195,9 +195,7 @@ def _freeze(
     measured = _measure(category, cads, surfaces, shapes, model.template_faces)
     sheet = out / "latents" / f"{category}.png"
     write_sheet(sheet, category, cads, surfaces, shapes, model.template_faces)
-    if plot is not None:
-        with atomic_path(sheet.with_stem(f"{category}_convergence")) as part:
-            plot(f"{category}, latents of {len(cads)} CADs", history, part)
+    _plot(plot, f"{category}, latents of {len(cads)} CADs", history, sheet)
     content = {
         "schema": "ntdm-latents",
         "schema_version": 1,
@@ -213,6 +211,13 @@ def _freeze(
     return z.numpy()
 
 
+def _plot(plot: Plot | None, title: str, history: Sequence[Sequence[float]], sheet: Path) -> None:
+    """The convergence plot, beside the sheet."""
+    if plot is not None:
+        with atomic_path(sheet.with_stem(f"{sheet.stem}_convergence")) as part:
+            plot(title, history, part)
+
+
 def _surfaces(category: str, cads: Mapping[int, Cad], seed: int) -> list[Surface]:
     generator = torch.Generator().manual_seed(seed)
     return [
@@ -224,9 +229,9 @@ def _surfaces(category: str, cads: Mapping[int, Cad], seed: int) -> list[Surface
 def _measure(
     category: str, cads: Mapping[int, Cad], surfaces: Sequence[Surface], shapes: Tensor, faces: Tensor
 ) -> dict[str, Any]:
-    """What Judge says of every mesh, by cad_index, and the mean."""
+    """What ShapeQuality says of every mesh, by cad_index, and the mean."""
     pairs = track(zip(cads.values(), surfaces, shapes, strict=True), f"{category}: measuring", len(cads))
-    measured = [Judge(cad, surface)(vertices, faces) for cad, surface, vertices in pairs]
+    measured = [ShapeQuality(cad, surface)(vertices, faces) for cad, surface, vertices in pairs]
     mean = {name: float(np.mean([m[name] for m in measured])) for name in measured[0]}
     return {"mean": mean, **{str(k): m for k, m in zip(cads, measured, strict=True)}}
 

@@ -1,11 +1,10 @@
 """Anyone's predictions into a run folder, scored: `ntdm import`. Afterwards it is a run like any other.
 
 The truth is that of a cache split, or a label table as the OOD-CV challenge published it. Every sample of the
-truth needs a prediction, a failed one as nan. The formats are those of external_formats.py.
+truth needs a prediction, a failed one as nan. The formats are those of prediction_formats.py.
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,13 +16,13 @@ from ntdm.evaluation.ood_cv_challenge import challenge_rows, challenge_sample
 from ntdm.evaluation.prediction_formats import ANGLES, FORMATS, Guess, Truth, number
 from ntdm.evaluation.score import score
 from ntdm.geometry import camera_np, metrics
-from ntdm.io import cache as caches
-from ntdm.io import cache_split
+from ntdm.io.cache_split import CacheSplit
 from ntdm.io.error_table import write_errors
-from ntdm.io.outputs import atomic_path, finished, sweep
+from ntdm.io.outputs import sweep, up_to_date
 from ntdm.io.prediction_writer import write_predictions
 from ntdm.io.predictions import FREE_POSE_COLUMNS, Prediction, SampleKey, made_with, read_predictions
 from ntdm.io.progress import say
+from ntdm.io.run_folder import RunFolder
 from ntdm.io.table import KEY_COLUMNS
 
 SCHEMA, SCHEMA_VERSION = "ntdm-external", 1
@@ -76,14 +75,14 @@ def run(
         truth = _label_truth(labels, dataset, name)
     guesses = FORMATS[form](files, truth)
     rows = _joined(guesses, truth, files)
-    _describe(out, method)
-    target = out / "predictions" / f"{split}.csv"
+    folder = RunFolder(out)
+    _describe(folder, method)
+    target, errors = folder.predictions(split), folder.errors(split)
     wanted = {"import": form, "rows": _digest(rows)} | ({"data": truth.digest} if truth.digest else {})
-    if not (target.exists() and finished(target, made_with(target), wanted, overwrite)):
-        for stale in (target, target.with_suffix(".h5"), out / "errors" / f"{split}.csv"):
+    if not (target.exists() and up_to_date(target, made_with(target), wanted, overwrite)):
+        for stale in (target, target.with_suffix(".h5"), errors):
             stale.unlink(missing_ok=True)
         write_predictions(target, rows, made_with=wanted)
-    errors = out / "errors" / f"{split}.csv"
     if truth.viewpoint is None:
         scored = score(target, truth.paths, errors)
         say(f"{split}: {scored.samples} samples, {scored.failed} failed predictions")
@@ -92,15 +91,12 @@ def run(
 
 
 def _cache_truth(cache: Path, dataset: str, split: str) -> Truth:
-    paths = tuple(cache_split.find(cache, f"{dataset}/{split}"))
-    samples: list[SampleKey] = []
-    for path in paths:
-        with caches.CacheFile(path) as file:
-            samples += [SampleKey(file.category, name) for name in file["name"]]
+    files = CacheSplit.open(cache, [f"{dataset}/{split}"])
+    samples = [SampleKey(header.category, name) for header in files.headers for name in header.names]
     where = cache / dataset / split
     if not samples:
         raise ValueError(f"{where} holds no sample to import predictions of")
-    return Truth(where, dataset, split, tuple(samples), cache_split.fingerprint(paths), None, paths)
+    return Truth(where, dataset, split, tuple(samples), files.fingerprint, None, tuple(files.paths))
 
 
 def _label_truth(labels: Path, dataset: str, split: str) -> Truth:
@@ -161,20 +157,13 @@ def _check_alike(guesses: Mapping[SampleKey, Guess]) -> None:
                 )
 
 
-def _describe(out: Path, method: str) -> None:
+def _describe(folder: RunFolder, method: str) -> None:
     """config.json, by which the folder is a run; ValueError where it is another's."""
-    path, wanted = out / "config.json", {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "method": method}
-    if path.exists():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from None
-        if before != wanted:
-            named = before.get("method") if isinstance(before, dict) else None
-            raise ValueError(f"{out} holds another run, {named!r}: name another --out")
-        return
-    with atomic_path(path) as part:
-        part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+    wanted = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "method": method}
+    if not folder.config.exists():
+        folder.describe(wanted)
+    elif (before := folder.description()) != wanted:
+        raise ValueError(f"{folder.path} holds another run, {before.get('method')!r}: name another --out")
 
 
 def _digest(rows: Iterable[Prediction]) -> str:

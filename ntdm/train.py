@@ -26,18 +26,18 @@ from ntdm.config.stages import TrainConfig
 from ntdm.data import distributed
 from ntdm.data.dataset import SampleDataset
 from ntdm.data.loader import Batches
-from ntdm.io import cache as caches
-from ntdm.io import cache_split, run_folder
-from ntdm.io.cache_split import _typical_box, nominal_focal
-from ntdm.io.outputs import atomic_path, finished, sweep
+from ntdm.io.cache import CacheFile
+from ntdm.io.cache_split import CacheSplit
+from ntdm.io.outputs import atomic_path, sweep, up_to_date
 from ntdm.io.progress import say, track
+from ntdm.io.run_folder import LAST_CHECKPOINT, RunFolder, check_focal
 from ntdm.methods import cuboid
 from ntdm.methods.registry import METHODS
 from ntdm.nn.base import Model
 from ntdm.shapes.files import load_shape
 from ntdm.training import checkpoints
-from ntdm.training.monitor import Validation, Watch
-from ntdm.training.schedule import _optimiser, learning_rate
+from ntdm.training.monitor import TrainingMonitor, Validation
+from ntdm.training.schedule import learning_rate, make_optimiser
 
 KEPT_BYTES = 2**30  # of decoded samples, that stay in memory from one epoch to the next
 
@@ -79,16 +79,16 @@ def run(
     first = distributed.rank() == 0  # the process that writes
     if first:
         sweep(out)
-    paths = [p for key in train_on for p in cache_split.find(cache, key, categories)]
+    split, folder = CacheSplit.open(cache, train_on, categories), RunFolder(out)
     method = METHODS[config.method]
     if distributed.size() > 1 and not method.joint:
         raise ValueError(f"{config.method} trains in one process: start it without torchrun")
     if method.shapes == "fitted":
-        cache_split.require_latents(paths)
-    data = SampleDataset(paths, KEPT_BYTES)
-    names = sorted({p.stem for p in paths})
-    built_on = _shapes(config, names, paths, shapes)
-    focal = nominal_focal(paths)
+        split.require_latents()
+    data = SampleDataset(split.paths, KEPT_BYTES)
+    names = split.categories
+    built_on = _shapes(config, split, shapes)
+    focal = split.nominal_focal
     description = {
         "schema": "ntdm-run",
         "schema_version": 1,
@@ -98,23 +98,20 @@ def run(
         "categories": names,
         "image_size": list(data.image_size),
         "nominal_focal": focal,
-        "typical_box": _typical_box(paths),
+        "typical_box": split.typical_box,
         "shapes": {c: method.describe(shape) for c, shape in built_on.items()},
-        "data_fingerprint": cache_split.fingerprint(paths),
+        "data_fingerprint": split.fingerprint,
     }
-    described, weights, checkpoint = out / "config.json", out / "model.safetensors", out / checkpoints.LAST
     same = (
-        not overwrite
-        and described.exists()
-        and finished(out, run_folder.read_description(described), description, False)
+        not overwrite and folder.config.exists() and up_to_date(out, folder.description(), description, False)
     )
-    if same and weights.exists():
+    if same and folder.weights.exists():
         say(f"{out}: finished already, with the same config")
         return out
     if resume and overwrite:
         raise ValueError("--resume goes on with a run and --overwrite begins it anew: pass one of them")
-    if resume and not checkpoint.exists():
-        raise ValueError(f"--resume: {checkpoint} does not exist; there is nothing to go on from")
+    if resume and not folder.checkpoint.exists():
+        raise ValueError(f"--resume: {folder.checkpoint} does not exist; there is nothing to go on from")
     torch.manual_seed(config.seed)
     model = method.build(config, names, built_on).to(device)
     distributed.with_joint_norm(model)
@@ -125,68 +122,67 @@ def run(
             f"a batch of {batch_size} samples cannot be shared by {distributed.size()} processes: start fewer"
         )
     if validate is not None:
-        _check_validation(validate, description, cache_split.sample_names(paths))
-    distributed.wait()  # every process has looked at what is there
-    if overwrite and first:  # not before all that may be refused has been looked at
-        # The checkpoint first: without its config.json nobody would know what it is of.
-        for stale in (checkpoint, weights, out / "run.json", out / "train.csv", described):
-            stale.unlink(missing_ok=True)
-        for folder in ("predictions", "errors", "sheets", "tensorboard"):  # of the model that goes
-            shutil.rmtree(out / folder, ignore_errors=True)
-    if first:
-        with atomic_path(described) as part:
-            part.write_text(json.dumps(description, indent=1) + "\n")
-        with atomic_path(out / "train_names.txt") as part:
-            part.write_text("".join(f"{name}\n" for name in sorted(cache_split.sample_names(paths))))
-    distributed.wait()
-    watch = Watch(data, out, watch_every, focal, validate) if first else None
+        _check_validation(CacheSplit(validate.paths), description, split.names)
+    distributed.barrier()  # every process has looked at what is there
+    if first:  # all checks have passed: old files may go
+        if overwrite:
+            folder.clear()
+        folder.describe(description)
+        with atomic_path(folder.train_names) as part:
+            part.write_text("".join(f"{name}\n" for name in sorted(split.names)))
+    distributed.barrier()
+    watch = TrainingMonitor(data, out, watch_every, focal, validate) if first else None
     seconds = _fit(model, data, config, out, device, watch)
     if watch is not None:
         watch.close()
-        _write_result(model, data, config, out, description, seconds, device)
-    distributed.wait()
+        _write_result(model, data, config, folder, description, seconds, device)
+    distributed.barrier()
     return out
 
 
-def _check_validation(validate: Validation, description: dict[str, Any], trained_on: set[str]) -> None:
+def _check_validation(split: CacheSplit, description: dict[str, Any], trained_on: set[str]) -> None:
     """ValueError where the photos to be tried in between cannot be, or are trained on."""
-    for path in validate.paths:
-        with caches.CacheFile(path) as file:
-            if file.category not in description["categories"]:
-                raise ValueError(f"--validate-on: {path} is of a category that is not trained")
-            if list(file.image_size) != description["image_size"]:
-                raise ValueError(
-                    f"--validate-on: {path} has images of {file.image_size}, the training's caches of "
-                    f"{tuple(description['image_size'])} (H, W); prepare both at one size"
-                )
-            run_folder.check_focal(path, file.nominal_focal, description)
-    seen = sorted(cache_split.sample_names(validate.paths) & trained_on)
+    for header in split.headers:
+        if header.category not in description["categories"]:
+            raise ValueError(f"--validate-on: {header.path} is of a category that is not trained")
+        if list(header.image_size) != description["image_size"]:
+            raise ValueError(
+                f"--validate-on: {header.path} has images of {header.image_size}, the training's caches of "
+                f"{tuple(description['image_size'])} (H, W); prepare both at one size"
+            )
+        check_focal(header.path, header.nominal_focal, description)
+    seen = sorted(split.names & trained_on)
     if seen:
         raise ValueError(f"--validate-on: {len(seen)} samples are trained on, such as {seen[0]}")
 
 
 def _write_result(
-    model: Model, data: SampleDataset, config: TrainConfig, out: Path, description: dict[str, Any],
+    model: Model, data: SampleDataset, config: TrainConfig, run: RunFolder, description: dict[str, Any],
     seconds: float, device: str,
 ) -> None:  # fmt: skip
-    with atomic_path(out / "run.json") as part:
+    with atomic_path(run.provenance) as part:
         part.write_text(json.dumps(_provenance(config, description, data, seconds, device), indent=1) + "\n")
-    with atomic_path(out / "model.safetensors") as part:  # last: a run with weights is finished
+    with atomic_path(run.weights) as part:  # last: a run with weights is finished
         state = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
         part.write_bytes(safetensors.torch.save(state))
-    shutil.rmtree((out / checkpoints.LAST).parent, ignore_errors=True)
+    shutil.rmtree(run.checkpoint.parent, ignore_errors=True)
 
 
 def _fit(
-    model: Model, data: SampleDataset, config: TrainConfig, out: Path, device: str, watch: Watch | None
+    model: Model,
+    data: SampleDataset,
+    config: TrainConfig,
+    out: Path,
+    device: str,
+    watch: TrainingMonitor | None,
 ) -> float:
     """Trains to the end, from the checkpoint where there is one; returns the seconds it took in all."""
     batches = Batches(data, model.categories, model.num_latents, config, device)
     per_epoch, total = batches.per_epoch, batches.per_epoch * config.epochs
     learned = [p for p in model.parameters() if p.requires_grad]
-    optimiser = _optimiser(config, learned)
+    optimiser = make_optimiser(config, learned)
     keys = data.keys()
-    history, first = checkpoints.restore(out / checkpoints.LAST, model, optimiser)
+    history, first = checkpoints.restore(out / LAST_CHECKPOINT, model, optimiser)
     model.train()
     start = time.monotonic() - (history[-1]["seconds"] if history else 0.0)
     sums: dict[str, float] = {}
@@ -235,34 +231,33 @@ def _check_image_size(image_size: tuple[int, int], model: Model) -> None:
         )
 
 
-def _shapes(config: TrainConfig, names: Sequence[str], paths: Sequence[Path], folder: Path) -> dict[str, Any]:
+def _shapes(config: TrainConfig, split: CacheSplit, folder: Path) -> dict[str, Any]:
     """What the method's model is built around, by category."""
     kind = METHODS[config.method].shapes
     if kind == "fitted":
-        fitted = {name: load_shape(folder / f"{name}.safetensors") for name in names}
-        for path in paths:
-            with caches.CacheFile(path) as file:
-                held, wanted = file["latent"].shape[1], fitted[path.stem].num_latents
-            if held != wanted:
+        fitted = {name: load_shape(folder / f"{name}.safetensors") for name in split.categories}
+        for header in split.headers:
+            wanted = fitted[header.path.stem].num_latents
+            if header.num_latents != wanted:
                 raise ValueError(
-                    f"{path} has latents of {held} entries, {folder} a shape of {wanted}: train with the "
-                    "shapes that fit-shapes made from this cache, or run it again"
+                    f"{header.path} has latents of {header.num_latents} entries, {folder} a shape of "
+                    f"{wanted}: train with the shapes that fit-shapes made from this cache, or run it again"
                 )
         return fitted
     if kind != "cads":
         return {}
     cads: dict[str, list[np.ndarray]] = {}
-    for path in paths:
-        with caches.CacheFile(path) as file:
-            found = [vertices for vertices, _ in file.cads().values()]
-        cads[path.stem] = cads.get(path.stem) or found  # splits of a category carry the same ones
-    lacking = [name for name in names if not cads[name]]
+    for path in split.paths:
+        if not cads.get(path.stem):  # splits of a category carry the same ones
+            with CacheFile(path) as file:
+                cads[path.stem] = [vertices for vertices, _ in file.cads().values()]
+    lacking = [name for name in split.categories if not cads[name]]
     if lacking:
         raise ValueError(
             f"the caches of {lacking[0]} hold no CAD to build {config.method}'s cuboid around; prepare them "
             "from a dataset with CADs"
         )
-    return {name: cuboid.around(cads[name], config.vertices, name) for name in names}
+    return {name: cuboid.around(cads[name], config.vertices, name) for name in split.categories}
 
 
 def _provenance(

@@ -65,7 +65,7 @@ def draw_convergence(title: str, history: Sequence[Sequence[float]], path: Path)
     steps, losses = np.asarray(history, float).T
     panel.semilogy(steps, losses)
     panel.set_xlabel("step")
-    panel.set_ylabel("loss, squared diagonals")
+    panel.set_ylabel("loss, diagonals")
     panel.set_title(title, fontsize=10)
     panel.grid(alpha=0.3, which="both")
     panel.spines[["top", "right"]].set_visible(False)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from ntdm.geometry import metrics
@@ -110,30 +111,31 @@ def estimate(runs: Sequence[Run], splits: Mapping[str, str], means: bool) -> dic
 
 
 def _of_split(runs: Sequence[Run], column: str, split: str) -> dict[Key, _Drawn]:
-    named = {
+    measured = {
         (run.method, name): metric.of(run.errors[split])
         for run in runs
         if split in run.errors
         for name, metric in (METRICS | FURTHER).items()
         if run.errors[split].measured(metric.column)
     }
-    if not named:
+    if not measured:
         return {}
-    values = np.stack(list(named.values()), 1)
-    category_of = next(run.errors[split]["category"] for run in runs if split in run.errors)
-    found: dict[Key, _Drawn] = {}
-    categories = sorted(set(category_of.tolist()))
-    for category in (ALL, *categories):
-        part = values if category == ALL else values[category_of == category]
-        resampled = resampled_means(part, f"{split}/{category}")
-        for j, (method, metric) in enumerate(named):
-            found[Key(method, metric, category, column)] = _Drawn(
-                float(part[:, j].mean()), len(part), resampled[:, j]
+    # Rows are photos, in one order in all runs; columns (method, metric).
+    values = pd.DataFrame(measured)
+    category = next(run.errors[split]["category"] for run in runs if split in run.errors)
+    drawn: dict[Key, _Drawn] = {}
+    groups = dict(list(values.groupby(category, sort=True)))
+    for name, part in {ALL: values, **groups}.items():
+        array = part.to_numpy()
+        resampled = resampled_means(array, f"{split}/{name}")
+        for j, (method, metric) in enumerate(measured):
+            drawn[Key(method, metric, name, column)] = _Drawn(
+                float(array[:, j].mean()), len(array), resampled[:, j]
             )
-    for method, metric in named:
-        parts = [found[Key(method, metric, category, column)] for category in categories]
-        found[Key(method, metric, CLASS_MEAN, column)] = _macro(parts)
-    return found
+    for method, metric in measured:
+        parts = [drawn[Key(method, metric, name, column)] for name in groups]
+        drawn[Key(method, metric, CLASS_MEAN, column)] = _macro(parts)
+    return drawn
 
 
 def resampled_means(values: NDArray[np.float64], name: str) -> NDArray[np.float64]:
@@ -179,23 +181,27 @@ def _macro(parts: Sequence[_Drawn]) -> _Drawn:
 
 
 def _medians(runs: Sequence[Run], splits: Mapping[str, str], means: bool) -> dict[Key, Estimate]:
-    found = {}
+    medians = {}
     for run in runs:
-        errors: dict[tuple[str, str], NDArray[np.float64]] = {}
-        for column, split in splits.items():
-            table = run.errors.get(split)
-            if table is None or not table.measured("rotation_error"):
-                continue
-            errors[ALL, column] = table["rotation_error"]
-            for category in sorted(set(table["category"].tolist())):
-                errors[category, column] = table["rotation_error"][table["category"] == category]
-        if means and all((ALL, column) in errors for column in splits):
-            for category in dict.fromkeys(category for category, _ in errors):
-                parts = [errors[category, c] for c in splits if (category, c) in errors]
-                errors[category, MEAN] = np.concatenate(parts)
-        for (category, column), values in errors.items():
-            found[Key(run.method, MEDIAN, category, column)] = median(values)
-    return found
+        parts = [
+            pd.DataFrame({"column": column, "category": table["category"], "error": table["rotation_error"]})
+            for column, split in splits.items()
+            if (table := run.errors.get(split)) is not None and table.measured("rotation_error")
+        ]
+        if not parts:
+            continue
+        errors = pd.concat(parts, ignore_index=True)
+        whole = means and len(parts) == len(splits)
+        by_column = {}
+        for column, of_column in errors.groupby("column", sort=False):
+            by_column[ALL, column] = of_column
+            by_column |= {(name, column): part for name, part in of_column.groupby("category", sort=True)}
+        if whole:
+            by_column[ALL, MEAN] = errors
+            by_column |= {(name, MEAN): part for name, part in errors.groupby("category", sort=False)}
+        for (name, column), part in by_column.items():
+            medians[Key(run.method, MEDIAN, str(name), str(column))] = median(part["error"].to_numpy())
+    return medians
 
 
 def median(errors: NDArray[np.float64]) -> Estimate:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ntdm.config.protocol import KNOWN_SPLITS
 from ntdm.io.error_table import read_errors
 from ntdm.io.predictions import made_with, read_predictions
+from ntdm.io.run_folder import RunFolder
 from ntdm.io.table import Table
 
 PUBLISHED_SUFFIX = " (published)"
@@ -55,7 +57,8 @@ def read_run(path: Path, splits: Sequence[str]) -> Run:
         ValueError: config.json missing, damaged or without a method; an error or prediction file that breaks
             its contract (file, line and column named); a split of an unknown name under errors/.
     """
-    config = read_json(path / "config.json")
+    folder = RunFolder(path)
+    config = read_json(folder.config)
     method = config.get("method")
     if not isinstance(method, str) or not method.strip() or not method.isprintable():
         raise ValueError(
@@ -66,14 +69,14 @@ def read_run(path: Path, splits: Sequence[str]) -> Run:
             f"{path / 'config.json'}: the method is {method!r}, and {PUBLISHED_SUFFIX.strip()} marks the "
             "papers' rows: give it another name"
         )
-    about = read_json(path / "run.json") if (path / "run.json").exists() else {}
+    about = read_json(folder.provenance) if folder.provenance.exists() else {}
     seconds = about.get("seconds", 0)
     if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
         raise ValueError(f"{path / 'run.json'}: seconds is {seconds!r}, want a number from 0 on")
     _check_split_names(path)
     run = Run(path, method, about, {})
     for split in splits:
-        file = path / "errors" / f"{split}.csv"
+        file = folder.errors(split)
         if file.exists():
             run.errors[split] = _read_split(file, split)
             _read_predicted(run, split)
@@ -148,21 +151,22 @@ def _read_split(file: Path, split: str) -> Table:
 
 
 def _read_predicted(run: Run, split: str) -> None:
-    file = run.path / "predictions" / f"{split}.csv"
+    file = RunFolder(run.path).predictions(split)
     if not file.exists():
         return
     digest = made_with(file).get("data")
     if isinstance(digest, str):
         run.test_data[split] = digest
-    table = read_predictions(file)
-    place = {key: row for row, key in enumerate(table.keys())}
-    keys = run.errors[split].keys()
-    missing = [key for key in keys if key not in place]
-    if missing or len(place) != len(keys):
-        said = f"lacks {missing[0]}" if missing else f"has {len(place)} samples, not {len(keys)}"
-        raise ValueError(f"{file} {said}, unlike {run.errors[split].path}: score the split again")
+    table, scored = read_predictions(file), run.errors[split]
+    key = ["category", "name"]
+    predicted = pd.DataFrame({name: table[name] for name in (*key, "predicted_category")})
+    joined = pd.DataFrame({name: scored[name] for name in key}).merge(predicted, "left", key, indicator=True)
+    missing = joined.loc[joined["_merge"] == "left_only", key].to_numpy().tolist()
+    if missing or len(predicted) != len(joined):
+        said = f"lacks {tuple(missing[0])}" if missing else f"has {len(predicted)} samples, not {len(joined)}"
+        raise ValueError(f"{file} {said}, unlike {scored.path}: score the split again")
     if table.measured("predicted_category"):
-        run.predicted[split] = table["predicted_category"][[place[key] for key in keys]]
+        run.predicted[split] = joined["predicted_category"].to_numpy(str)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,15 +7,17 @@
 What is read of a run is said in runs.py, how intervals are made in measures.py.
 """
 
-import csv
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
 
 from ntdm.config.protocol import ABLATIONS, NUISANCES
 from ntdm.geometry import metrics
 from ntdm.io.outputs import atomic_path, sweep
-from ntdm.io.table import write_csv
 from ntdm.reports import figures, page
 from ntdm.reports.measures import (
     ALL,
@@ -117,26 +119,8 @@ def report(
         ValueError: no such table; nothing to show; a run without config.json; two runs of one method name;
             runs on different data; an error file that breaks its contract (file, line and column named).
     """
-    if table not in LAYOUTS:
-        raise ValueError(f"table {table} is unknown: want 1, 2 or 3")
     sweep(out)
-    layout = LAYOUTS[table]
-    found = [read_run(Path(run), list(layout.splits.values())) for run in runs]
-    if table == 3:
-        found.sort(key=lambda run: ABLATIONS.index(run.method) if run.method in ABLATIONS else len(ABLATIONS))
-    check_comparable(found)
-    estimates = estimate(found, layout.splits, layout.means)
-    rows = read_published(table) if published else []
-    rows += measured_rows(found, layout, estimates)
-    # Table 3 has no column for what only a classifier measures.
-    rows = [row for row in rows if table != 3 or row.metric in _TABLE_3_METRICS]
-    if not rows:
-        wanted = ", ".join(f"errors/{split}.csv" for split in layout.splits.values())
-        raise ValueError(
-            f"nothing to show in table {table}: no run given has errors that it shows in {wanted}; "
-            "run evaluate first"
-        )
-    blocks = _metric_columns(rows) if table == 3 else _metric_blocks(layout.columns, rows)
+    layout, found, estimates, rows, blocks = _measure(table, runs, published)
     target = out / f"table_{table}.csv"
     notes = [*_notes(found, layout, rows), *(layout.notes if published else ())]
     label = f"Table {table}"
@@ -158,11 +142,66 @@ def report(
     for suffix, typeset in text.items():
         with atomic_path(target.with_suffix(suffix)) as temporary:
             temporary.write_text(typeset, encoding="utf-8")
-    with atomic_path(target.with_name(f"{target.stem}_breakdown.csv")) as temporary:
-        write_csv(temporary, *_breakdown_csv(estimates))
-    with atomic_path(target) as temporary:
-        write_csv(temporary, *_csv(table, layout.columns, rows, blocks))
+    _write_csv(target.with_name(f"{target.stem}_breakdown.csv"), _breakdown_frame(estimates))
+    _write_csv(target, _frame(layout, table, rows, blocks))
     return target
+
+
+def table(number: int, runs: Sequence[Path | str], published: bool = False) -> pd.DataFrame:
+    """A table as a frame.
+
+    Args:
+        number: 1 (occlusion), 2 (nuisances) or 3 (ablations).
+        runs: run folders, in the order of the rows.
+        published: whether the papers' rows stand above the measured ones.
+
+    Returns:
+        Rows (method, metric), of Table 3 method; columns as printed and n, the number of samples; percent,
+        NaN where not measured. `frame.attrs["intervals"]` has every estimate with its 95 % interval: method,
+        metric, category, column, value, low, high, n.
+
+    Raises:
+        ValueError: as :func:`report`.
+    """
+    layout, _, estimates, rows, blocks = _measure(number, [Path(run) for run in runs], published)
+    frame = _frame(layout, number, rows, blocks).set_index(
+        ["method"] if number == 3 else ["method", "metric"]
+    )
+    frame.attrs["intervals"] = _breakdown_frame(estimates)
+    return frame
+
+
+class _Measured(NamedTuple):
+    """What a table is made of."""
+
+    layout: Layout
+    runs: list[Run]
+    estimates: Estimates
+    rows: list[Row]
+    blocks: list[Block]
+
+
+def _measure(number: int, paths: Sequence[Path], published: bool) -> _Measured:
+    if number not in LAYOUTS:
+        raise ValueError(f"table {number} is unknown: want 1, 2 or 3")
+    layout = LAYOUTS[number]
+    runs = [read_run(Path(path), list(layout.splits.values())) for path in paths]
+    if number == 3:
+        runs.sort(key=lambda run: ABLATIONS.index(run.method) if run.method in ABLATIONS else len(ABLATIONS))
+    check_comparable(runs)
+    estimates = estimate(runs, layout.splits, layout.means)
+    rows = read_published(number) if published else []
+    rows += measured_rows(runs, layout, estimates)
+    # Table 3 has no column for what only a classifier measures.
+    rows = [row for row in rows if number != 3 or row.metric in _TABLE_3_METRICS]
+    if not rows:
+        wanted = ", ".join(f"errors/{split}.csv" for split in layout.splits.values())
+        raise ValueError(
+            f"nothing to show in table {number}: no run given has errors that it shows in {wanted}; "
+            "run evaluate first"
+        )
+    blocks = _metric_columns(rows) if number == 3 else _metric_blocks(layout.columns, rows)
+    return _Measured(layout, runs, estimates, rows, blocks)
 
 
 def measured_rows(runs: Sequence[Run], layout: Layout, estimates: Estimates) -> Iterator[Row]:
@@ -180,12 +219,15 @@ def measured_rows(runs: Sequence[Run], layout: Layout, estimates: Estimates) -> 
 def read_published(table: int) -> list[Row]:
     """The paper's rows of a table, in its order, from published.csv."""
     layout = LAYOUTS[table]
-    cells: dict[tuple[str, str], dict[str, Cell]] = {}
-    with open(Path(__file__).with_name("published.csv"), newline="", encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            if line["table"] == str(table):
-                row = cells.setdefault((line["method"], line["metric"]), {})
-                row[line["column"]] = Estimate(float(line["value"]))
+    published = pd.read_csv(Path(__file__).with_name("published.csv"), keep_default_na=False)
+    published = published[published["table"] == table]
+    cells: dict[tuple[str, str], dict[str, Cell]] = {
+        (str(method), str(metric)): {
+            str(column): Estimate(float(value))
+            for column, value in zip(lines["column"], lines["value"], strict=True)
+        }
+        for (method, metric), lines in published.groupby(["method", "metric"], sort=False)
+    }
     rows = []
     for (method, metric), values in cells.items():
         numbers = [cell.value for c in layout.splits if (cell := values.get(c)) is not None]
@@ -270,12 +312,12 @@ def _breakdown_blocks(estimates: Estimates, layout: Layout) -> list[Block]:
     return blocks
 
 
-def _breakdown_csv(estimates: Estimates) -> tuple[list[str], list[list[str]]]:
-    header = ["method", "metric", "category", "column", "value", "low", "high", "n"]
-    return header, [
-        [k.method, k.metric, k.category, k.column, *map(_decimals, (e.value, e.low, e.high)), _count(e.n)]
-        for k, e in estimates.items()
-    ]
+def _breakdown_frame(estimates: Estimates) -> pd.DataFrame:
+    """A row an estimate, with its interval."""
+    return pd.DataFrame(
+        [(*astuple(key), *astuple(estimate)) for key, estimate in estimates.items()],
+        columns=["method", "metric", "category", "column", "value", "low", "high", "n"],
+    ).astype({"n": "Int64"})
 
 
 def _provenance(runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -292,23 +334,24 @@ def _provenance(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return lines
 
 
-def _csv(
-    table: int, columns: Sequence[str], rows: Sequence[Row], blocks: Sequence[Block]
-) -> tuple[list[str], list[list[str]]]:
-    if table == 3:
+def _frame(layout: Layout, number: int, rows: Sequence[Row], blocks: Sequence[Block]) -> pd.DataFrame:
+    """The table as its CSV has it: a row a method and metric, of Table 3 a row a method."""
+    if number == 3:
         header = ["method", *_TABLE_3_METRICS, "n"]
-        return header, [[a.method, *map(_cell, a.cells), _count(a.n)] for a in blocks[0].lines]
-    lines = [[r.method, r.metric, *(_cell(r.cells.get(c)) for c in columns), _count(r.n)] for r in rows]
-    return ["method", "metric", *columns, "n"], lines
+        lines = [[line.method, *map(_value, line.cells), line.n] for line in blocks[0].lines]
+    else:
+        header = ["method", "metric", *layout.columns, "n"]
+        lines = [
+            [row.method, row.metric, *(_value(row.cells.get(c)) for c in layout.columns), row.n]
+            for row in rows
+        ]
+    return pd.DataFrame(lines, columns=header).astype({"n": "Int64"})
 
 
-def _cell(cell: Cell) -> str:
-    return "" if cell is None else _decimals(cell.value)
+def _value(cell: Cell) -> float:
+    return math.nan if cell is None else cell.value
 
 
-def _decimals(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
-
-
-def _count(n: int | None) -> str:
-    return "" if n is None else str(n)
+def _write_csv(path: Path, frame: pd.DataFrame) -> None:
+    with atomic_path(path) as temporary:
+        frame.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")

@@ -31,7 +31,12 @@ DOORS = {
         "ntdm.io.prediction_writer",
         "ntdm.io.outputs",
     },
-    "matplotlib": {"ntdm.reports.figures", "ntdm.reports.diagnostics"},
+    "matplotlib": {
+        "ntdm.reports.diagnostics",
+        "ntdm.reports.estimates",
+        "ntdm.reports.figures",
+        "ntdm.estimator",
+    },
     "pycocotools": {"ntdm.export"},
     "torchvision": {"ntdm.methods.mask_rcnn"},
     "typer": {"ntdm.cli", "ntdm.cli_options"},
@@ -109,13 +114,16 @@ def test_reports_never_reach_torch() -> None:
     while todo:
         module = todo.pop()
         seen.add(module)
-        names = set(imports(module))
+        names = set(imports(module)) - {"ntdm"}
         assert not any(name.split(".")[0] == "torch" for name in names), f"{module} imports torch"
         todo += [name for name in names if name in MODULES and name not in seen]
 
 
 def test_the_importing_direction_has_no_cycle() -> None:
-    graph = {module: {name for name in imports(module) if name in MODULES} - {module} for module in MODULES}
+    # `import ntdm` brings the version and names that are imported when they are used: no arrow.
+    graph = {
+        module: {name for name in imports(module) if name in MODULES} - {module, "ntdm"} for module in MODULES
+    }
     while graph:
         leaves = [module for module, names in graph.items() if not names & graph.keys()]
         assert leaves, f"these import one another: {sorted(graph)}"

@@ -82,12 +82,12 @@ def test_the_wheel_works_from_elsewhere(wheel: Path, tmp_path: Path) -> None:
     subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
     code = (
         "import ntdm.cli, ntdm.data_prep, ntdm.reports\n"
-        "from ntdm.ops import build as native, kernels\n"
+        "from ntdm.ops import build, kernels\n"
         "for module in (ntdm, ntdm.cli, ntdm.data_prep, ntdm.reports):\n"
         f"    assert module.__file__.startswith({str(site)!r}), module.__file__\n"
-        "assert native.CPU.built().parent == native.PACKAGE, native.CPU.built()\n"
+        "assert build.CPU.built().parent == build.PACKAGE, build.CPU.built()\n"
         "kernels.library()\n"
-        "native.CPU.build(native.user_cache())  # the sources are there, to rebuild a stale library from\n"
+        "build.CPU.build(build.user_cache())  # the sources are there, to rebuild a stale library from\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(site), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     command = [sys.executable, "-c", code]

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -61,8 +61,20 @@ class ObjectPose:
     cad_index: int
 
 
+class Record(NamedTuple):
+    """An annotation file: its objects, undecoded, and the photo's size (h, w), None where it says none."""
+
+    objects: list[Any]
+    size: tuple[int, int] | None
+
+
 def read_objects(path: Path) -> list[Any]:
-    """The objects of an annotation file, undecoded, for :func:`object_pose`.
+    """The objects of an annotation file; errors as :func:`read_record`."""
+    return read_record(path).objects
+
+
+def read_record(path: Path) -> Record:
+    """An annotation file; its objects are for :func:`object_pose`.
 
     Raises SampleError: annotation_missing, annotation_unreadable.
     """
@@ -77,8 +89,11 @@ def read_objects(path: Path) -> list[Any]:
         raise SampleError("annotation_unreadable", f"{path} holds no record with objects")
     objects = fields["objects"]
     if not isinstance(objects, np.ndarray) or objects.dtype.names is None:
-        return []
-    return list(objects.reshape(-1))
+        return Record([], None)
+    size = np.asarray(fields["imgsize"] if "imgsize" in fields.dtype.names else []).reshape(-1)
+    known = size.size >= 2 and size.dtype.kind in "fiu" and bool(np.isfinite(size[:2].astype(float)).all())
+    # MATLAB's size is [w h d].
+    return Record(list(objects.reshape(-1)), (int(size[1]), int(size[0])) if known else None)
 
 
 def object_class(fields: Any) -> str:

@@ -3,14 +3,18 @@
 Release 1.0 of PASCAL3D+ ships them as MATLAB files, one a category.
 """
 
+import codecs
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from ntdm.config.protocol import CATEGORIES
+from ntdm.data_prep.raw import polygons
 from ntdm.data_prep.raw.files import LARGEST_TEXT, read_bytes
 from ntdm.data_prep.raw.mat import read_mat
 from ntdm.io.fault import reason
@@ -22,21 +26,21 @@ _MOST_CORNERS = 1000  # of a face
 # "01.off" is a model, "01_left_wing.off" one of its anchor points.
 _MODEL = re.compile(r"\d\d\.off")
 
-Cad = tuple[np.ndarray, np.ndarray]
+Cad = tuple[np.ndarray, np.ndarray]  # vertices f32 [V, 3] in the object frame, triangles i32 [F, 3]
 
 
 def read_off(path: Path) -> Cad:
     """Vertices f32 [V, 3] (object frame, CAD units) and triangles i32 [F, 3] (0-based) of an OFF file.
 
     The counts may follow `OFF` on its line or on the next; `#` starts a comment; colours after a face are
-    ignored; polygons are cut into fans.
+    ignored; convex polygons are cut into fans, others into ears.
 
     Raises:
         ValueError: names the file and what is wrong in it: no OFF header, too short, a number that is none
-            or not finite, no vertices, no faces, a face of fewer than 3 or more than 1000 corners, or of an
-            unknown vertex.
+            or not finite, no vertices, no faces, a face of fewer than 3 or more than 1000 corners, of an
+            unknown vertex, or one that crosses itself.
     """
-    text = read_bytes(path, LARGEST_TEXT).decode("ascii", errors="replace")
+    text = read_bytes(path, LARGEST_TEXT).removeprefix(codecs.BOM_UTF8).decode("ascii", errors="replace")
     # A line without a comment stays the string that it is: there can be millions.
     lines = [line.split("#", 1)[0] if "#" in line else line for line in text.splitlines()]
     lines = [line for line in lines if line and not line.isspace()]
@@ -57,7 +61,7 @@ def read_off(path: Path) -> Cad:
                 f"it is cut short: {len(lines) - 1} lines for {number} vertices and {faces} faces"
             )
         vertices = _vertices(lines[1 : 1 + number])
-        triangles = _triangles(lines[1 + number : 1 + number + faces])
+        triangles = _triangles(lines[1 + number : 1 + number + faces], vertices)
     except (ValueError, OverflowError) as error:  # the latter of numbers that no int64 holds
         raise ValueError(f"{path} is not a usable OFF file: {reason(error)}") from None
     wrong = triangles[(triangles < 0) | (triangles >= number)]
@@ -66,12 +70,37 @@ def read_off(path: Path) -> Cad:
     return vertices, triangles.astype(np.int32)
 
 
-def read_cads(root: Path, category: str) -> tuple[dict[int, Cad], dict[int, str]]:
-    """The models of `<root>/CAD/<category>/NN.off`, or of `<root>/CAD/<category>.mat` where no OFF is there.
+class CategoryCads(NamedTuple):
+    """The models of one category.
 
-    Returns:
-        usable models by cad_index (NN - 1, ascending, gaps allowed), and for each file that could not be used
-        the sentence that says why.
+    Attributes:
+        models: usable models by cad_index (NN - 1, ascending, gaps allowed).
+        broken: for each file that could not be used the sentence that says why.
+        missing: why none can be used, where none can.
+    """
+
+    models: dict[int, Cad]
+    broken: dict[int, str]
+    missing: str | None = None
+
+
+def cads_of(root: Path, categories: Iterable[str]) -> dict[str, CategoryCads]:
+    """The CAD models of several categories; ValueError where no category has one."""
+    assert set(categories) <= set(CATEGORIES)
+    cads: dict[str, CategoryCads] = {}
+    for category in dict.fromkeys(categories):
+        try:
+            cads[category] = read_cads(root, category)
+        except ValueError as error:
+            cads[category] = CategoryCads({}, {}, str(error))
+    reasons = [each.missing for each in cads.values() if each.missing is not None]
+    if reasons and len(reasons) == len(cads):
+        raise ValueError(reasons[0])
+    return cads
+
+
+def read_cads(root: Path, category: str) -> CategoryCads:
+    """The models of `<root>/CAD/<category>/NN.off`, or of `<root>/CAD/<category>.mat` where no OFF is there.
 
     Raises:
         ValueError: there is neither, the MATLAB file cannot be read, or no model is usable.
@@ -94,7 +123,7 @@ def read_cads(root: Path, category: str) -> tuple[dict[int, Cad], dict[int, str]
     if not cads:
         text = next(iter(broken.values()), f"{matlab} holds an empty struct array")
         raise ValueError(f"no usable CAD model of {category}: {text}")
-    return cads, broken
+    return CategoryCads(cads, broken)
 
 
 def find_cads(root: Path) -> dict[str, Callable[[], dict[int, Cad]]]:
@@ -103,17 +132,18 @@ def find_cads(root: Path) -> dict[str, Callable[[], dict[int, Cad]]]:
     Raises ValueError where there is no category.
     """
     folder = root / "CAD"
-    names = {path.parent.name for path in folder.glob("*/*.off")} | {p.stem for p in folder.glob("*.mat")}
+    names = {path.parent.name for path in folder.glob("[!.]*/[!.]*.off")}
+    names |= {path.stem for path in folder.glob("[!.]*.mat")}
     if not names:
         raise ValueError(f"no CAD model below {folder}: expected <category>/01.off or <category>.mat")
 
     def read(category: str) -> dict[int, Cad]:
-        cads, broken = read_cads(root, category)
+        models, broken, _ = read_cads(root, category)
         for text in broken.values():
             say(f"left out: {text}")
         if broken:
-            say(f"{category}: {len(broken)} of {len(cads) + len(broken)} CADs left out")
-        return cads
+            say(f"{category}: {len(broken)} of {len(models) + len(broken)} CADs left out")
+        return models
 
     return {name: partial(read, name) for name in sorted(names)}
 
@@ -190,8 +220,8 @@ def _vertex_fault(vertices: np.ndarray) -> str | None:
     return None
 
 
-def _triangles(lines: list[str]) -> np.ndarray:
-    """i64 [F, 3]: the fan of each face, in the faces' order. Faces of as many corners are read together."""
+def _triangles(lines: list[str], vertices: np.ndarray) -> np.ndarray:
+    """i64 [F, 3]: triangles of each face, in the faces' order. Faces of as many corners are read together."""
     corners = np.array([_corners(line) for line in lines])
     of_face, fans = [], []
     for count in np.unique(corners):
@@ -209,8 +239,11 @@ def _triangles(lines: list[str]) -> np.ndarray:
             if "column index" in str(error):
                 raise ValueError(f"a face of {count} corners has not the corners it says") from None
             raise
-        fan = [named[:, [0, i, i + 1]] for i in range(1, count - 1)]
-        fans.append(np.stack(fan, 1).reshape(-1, 3))
+        fan = np.stack([named[:, [0, i, i + 1]] for i in range(1, count - 1)], 1)
+        if count > 3 and (named >= 0).all() and (named < len(vertices)).all():
+            for face in np.flatnonzero(~polygons.are_convex(vertices[named])):
+                fan[face] = named[face][polygons.ears(vertices[named[face]])]
+        fans.append(fan.reshape(-1, 3))
         of_face.append(places.repeat(count - 2))
     return np.concatenate(fans)[np.argsort(np.concatenate(of_face), kind="stable")]
 

@@ -1,5 +1,6 @@
 """Lists, archives and names of untrusted files, within bounds."""
 
+import codecs
 import os
 import re
 from collections import Counter
@@ -12,7 +13,7 @@ from ntdm.io import untrusted
 
 LARGEST_TEXT = 16 * 2**20  # bytes of a list, a table or an OFF file: the largest of PASCAL3D+ has 4 MB
 LONGEST_LIST = 40_000  # lines of a list, rows of a table: the longest have some ten thousand
-LONGEST_NAME = 200  # characters; file systems take 255 bytes, and suffixes are added
+LONGEST_NAME = 200  # bytes as UTF-8; file systems take 255, and suffixes are added
 
 
 def refuse_link(path: Path) -> None:
@@ -35,7 +36,8 @@ def read_bytes(path: Path, largest: int) -> bytes:
         if path.exists() and not path.is_file():
             raise ValueError(f"{path} is no file")
         with path.open("rb") as file:
-            data = file.read(largest + 1)
+            # No more than there is: the buffer is as large as what is asked for.
+            data = file.read(min(largest, os.fstat(file.fileno()).st_size) + 1)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     if len(data) > largest:
@@ -57,7 +59,9 @@ def read_list(path: Path) -> list[str]:
     try:
         text = read_bytes(path, LARGEST_TEXT).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"list {path} cannot be read: {error}") from None
+        utf16 = read_bytes(path, LARGEST_TEXT)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        why = "it is UTF-16: save it as UTF-8" if utf16 else str(error)
+        raise ValueError(f"list {path} cannot be read: {why}") from None
     lines = text.splitlines()
     if len(lines) > LONGEST_LIST:
         raise ValueError(f"list {path} has more than {LONGEST_LIST} lines, which none has")
@@ -87,6 +91,6 @@ def valid_name(name: str) -> bool:
 
     Nor may it name what no file can be called, or what a terminal or HDF5 would not take.
     """
-    if name in (".", "..") or not 0 < len(name) <= LONGEST_NAME:
+    if name in (".", "..") or not 0 < len(name.encode(errors="replace")) <= LONGEST_NAME:
         return False
     return name.isprintable() and not any(c in "/\\" for c in name)

@@ -61,6 +61,8 @@ def read_mat(path: Path, name: str) -> Any:
         tag = struct.pack(f"{order}2I", _MATRIX, len(variable))
         # Damaged bytes make scipy raise nearly anything: OSError, TypeError, KeyError ...
         return scipy.io.loadmat(io.BytesIO(data[:_HEADER] + tag + variable))[name]
+    except MemoryError:  # no fault of the file
+        raise MemoryError(f"for {path}") from None
     except Exception as error:
         raise ValueError(f"{path} is not a readable .mat file: {reason(error)}") from None
 

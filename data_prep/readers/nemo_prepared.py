@@ -16,15 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from ntdm.config.protocol import NOMINAL_DISTANCE, PASCAL3D_FOCAL_PX
-from ntdm.config.stages import PrepConfig
-from ntdm.data_prep.listing import Item, Listing
+from ntdm.data_prep.listing import DatasetListing, Item, Listing
 from ntdm.data_prep.raw.annotation import ObjectPose, SampleError, pixels_from_matlab, viewpoint_of
+from ntdm.data_prep.raw.cad import cads_of
 from ntdm.data_prep.raw.files import base_name, read_list, read_npz, sift_names
 from ntdm.data_prep.raw.roots import NEMO, OCCLUDED, PASCAL3D, check_root, choose_categories, choose_splits
 from ntdm.data_prep.readers.occluded_pascal3d import LEVELS, folder_level
-from ntdm.data_prep.readers.pascal3d import cads_of
-from ntdm.data_prep.write_caches import PrepReport
-from ntdm.data_prep.write_caches import prepare as prepare_listings
 from ntdm.io.progress import say
 
 SPLITS = ("train", "val", "all", *LEVELS)
@@ -32,23 +29,22 @@ SPLITS = ("train", "val", "all", *LEVELS)
 _NAME_AND_OBJECT = re.compile(r"(.+_.+)_(\d\d)")
 
 
-def prepare(
+def read(
     root: Path,
-    cache_dir: Path,
-    config: PrepConfig,
-    *,
     pascal3d: Path,
     categories: Sequence[str] | None = None,
     splits: Sequence[str] | None = None,
-    workers: int = 1,
-    strict: bool = False,
-    overwrite: bool = False,
-) -> PrepReport:
-    """Write `<cache_dir>/nemo_prepared/<split>/<category>.h5` from the tree at `root`.
+) -> DatasetListing:
+    """What of the tree at `root` goes into `nemo_prepared/<split>/<category>.h5`.
 
-    `pascal3d` is the root of PASCAL3D+, for CADs. `categories` and `splits` (of SPLITS) default to those that
-    have annotations. Raises ValueError as prepare.prepare, and for a wrong root, an unknown category or
-    split, one that has no annotations.
+    Args:
+        root: of the prepared tree.
+        pascal3d: root of PASCAL3D+, for CADs.
+        categories: by default those that have annotations.
+        splits: of SPLITS, by default those that have annotations.
+
+    Raises:
+        ValueError: a wrong root, an unknown category or split, one that has no annotations.
     """
     check_root(root, NEMO, *(f"{base}annotations/*/*.npz" for base in ("", "train/", "val/")))
     if next(root.glob("lists/*FGL*_BGL*.txt"), None) is not None:
@@ -87,11 +83,9 @@ def prepare(
         items = [_item(root, folder, name, occluded) for name in names]
         optional = ("occluder_mask",) if occluded else ()
         listings.append(
-            Listing("nemo_prepared", split, category, root, items, *cads[category], dropped, optional)
+            Listing("nemo_prepared", split, category, root, items, cads[category], dropped, optional)
         )
-    return prepare_listings(
-        listings, cache_dir, config, workers=workers, strict=strict, overwrite=overwrite, unread=unread
-    )
+    return DatasetListing(listings, unread)
 
 
 def _folder(root: Path, split: str, category: str) -> str:
@@ -107,7 +101,7 @@ def _names(root: Path, folder: str) -> list[str]:
     lists = sorted((root / folder.format("lists")).glob("mesh*.txt"))
     if lists:
         return [base_name(line) for path in lists for line in read_list(path)]
-    return sorted(path.stem for path in (root / folder.format("annotations")).glob("*.npz"))
+    return sorted(path.stem for path in (root / folder.format("annotations")).glob("[!.]*.npz"))
 
 
 def _item(root: Path, folder: str, name: str, occluded: bool) -> Item:
@@ -167,7 +161,10 @@ def _in_crop(fields: "_Fields", size: tuple[int, int], resize: float) -> tuple[n
     principal = fields.numbers("principal", 2)
     original = np.array([fields.number("width"), fields.number("height")])
     if "padding_params" in fields:
-        y0, _, x0, _, padded_height, padded_width = fields.numbers("box", 6)
+        y0, y1, x0, x1, padded_height, padded_width = fields.numbers("box", 6)
+        if (height, width) != (y1 - y0, x1 - x0):
+            text = f"the photo has {size} (h, w), its box is of {(int(y1 - y0), int(x1 - x0))}"
+            raise SampleError("crop_mismatch", f"{fields.path}: {text}: it was resized since")
         top, bottom, left, right = fields.numbers("padding_params", 6)[:4]
         zoom = np.array([padded_width - left - right, padded_height - top - bottom]) / original
         shift = np.array([left - x0, top - y0])

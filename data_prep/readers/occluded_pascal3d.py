@@ -11,38 +11,32 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ntdm.config.protocol import OCCLUSION_LEVELS
-from ntdm.config.stages import PrepConfig
-from ntdm.data_prep.listing import Listing
+from ntdm.config.protocol import MIXED_LEVELS, OCCLUSION_LEVELS
+from ntdm.data_prep.listing import DatasetListing, Listing
+from ntdm.data_prep.raw.cad import cads_of
 from ntdm.data_prep.raw.files import read_list
 from ntdm.data_prep.raw.roots import OCCLUDED, PASCAL3D, check_root, choose_categories, choose_splits
-from ntdm.data_prep.readers.pascal3d import cads_of, items_of
-from ntdm.data_prep.write_caches import PrepReport
-from ntdm.data_prep.write_caches import prepare as prepare_listings
+from ntdm.data_prep.readers.pascal3d import items_of
 
-LEVELS = (
-    *OCCLUSION_LEVELS,
-    *(f"FGL{i}_BGL{j}" for i in (1, 2, 3) for j in (1, 2, 3) if i != j),
-)
+LEVELS = (*OCCLUSION_LEVELS, *MIXED_LEVELS)
 
 
-def prepare(
+def read(
     root: Path,
-    cache_dir: Path,
-    config: PrepConfig,
-    *,
     pascal3d: Path,
     categories: Sequence[str] | None = None,
     splits: Sequence[str] | None = None,
-    workers: int = 1,
-    strict: bool = False,
-    overwrite: bool = False,
-) -> PrepReport:
-    """Write `<cache_dir>/occluded_pascal3d/<level>/<category>.h5` from the dataset at `root`.
+) -> DatasetListing:
+    """What of the dataset at `root` goes into `occluded_pascal3d/<level>/<category>.h5`.
 
-    `pascal3d` is the root of PASCAL3D+, for poses and CADs. `categories` and `splits` (of LEVELS) default to
-    those that have a list. Raises ValueError as prepare.prepare, and for a wrong root, an unknown category or
-    level, a list that a named category lacks.
+    Args:
+        root: of Occluded PASCAL3D+.
+        pascal3d: root of PASCAL3D+, for poses and CADs.
+        categories: by default those that have a list.
+        splits: of LEVELS, by default those that have a list.
+
+    Raises:
+        ValueError: a wrong root, an unknown category or level, a list that a named category lacks.
     """
     check_root(root, OCCLUDED, "lists/*FGL*_BGL*.txt")
     check_root(pascal3d, PASCAL3D, "Annotations")
@@ -75,16 +69,11 @@ def prepare(
             replace(item, folder=f"images/{folder}", masks=root / "annotations" / folder / f"{item.name}.npz")
             for item in items
         ]
-        models, broken, no_cads = cads[category]
         optional = ("occluder_mask", "source_mask")
         listings.append(
-            Listing(
-                "occluded_pascal3d", level, category, root, items, models, broken, no_cads, dropped, optional
-            )
+            Listing("occluded_pascal3d", level, category, root, items, cads[category], dropped, optional)
         )
-    return prepare_listings(
-        listings, cache_dir, config, workers=workers, strict=strict, overwrite=overwrite, unread=unread
-    )
+    return DatasetListing(listings, unread)
 
 
 def folder_level(level: str) -> str:

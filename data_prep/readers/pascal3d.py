@@ -11,35 +11,27 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ntdm.config.protocol import CATEGORIES
-from ntdm.config.stages import PrepConfig
-from ntdm.data_prep.listing import Item, Listing
-from ntdm.data_prep.raw.cad import Cad, read_cads
+from ntdm.data_prep.listing import DatasetListing, Item, Listing
+from ntdm.data_prep.raw.cad import cads_of
 from ntdm.data_prep.raw.files import base_name, read_list, sift_names
 from ntdm.data_prep.raw.roots import PASCAL3D, check_root, choose_categories, choose_splits
-from ntdm.data_prep.write_caches import PrepReport
-from ntdm.data_prep.write_caches import prepare as prepare_listings
 
 SPLITS = ("train", "val")
 VOC_SPLITS = ("voc_train", "voc_val")  # only on request: NeMo's protocol is the ImageNet part
 
 
-def prepare(
-    root: Path,
-    cache_dir: Path,
-    config: PrepConfig,
-    *,
-    categories: Sequence[str] | None = None,
-    splits: Sequence[str] | None = None,
-    workers: int = 1,
-    strict: bool = False,
-    overwrite: bool = False,
-) -> PrepReport:
-    """Write `<cache_dir>/pascal3d/{train,val,voc_train,voc_val}/<category>.h5` from the dataset at `root`.
+def read(
+    root: Path, categories: Sequence[str] | None = None, splits: Sequence[str] | None = None
+) -> DatasetListing:
+    """What of the dataset at `root` goes into `pascal3d/{train,val,voc_train,voc_val}/<category>.h5`.
 
-    `categories` defaults to those that have a list, `splits` to train and val. One sample an image by
-    default: its first object, if that has a pose (PrepConfig.objects). Raises ValueError as prepare.prepare,
-    and for a wrong root, an unknown category or split, a list or CADs that are not there.
+    Args:
+        root: of PASCAL3D+.
+        categories: by default those that have a list.
+        splits: train and val by default.
+
+    Raises:
+        ValueError: a wrong root, an unknown category or split, a list or CADs that are not there.
     """
     check_root(root, PASCAL3D, "Image_sets", "PASCAL/VOCdevkit")
     chosen, wanted = choose_categories(categories), choose_splits(splits or SPLITS, (*SPLITS, *VOC_SPLITS))
@@ -63,10 +55,8 @@ def prepare(
     listings = []
     for (category, split), names in listed.items():
         items, dropped = items_of(root, category, names)
-        listings.append(Listing("pascal3d", split, category, root, items, *cads[category], dropped))
-    return prepare_listings(
-        listings, cache_dir, config, workers=workers, strict=strict, overwrite=overwrite, unread=unread
-    )
+        listings.append(Listing("pascal3d", split, category, root, items, cads[category], dropped))
+    return DatasetListing(listings, unread)
 
 
 def list_path(root: Path, category: str, split: str) -> Path:
@@ -98,23 +88,3 @@ def items_of(root: Path, category: str, names: Iterable[str]) -> tuple[list[Item
         part = f"{category}_imagenet" if name.startswith("n") else f"{category}_pascal"
         items.append(Item(name, f"Images/{part}", root / "Annotations" / part / f"{name}.mat"))
     return items, dropped
-
-
-def cads_of(
-    root: Path, categories: Iterable[str]
-) -> dict[str, tuple[dict[int, Cad], dict[int, str], str | None]]:
-    """The CAD models of several categories: as cad.read_cads, and what that says of a category without any.
-
-    Raises ValueError where no category has one.
-    """
-    assert set(categories) <= set(CATEGORIES)
-    found: dict[str, tuple[dict[int, Cad], dict[int, str], str | None]] = {}
-    for category in dict.fromkeys(categories):
-        try:
-            found[category] = (*read_cads(root, category), None)
-        except ValueError as error:
-            found[category] = {}, {}, str(error)
-    faults = [fault for _, _, fault in found.values() if fault is not None]
-    if faults and len(faults) == len(found):
-        raise ValueError(faults[0])
-    return found

@@ -85,7 +85,7 @@ def models(category: str, cad_root: Path | None = None) -> Models:
     if cad_root is None:
         cads = dict(enumerate(built_in(category), 1))
     else:
-        released, broken = read_cads(cad_root, category)
+        released, broken, _ = read_cads(cad_root, category)
         if broken:
             raise ValueError(
                 f"{next(iter(broken.values()))}; mend or remove it: photos are taken of every model"

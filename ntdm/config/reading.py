@@ -37,7 +37,7 @@ def load_toml(cls: type[Config], path: Path, method: str | None = None) -> Confi
     which is `method`, else the key of [train], else NTDM.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ValueError(f"config file {path} does not exist") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -72,7 +72,7 @@ def apply_overrides(config: Config, settings: Sequence[str]) -> Config:
     return from_dict(type(config), values, "--set")
 
 
-def adjusted(config: Config, settings: Sequence[str] | None, seed: int | None = None) -> Config:
+def override(config: Config, settings: Sequence[str] | None, seed: int | None = None) -> Config:
     """`config` with --set, then --seed, which every command takes and prep has no use for."""
     chosen = [*(settings or ())]
     if seed is not None and hasattr(config, "seed"):
@@ -80,9 +80,10 @@ def adjusted(config: Config, settings: Sequence[str] | None, seed: int | None = 
     return apply_overrides(config, chosen)
 
 
-def settled(
-    cls: type[Config], name: str, settings: Sequence[str] | None, seed: int | None, method: str | None = None
-) -> Config:
+def resolve(
+    cls: type[Config], name: str, settings: Sequence[str] | None = None, seed: int | None = None,
+    method: str | None = None,
+) -> Config:  # fmt: skip
     """The stage's table of tiny.toml, paper.toml or a user's file, then --set, then --seed.
 
     `method` is the one whose table of [train] counts. ValueError: no such file, or as :func:`load_toml`.
@@ -90,7 +91,7 @@ def settled(
     path = NAMED_CONFIGS / f"{name}.toml" if name in ("tiny", "paper") else Path(name)
     if not path.exists():
         raise ValueError(f"--config {name}: want tiny, paper, or a TOML file, and there is no such file")
-    return adjusted(load_toml(cls, path, method), settings, seed)
+    return override(load_toml(cls, path, method), settings, seed)
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], outer: str = "") -> str:

@@ -53,18 +53,18 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def part(count: int) -> slice:
+def shard(count: int) -> slice:
     """This process's part of `count` things in a row."""
     return slice(count * rank() // size(), count * (rank() + 1) // size())
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until every process has come as far."""
     if size() > 1:
         dist.barrier()
 
 
-def total(number: float) -> float:
+def all_reduce_sum(number: float) -> float:
     """The sum of every process's number."""
     if size() == 1:
         return number
@@ -73,17 +73,17 @@ def total(number: float) -> float:
     return held.item()
 
 
-def every(counts: Sequence[int]) -> tuple[list[int], slice]:
+def all_gather_counts(counts: Sequence[int]) -> tuple[list[int], slice]:
     """Every process's whole numbers, one after another, and where this one's stand among them."""
     if size() == 1:
         return list(counts), slice(0, len(counts))
     lengths = _same_size(torch.tensor([len(counts)], device=_device())).flatten().tolist()
     start = sum(lengths[: rank()])
-    found = gathered(torch.tensor(counts, dtype=torch.int64, device=_device()))
+    found = all_gather_rows(torch.tensor(counts, dtype=torch.int64, device=_device()))
     return found.tolist(), slice(start, start + len(counts))
 
 
-def gathered(rows: Tensor) -> Tensor:
+def all_gather_rows(rows: Tensor) -> Tensor:
     """Every process's rows [n, ...], one after another [sum of n, ...]; differentiable in each one's own."""
     if size() == 1:
         return rows
@@ -113,8 +113,8 @@ def with_joint_norm(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             joint = JointBatchNorm(child.num_features, child.eps, child.momentum)
-            joint.load_state_dict(child.state_dict())
-            setattr(module, name, joint.to(child.weight.device))
+            joint.to(child.weight.device, child.weight.dtype).load_state_dict(child.state_dict())
+            setattr(module, name, joint)
         else:
             with_joint_norm(child)
     return module
@@ -129,12 +129,12 @@ class JointBatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
-        wide = x.float()
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
         cells = wide.new_full((wide.shape[1],), x.shape[0] * x.shape[2] * x.shape[3])
-        summed = _Sum.apply(torch.stack([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), cells]))
-        count = summed[2]
-        mean, square = summed[:2] / count
-        variance = (square - mean.square()).clamp_min(0)
+        summed, count = _Sum.apply(torch.stack([wide.sum((0, 2, 3)), cells]))
+        mean = summed / count
+        # Squares of deviations, not of values: where |mean| >> std the difference of two sums would cancel.
+        variance = _Sum.apply((wide - mean[:, None, None]).square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)

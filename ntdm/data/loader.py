@@ -64,7 +64,7 @@ class Batches:
         place = number % self.per_epoch * self.size
         samples = self._order(number // self.per_epoch)[place : place + self.size]
         augmentation = draw_augmentation(len(samples), self.config, generator)
-        own = distributed.part(len(samples))
+        own = distributed.shard(len(samples))
         count = own.stop - own.start
         # One more: patches show the next photo.
         needed = [i % len(samples) for i in range(own.start, own.stop + (count < len(samples)))]

@@ -63,7 +63,7 @@ def challenge_name(category: str, name: str) -> str:
 def in_order_of(lines: Sequence[list[str]], order: Path) -> list[list[str]]:
     """The lines under the names, and in the order, of the CSV `order`; nan where there is none."""
     try:
-        with open(order, newline="", encoding="utf-8") as file:
+        with open(order, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if not {"imgs", "labels"} <= set(reader.fieldnames or ()):
                 raise ValueError(

@@ -16,10 +16,10 @@ from PIL import Image
 from ntdm.geometry.camera import cam_from_obj
 from ntdm.io import cache as caches
 from ntdm.io import cache_split, predictions
-from ntdm.io import run_folder as run_folders
 from ntdm.io.error_table import read_errors
 from ntdm.io.outputs import atomic_path
 from ntdm.io.progress import say, track
+from ntdm.io.run_folder import RunFolder
 from ntdm.io.table import Table
 from ntdm.methods import load
 from ntdm.methods.ntdm import NTDM
@@ -66,7 +66,7 @@ def overview(model: NTDM, focal: float, run_folder: Path, split: str, paths: Seq
         ("photo", "predicted mesh", "visible blue, occluded orange"),
         across=2,
     )
-    return _save(run_folder / "sheets" / f"{split}.png", sheet)
+    return _save(RunFolder(run_folder).sheet(split), sheet)
 
 
 def run(runs: Sequence[Path], cache: Path, splits: Mapping[str, str], out: Path) -> list[tuple[Path, str]]:
@@ -86,11 +86,12 @@ def run(runs: Sequence[Path], cache: Path, splits: Mapping[str, str], out: Path)
     """
     written = []
     for number, folder in enumerate(track(runs, "pictures")):
-        have = {c: s for c, s in splits.items() if (folder / "errors" / f"{s}.csv").exists()}
-        if not (folder / "model.safetensors").exists() or not have:
+        run = RunFolder(folder)
+        have = {c: s for c, s in splits.items() if run.errors(s).exists()}
+        if not run.weights.exists() or not have:
             say(f"{folder}: no model or no errors, so no pictures")
             continue
-        described = run_folders.read_description(folder / "config.json")
+        described = run.description()
         learned = described.get("train")
         if isinstance(learned, dict) and learned.get("method") != "ntdm":
             # Its model is not built: that may need a package which is not there.
@@ -146,10 +147,11 @@ def read_fits(
     Raises ValueError when the cache files `paths` lack one of the samples.
     """
     errors = _errors(run_folder, split)
-    table = predictions.read_predictions(run_folder / "predictions" / f"{split}.csv")
+    path = RunFolder(run_folder).predictions(split)
+    table = predictions.read_predictions(path)
     place = {key: i for i, key in enumerate(table.keys())}
     keys = [errors.keys()[i] for i in rows]
-    masks = predictions.read_geometry(run_folder / "predictions" / f"{split}.csv", keys)
+    masks = predictions.read_geometry(path, keys)
     assert masks.amodal is not None and masks.visible is not None
     assert masks.latent is not None and masks.scale is not None
     photos = _photos(paths, set(keys))
@@ -201,7 +203,7 @@ def coloured_mesh(model: NTDM, focal: float, fit: Fit) -> np.ndarray:
 
 
 def _errors(run_folder: Path, split: str) -> Table:
-    return read_errors(run_folder / "errors" / f"{split}.csv")
+    return read_errors(RunFolder(run_folder).errors(split))
 
 
 def _by_error(errors: Table) -> np.ndarray:

@@ -13,6 +13,7 @@ counter-clockwise in the picture. The camera centre is distance * (cos e sin a, 
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,23 @@ from torch import Tensor
 # Of the conventions, and so here too.
 from ntdm.config.protocol import NOMINAL_DISTANCE as NOMINAL_DISTANCE
 from ntdm.config.protocol import PASCAL3D_FOCAL_PX as PASCAL3D_FOCAL_PX
+
+
+class Pinhole(NamedTuple):
+    """Intrinsics of B cameras with one picture size; ``rasterize(vertices_cam, faces, *camera)`` takes it."""
+
+    focal: Tensor  # [B] pixels
+    principal_point: Tensor  # [B, 2] pixels, corner-origin frame
+    size: tuple[int, int]  # (H, W)
+
+    def scaled(self, factor: float) -> "Pinhole":
+        """The cameras of the same pictures, `factor` times as wide and high in pixels, or in cells.
+
+        Nothing shifts, as pixel frames are corner-origin; a part of a cell at the border is left out.
+        """
+        height, width = self.size
+        size = (math.floor(height * factor + 1e-9), math.floor(width * factor + 1e-9))  # 49 * (1 / 49) < 1
+        return Pinhole(self.focal * factor, self.principal_point * factor, size)
 
 
 def rotation(angles: Tensor) -> Tensor:

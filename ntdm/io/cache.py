@@ -18,8 +18,10 @@ and the attributes of cache_check.ATTRIBUTES. A file has its final name only whe
 """
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,6 +170,21 @@ def _is_plain(stored: h5py.Dataset) -> bool:
     return plain and stored.chunks == (1, *stored.shape[1:])
 
 
+# What the system says of a file that is whole: rights, memory, handles, a server that does not answer.
+NOT_THE_FILES_FAULT = frozenset(
+    {
+        errno.EACCES,
+        errno.EAGAIN,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOLCK,
+        errno.ENOMEM,
+        errno.ESTALE,
+    }
+)
+
+
 class CacheFile:
     """A cache file opened for reading, its schema checked.
 
@@ -178,7 +195,7 @@ class CacheFile:
 
     Raises:
         ValueError: the file is absent, is not HDF5, is not whole, or does not keep the schema, which
-            cache_check.py has.
+            cache_schema.py has.
     """
 
     def __init__(self, path: Path) -> None:
@@ -189,8 +206,12 @@ class CacheFile:
         if not self.path.is_file():
             raise ValueError(f"cache file {path} does not exist; `ntdm prep-data` makes it")
         try:
-            self._file = h5py.File(self.path, "r")
+            # Caches are only ever replaced as whole files: a reader needs no lock, which others may hold or
+            # the file system may not have.
+            self._file = h5py.File(self.path, "r", locking=False)
         except OSError as error:
+            if error.errno in NOT_THE_FILES_FAULT:
+                raise ValueError(f"{path} cannot be opened: {os.strerror(error.errno)}") from None
             raise ValueError(
                 f"{path} is not a whole HDF5 file ({error}); make it again with prep-data --overwrite"
             ) from None

@@ -37,7 +37,7 @@ OPTIONAL: dict[str, tuple[str, tuple[Any, ...]]] = {
     "source_mask": ("u1", ("H", "W")),
 }
 LARGEST_SIDE = 8192  # pixels of a crop
-_SHRINKS = 1100  # no filter of HDF5 makes data smaller than by this factor
+_MAX_COMPRESSION = 1100  # no filter of HDF5 makes data smaller than by this factor
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,10 @@ def _dataset(group: h5py.Group, name: str, size: int) -> h5py.Dataset:
     dataset = group[name]
     if dataset.is_virtual or dataset.external:
         raise ValueError(f"dataset {name} lies in another file")
-    if dataset.shape is None or math.prod(dataset.shape) * max(dataset.dtype.itemsize, 1) > _SHRINKS * size:
+    if (
+        dataset.shape is None
+        or math.prod(dataset.shape) * max(dataset.dtype.itemsize, 1) > _MAX_COMPRESSION * size
+    ):
         raise ValueError(f"dataset {name} claims the shape {dataset.shape}, more than the file can hold")
     return dataset
 

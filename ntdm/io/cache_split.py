@@ -1,13 +1,15 @@
-"""The cache files of a split."""
+"""The cache files of splits: found once, and opened once for all that is asked of them before training."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ntdm.io import cache as caches
 from ntdm.io.cache import CacheFile
 
 
@@ -28,55 +30,109 @@ def find(cache_dir: Path, key: str, categories: Sequence[str] | None = None) -> 
     return [p for name, p in paths.items() if categories is None or name in categories]
 
 
-def fingerprint(paths: Sequence[Path]) -> str:
-    """Hexadecimal digest of what the files say: key, names, cameras, configuration, pixels as written."""
-    digest = hashlib.sha256()
-    for path in sorted(paths, key=str):
-        with CacheFile(path) as file:
-            config = {key: value for key, value in file.config.items() if key != "compression"}
-            said = [file.dataset, file.split, file.category, config, file.pixels, file["name"]]
-            digest.update(json.dumps(said).encode())
-            for name in ("viewpoint", "focal", "principal_point", "cad_index"):
-                digest.update(np.ascontiguousarray(file[name]).tobytes())
-    return digest.hexdigest()[:16]
+@dataclass(frozen=True)
+class Header:
+    """What one cache file says beside its photos.
+
+    Attributes:
+        path: the file.
+        dataset, split, category: its key.
+        image_size: (H, W) of the crops.
+        nominal_focal: crop pixels.
+        names: of the samples.
+        num_latents: K, or None where fit-shapes has not been through the file.
+        box_diagonals: [N] crop pixels.
+        content: what the fingerprint is made of: key, names, cameras, configuration, digest of the pixels.
+    """
+
+    path: Path
+    dataset: str
+    split: str
+    category: str
+    image_size: tuple[int, int]
+    nominal_focal: float
+    names: tuple[str, ...]
+    num_latents: int | None
+    box_diagonals: NDArray[np.float64]
+    content: bytes
 
 
-def require_latents(paths: Sequence[Path]) -> None:
-    """Raises ValueError naming the first cache file that fit-shapes has not been through."""
-    for path in paths:
-        with CacheFile(path) as file:
-            if "latent" not in file:
-                raise ValueError(f"{path} holds no latents; run `ntdm fit-shapes` on the cache first")
-
-
-def sample_names(paths: Sequence[Path]) -> set[str]:
-    """ "category/name" of every sample of the cache files."""
-    names = set()
-    for path in paths:
-        with CacheFile(path) as file:
-            names |= {f"{file.category}/{name}" for name in file["name"]}
-    return names
-
-
-def nominal_focal(paths: Sequence[Path]) -> float:
-    """The one nominal focal length, crop pixels, of cache files; ValueError where they have several."""
-    found = set()
-    for path in paths:
-        with caches.CacheFile(path) as file:
-            found.add(file.nominal_focal)
-    if len(found) > 1:
-        raise ValueError(
-            "the caches were prepared at different scales, their nominal focal lengths are "
-            f"{', '.join(f'{focal:g}' for focal in sorted(found))} pixels; prepare them at one"
+def read_header(path: Path) -> Header:
+    """The header of a cache file; ValueError as :class:`CacheFile`."""
+    with CacheFile(path) as file:
+        config = {key: value for key, value in file.config.items() if key != "compression"}
+        said = [file.dataset, file.split, file.category, config, file.pixels, file["name"]]
+        columns = ("viewpoint", "focal", "principal_point", "cad_index")
+        content = json.dumps(said).encode() + b"".join(
+            np.ascontiguousarray(file[name]).tobytes() for name in columns
         )
-    return found.pop()
+        box = file["bbox"]
+        return Header(
+            path=path, dataset=file.dataset, split=file.split, category=file.category,
+            image_size=file.image_size, nominal_focal=file.nominal_focal, names=tuple(file["name"]),
+            num_latents=file["latent"].shape[1] if "latent" in file else None,
+            box_diagonals=np.hypot(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]), content=content,
+        )  # fmt: skip
 
 
-def _typical_box(paths: Sequence[Path]) -> float:
-    """Median diagonal of the training boxes, crop pixels: `ntdm infer` scales its box to it."""
-    diagonals = []
-    for path in paths:
-        with caches.CacheFile(path) as file:
-            box = file["bbox"]
-        diagonals += np.hypot(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]).tolist()
-    return float(np.median(diagonals))
+class CacheSplit:
+    """The cache files of one or more splits, by what their headers say.
+
+    Attributes:
+        headers: one a file, in the files' order.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self.headers = tuple(read_header(Path(path)) for path in paths)
+
+    @classmethod
+    def open(
+        cls, cache_dir: Path, keys: Sequence[str], categories: Sequence[str] | None = None
+    ) -> "CacheSplit":
+        """The files of `keys` ("pascal3d/train", ...) in a cache folder; ValueError as :func:`find`."""
+        return cls(path for key in keys for path in find(cache_dir, key, categories))
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files."""
+        return [header.path for header in self.headers]
+
+    @property
+    def categories(self) -> list[str]:
+        """By the files' names, in alphabetical order."""
+        return sorted({header.path.stem for header in self.headers})
+
+    @property
+    def names(self) -> set[str]:
+        """ "category/name" of every sample."""
+        return {f"{header.category}/{name}" for header in self.headers for name in header.names}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of key, names, cameras, configuration and pixels as written."""
+        digest = hashlib.sha256()
+        for header in sorted(self.headers, key=lambda header: str(header.path)):
+            digest.update(header.content)
+        return digest.hexdigest()[:16]
+
+    @property
+    def nominal_focal(self) -> float:
+        """The one nominal focal length, crop pixels; ValueError where the files have several."""
+        lengths = sorted({header.nominal_focal for header in self.headers})
+        if len(lengths) > 1:
+            raise ValueError(
+                "the caches were prepared at different scales, their nominal focal lengths are "
+                f"{', '.join(f'{focal:g}' for focal in lengths)} pixels; prepare them at one"
+            )
+        return lengths[0]
+
+    @property
+    def typical_box(self) -> float:
+        """Median diagonal of the boxes, crop pixels: `ntdm infer` scales its box to it."""
+        return float(np.median(np.concatenate([header.box_diagonals for header in self.headers])))
+
+    def require_latents(self) -> None:
+        """Raises ValueError naming the first file that fit-shapes has not been through."""
+        for header in self.headers:
+            if header.num_latents is None:
+                raise ValueError(f"{header.path} holds no latents; run `ntdm fit-shapes` on the cache first")

@@ -15,7 +15,7 @@ import h5py
 from ntdm.config.reading import difference
 
 
-def finished(path: Path, made_with: Mapping[str, Any], wanted: Mapping[str, Any], overwrite: bool) -> bool:
+def up_to_date(path: Path, made_with: Mapping[str, Any], wanted: Mapping[str, Any], overwrite: bool) -> bool:
     """Whether an existing finished output can be kept.
 
     True: same config, skip. False: `overwrite` was asked. ValueError: another config, keys named.
@@ -112,7 +112,8 @@ def sweep(folder: Path) -> None:
     for leftover in list(folder.rglob(".*.part*")):
         match = ours.match(leftover.name)
         if match and not _runs(int(match[1])):
-            _remove(leftover)
+            with contextlib.suppress(OSError):  # in a folder that may only be read it harms nobody
+                _remove(leftover)
 
 
 def _host() -> str:

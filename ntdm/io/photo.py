@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ntdm.io.fault import reason
 
@@ -113,6 +113,36 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
+def photo_from_image(image: Image.Image) -> NDArray[np.uint8]:
+    """RGB u8 [H, W, 3] of a Pillow image, EXIF rotation applied; ValueError as :func:`to_rgb`."""
+    try:
+        check_size(image)  # turning it decodes it
+        return to_rgb(ImageOps.exif_transpose(image))
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged bytes.
+    except Exception as error:
+        raise ValueError(f"the photo cannot be read as an image: {reason(error)}") from None
+
+
+def photo_from_array(photo: object) -> NDArray[np.uint8]:
+    """The array itself where it is u8 [H, W, 3]; ValueError says what else it is."""
+    if not isinstance(photo, np.ndarray):
+        raise ValueError(f"the photo is {type(photo).__name__}: want a path, a PIL image or a uint8 array")
+    if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or 0 in photo.shape:
+        raise ValueError(f"the photo is {photo.dtype} {photo.shape}: want uint8 [H, W, 3], RGB")
+    if photo.shape[0] * photo.shape[1] > LARGEST:
+        raise ValueError(
+            f"the photo has {photo.shape[0] * photo.shape[1]} pixels, more than {LARGEST}; shrink it"
+        )
+    return np.ascontiguousarray(photo)
+
+
+def _what_it_is(data: bytes) -> str:
+    """Of a file that Pillow does not know."""
+    known = f"it is none of {', '.join(FORMATS)}"
+    heic = data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif")
+    return f"it is HEIC, as phones write; save it as JPEG ({known})" if heic else known
+
+
 def read_photo(path: Path) -> np.ndarray:
     """RGB u8 [H, W, 3], EXIF rotation applied; ValueError when it is not a readable image of a sane size."""
     try:
@@ -125,6 +155,10 @@ def read_photo(path: Path) -> np.ndarray:
             return to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise ValueError(f"photo {path} does not exist") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"photo {path} cannot be read as an image: {_what_it_is(data)}") from None
+    except MemoryError:
+        raise
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged bytes.
     except Exception as error:
         raise ValueError(f"photo {path} cannot be read as an image: {reason(error)}") from None

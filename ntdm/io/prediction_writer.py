@@ -1,5 +1,6 @@
 """Writing prediction files, batch by batch (docs/formats.md; the files: ntdm/io/predictions.py)."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -16,7 +17,15 @@ import h5py
 import numpy as np
 
 from ntdm.io.outputs import atomic_hdf5, atomic_path
-from ntdm.io.predictions import POSE_COLUMNS, PREDICTION_COLUMNS, SCHEMA, SCHEMA_VERSION, Geometry, Prediction
+from ntdm.io.predictions import (
+    POSE_COLUMNS,
+    PREDICTION_COLUMNS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    DenseOutputs,
+    Prediction,
+)
+from ntdm.io.progress import say
 from ntdm.io.table import cell_text, write_csv
 
 
@@ -57,7 +66,7 @@ class PredictionWriter:
                 temporary.write_text(json.dumps(self.made_with))
         self.done = self._predicted()
 
-    def add(self, rows: Sequence[Prediction], geometry: Geometry | None = None) -> None:
+    def add(self, rows: Sequence[Prediction], geometry: DenseOutputs | None = None) -> None:
         """Stores a batch of rows (n) and its geometry (arrays of n), safe once this returns.
 
         Angles are wrapped: azimuth to [0, 2 pi), the others to (-pi, pi].
@@ -68,7 +77,7 @@ class PredictionWriter:
         again = self.done.intersection(keys)
         if again or len(set(keys)) < len(keys):
             raise ValueError(f"{self.path}: sample {sorted(again or keys)[0]} is predicted twice")
-        arrays = dict((geometry or Geometry()).items())
+        arrays = dict((geometry or DenseOutputs()).items())
         for name, array in arrays.items():
             if len(array) != len(rows):
                 raise ValueError(f"{self.path}: {name} has {len(array)} entries for {len(rows)} rows")
@@ -125,7 +134,13 @@ class PredictionWriter:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.stat(self.folder).st_ino != os.fstat(lock).st_ino:  # another's, made since
                 raise FileNotFoundError
-        except (BlockingIOError, FileNotFoundError):
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                text = "this file system has no locks; see that no other process predicts this split"
+                say(f"{self.folder}: {text}")
+                return lock
+            if not isinstance(error, BlockingIOError | FileNotFoundError):
+                raise
             os.close(lock)
             raise ValueError(
                 f"{self.path}: another process predicts this split; wait until it has finished"
@@ -195,7 +210,7 @@ def _read_note(path: Path) -> object:
 def write_predictions(
     path: Path,
     rows: Sequence[Prediction],
-    geometry: Geometry | None = None,
+    geometry: DenseOutputs | None = None,
     made_with: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes a whole split's prediction files at once; see :class:`PredictionWriter`."""

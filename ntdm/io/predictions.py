@@ -58,7 +58,7 @@ class Prediction(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Geometry:
+class DenseOutputs:
     """What an HDF5 prediction file holds beside its keys; None where a method does not predict it.
 
     amodal, visible: u8 [N, H, W], 0 or 1, on the crop grid of the cache. latent: f32 [N, K]; categories with
@@ -128,7 +128,7 @@ def made_with(path: Path) -> dict[str, Any]:
         return dict(json.loads(file.attrs.get("config", "{}")))
 
 
-def read_geometry(path: Path, keys: Sequence[tuple[str, str]]) -> Geometry:
+def read_geometry(path: Path, keys: Sequence[tuple[str, str]]) -> DenseOutputs:
     """Masks, latents and scales of the samples `keys` ((category, name)), in that order.
 
     Args:
@@ -144,15 +144,15 @@ def read_geometry(path: Path, keys: Sequence[tuple[str, str]]) -> Geometry:
         if missing:
             raise ValueError(f"{path} has no sample {missing[0]}: predict this split again")
         where = [place[key] for key in keys]
-        return Geometry(**{
+        return DenseOutputs(**{
             field.name: np.stack([file[field.name][i] for i in where]) if where else file[field.name][:0]
-            for field in dataclasses.fields(Geometry) if field.name in file
+            for field in dataclasses.fields(DenseOutputs) if field.name in file
         })  # fmt: skip
 
 
 def _open_geometry(path: Path) -> h5py.File:
     try:
-        file = h5py.File(path)
+        file = h5py.File(path, locking=False)
     except OSError as error:
         raise ValueError(f"{path} is not a readable HDF5 file: {error}") from None
     if file.attrs.get("schema") != SCHEMA or not file.attrs.get("complete", False):

@@ -34,10 +34,8 @@ def say(text: str, result: bool = False, error: bool = False) -> None:
     """
     if not (_speaks() or error):
         return
-    if result:
-        print(text, flush=True)
-    else:
-        _stderr.print(text, markup=False, soft_wrap=True)
+    # Plain print: rich lays text out in the terminal's width, which may be 0, and reads :codes: in paths.
+    print(text, file=sys.stdout if result else sys.stderr, flush=True)
 
 
 def _speaks() -> bool:

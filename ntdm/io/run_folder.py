@@ -3,18 +3,100 @@
 import hashlib
 import json
 import math
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ntdm.config.protocol import PASCAL3D_FOCAL_PX
+from ntdm.io.outputs import atomic_path
 
 DESCRIPTION: dict[str, type | tuple[type, ...]] = {  # what a run's config.json holds that is read again
     "method": str, "train": dict, "categories": list, "image_size": list, "nominal_focal": (float, int),
     "typical_box": (float, int), "shapes": dict,
 }  # fmt: skip
+LAST_CHECKPOINT = Path("checkpoints", "last.safetensors")
 
 
-def check_focal(path: Path, focal: float, description: dict[str, Any]) -> None:
+class RunFolder:
+    """The files of a run by what they hold.
+
+    Args:
+        path: of the folder.
+
+    Attributes:
+        config: what was trained on what; imported predictions have one, too.
+        weights: of the finished training.
+        checkpoint: of an unfinished one.
+        provenance: run.json, versions and times.
+        history: train.csv, a row an epoch.
+        train_names: category and name of every sample that was trained on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.config, self.weights = self.path / "config.json", self.path / "model.safetensors"
+        self.provenance, self.history = self.path / "run.json", self.path / "train.csv"
+        self.train_names, self.checkpoint = self.path / "train_names.txt", self.path / LAST_CHECKPOINT
+
+    def predictions(self, split: str) -> Path:
+        """The prediction file of "<dataset>/<split>"."""
+        return self.path / "predictions" / f"{split}.csv"
+
+    def errors(self, split: str) -> Path:
+        """The error file of "<dataset>/<split>"."""
+        return self.path / "errors" / f"{split}.csv"
+
+    def sheet(self, split: str) -> Path:
+        """The contact sheet of "<dataset>/<split>", or of "train/<epoch>"."""
+        return self.path / "sheets" / f"{split}.png"
+
+    def description(self) -> dict[str, Any]:
+        """The object in config.json; ValueError where it holds none."""
+        try:
+            content = json.loads(self.config.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"{self.config} is not JSON ({error}): restore it, or train again with --overwrite"
+            ) from None
+        if not isinstance(content, dict):
+            raise ValueError(
+                f"{self.config} holds {type(content).__name__}, want an object: restore it, or train with "
+                "--overwrite"
+            )
+        return content
+
+    def describe(self, description: Mapping[str, Any]) -> None:
+        """Write config.json."""
+        with atomic_path(self.config) as part:
+            part.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+
+    def trained_on(self) -> set[str]:
+        """ "category/name" of every sample of the training; ValueError where the list is lost."""
+        names = set(self.train_names.read_text(encoding="utf-8").split("\n")) - {""}
+        if not names:
+            raise ValueError(f"{self.train_names} is empty: restore it, or train again")
+        return names
+
+    def weights_digest(self) -> str:
+        """Hexadecimal digest of the weights: predictions remember which they were made with."""
+        return hashlib.sha256(self.weights.read_bytes()).hexdigest()[:16]
+
+    def clear(self) -> None:
+        """Delete the training and all that was made with its weights."""
+        # The checkpoint first: without its config.json nobody would know what it is of.
+        for stale in (self.checkpoint, self.weights, self.provenance, self.history, self.config):
+            stale.unlink(missing_ok=True)
+        self.clear_results()
+        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+
+    def clear_results(self) -> None:
+        """Delete predictions, errors and sheets."""
+        for folder in ("predictions", "errors", "sheets"):
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+
+
+def check_focal(path: Path, focal: float, description: Mapping[str, Any]) -> None:
     """ValueError where a cache file's nominal focal length, crop pixels, is not that of the run."""
     if not math.isclose(focal, description["nominal_focal"], rel_tol=1e-6):
         raise ValueError(
@@ -22,23 +104,3 @@ def check_focal(path: Path, focal: float, description: dict[str, Any]) -> None:
             f"training's caches at {description['nominal_focal']:g}: prepare it with --set "
             f"scale={description['nominal_focal'] / PASCAL3D_FOCAL_PX:g}"
         )
-
-
-def weights_digest(run_folder: Path) -> str:
-    """Hexadecimal digest of a run's weights: predictions remember which they were made with."""
-    return hashlib.sha256((run_folder / "model.safetensors").read_bytes()).hexdigest()[:16]
-
-
-def read_description(path: Path) -> dict[str, Any]:
-    """The object in a run's config.json; ValueError where it holds none."""
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not JSON ({error}): restore it, or train again with --overwrite"
-        ) from None
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} holds {type(content).__name__}, want an object: restore it, or train with --overwrite"
-        )
-    return content

@@ -70,9 +70,10 @@ def read_table(
                 where = f"{path}, line {reader.line_num}"
                 if len(row) != len(header):
                     raise ValueError(f"{where}: {len(row)} cells under {len(header)} columns")
-                if max(map(len, row)) > LONGEST_CELL:
+                text = "".join(row)
+                if len(text) > LONGEST_CELL and max(map(len, row)) > LONGEST_CELL:
                     raise ValueError(f"{where}: a cell of more than {LONGEST_CELL} characters")
-                if any("\0" in cell for cell in row):
+                if "\0" in text:
                     raise ValueError(f"{where}: a NUL byte; is it a text file?")
                 if len(rows) == MOST_ROWS:
                     raise ValueError(f"{where}: more than {MOST_ROWS} samples in a split")

@@ -49,6 +49,8 @@ def unpack(data: bytes, path: Path) -> dict[str, np.ndarray]:
                 raise ValueError(f"it unpacks to more than {LARGEST} bytes")
             members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
             fields = {member.filename.removesuffix(".npy"): _read(archive, member) for member in members}
+    except MemoryError:  # no fault of the file
+        raise MemoryError(f"for {path}") from None
     # Damaged bytes make zipfile and NumPy raise nearly anything: KeyError, TokenError, zlib.error ...
     except Exception as error:
         raise ValueError(f"{path} is not a readable .npz file: {reason(error)}") from None

@@ -46,20 +46,21 @@ class Classifier(Model):
 
     def forward(self, photo: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """uint8 photos [B, 3, H, W] -> pose logits [B, 3, bins] and class logits [B, M], or None."""
-        x = backbone.normalise_photo(photo)
+        dtype = next(self.parameters()).dtype
+        x = backbone.normalise_photo(photo, dtype)
         if self.config.resize:
             side = (self.config.resize, self.config.resize)
             x = F.interpolate(x, size=side, mode="bilinear", align_corners=False, antialias=True)
         with torch.autocast(photo.device.type, torch.bfloat16, enabled=self.config.bf16):
             pooled = self.backbone(x.contiguous(memory_format=torch.channels_last))
-        pooled = pooled.float()
+        pooled = pooled.to(dtype)  # from bfloat16
         pose = None if self.pose is None else self.pose(pooled).unflatten(1, (3, -1))
         return pose, None if self.category is None else self.category(pooled)
 
     def training_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Mean cross entropy of the three angles plus that of the class, of the heads it has."""
         pose, category = self(batch.photo)
-        share = len(batch.photo) / distributed.total(len(batch.photo))
+        share = len(batch.photo) / distributed.all_reduce_sum(len(batch.photo))
         losses, figures = [], {}
         if pose is not None:
             target = to_bins(batch.viewpoint, self.config.pose_bins)
@@ -71,7 +72,7 @@ class Classifier(Model):
             figures["class_accuracy"] = float((category.argmax(1) == target).float().mean())
         loss = torch.stack(losses).sum() * share
         figures = {"loss": float(loss.detach())} | {k: v * share for k, v in figures.items()}
-        return loss, {k: distributed.total(v) for k, v in figures.items()}
+        return loss, {k: distributed.all_reduce_sum(v) for k, v in figures.items()}
 
     @torch.no_grad()
     def predict(self, photo: Tensor, category: Sequence[int] = ()) -> Guess:

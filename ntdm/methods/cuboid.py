@@ -4,7 +4,7 @@
     2. one grid spacing for all sides, sqrt(box surface / wanted number of vertices);
     3. six sides with vertices of their own, so that a vertex is seen when its side is.
 
-Rigid: the one shape that the solver (render_and_compare.py) needs no latent for.
+Rigid: the one shape that the solver (ntdm/render_and_compare) needs no latent for.
 """
 
 import math

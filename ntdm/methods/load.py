@@ -9,19 +9,20 @@ import safetensors.torch
 
 from ntdm.config.reading import from_dict
 from ntdm.config.stages import TrainConfig
-from ntdm.io.run_folder import DESCRIPTION, read_description
+from ntdm.io.run_folder import DESCRIPTION, RunFolder
 from ntdm.methods.registry import METHODS
 from ntdm.nn.base import MissingPackageError, Model
 
 
 def load(run_folder: Path, device: str = "cpu") -> tuple[Model, dict[str, Any]]:
     """A trained model in eval mode and the description in its config.json; ValueError says what is wrong."""
-    described, weights = run_folder / "config.json", run_folder / "model.safetensors"
+    folder = RunFolder(run_folder)
+    described, weights = folder.config, folder.weights
     if not described.exists():
         raise ValueError(
             f"{run_folder} is not a run folder: {described.name} is missing; `ntdm train` writes it"
         )
-    description = read_description(described)
+    description = folder.description()
     if description.get("schema") == "ntdm-external":
         raise ValueError(f"{run_folder} holds imported predictions and no model; `ntdm report` reads those")
     if not weights.exists():

@@ -11,7 +11,6 @@ NeMo trains one network a category; this is one network for all of them, as NTDM
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +18,16 @@ from torch import Tensor, nn
 
 from ntdm.config.stages import InferConfig, TrainConfig
 from ntdm.data.batch import Batch
-from ntdm.geometry.camera import cam_from_obj, camera_centre, project
+from ntdm.geometry.camera import Pinhole, cam_from_obj, camera_centre, project
 from ntdm.methods.cuboid import Cuboid
 from ntdm.nn import backbone
 from ntdm.nn.background import BackgroundBank
 from ntdm.nn.base import FeatureModel, Guess
 from ntdm.nn.losses import texel_cross_entropy
 from ntdm.ops.rasterize import interpolate, rasterize
-from ntdm.render_and_compare.encode import Photos, encode
-from ntdm.render_and_compare.renderer import SurfaceMap
-from ntdm.render_and_compare.solver import Shape, Solver
+from ntdm.render_and_compare.encode import encode
+from ntdm.render_and_compare.renderer import Shape, SurfaceMap
+from ntdm.render_and_compare.solver import Solver
 
 # NeMo's weight of the term that keeps the photo's background features away from all vertices' features.
 CLUTTER_PUSH = 0.1
@@ -143,52 +142,50 @@ class NeMo(FeatureModel):
         self.seen[category] |= now
 
 
-class _Painted:
-    """One category as the solver sees a model: its mesh, with features in the place of sphere points."""
+class VertexRenderer:
+    """One category with its vertices' features, for the solver; see ntdm/render_and_compare/renderer.py.
+
+    A surface point is named by its feature, interpolated from the vertices', and a last number that says how
+    much of it was learned. Features do not depend on the view: directions have no component.
+    """
+
+    num_latents = 1  # the cuboid's, which has no freedom
 
     def __init__(self, model: NeMo, category: int) -> None:
-        self.stride, self.cuboid = model.stride, model.cuboid(category)
+        self.category, self.stride, self.cuboid = category, model.stride, model.cuboid(category)
         self.faces = self.cuboid.faces
-        # A last channel says how much of the feature was learned.
         count = len(self.cuboid.vertices)
         seen = model.seen[category, :count, None].to(model.vertex_features.dtype)
-        self.features = torch.cat([model.vertex_features[category, :count], seen], -1)[None]
+        self.vertex_features = torch.cat([model.vertex_features[category, :count], seen], -1)[None]
 
-    def shape(self, category: int) -> Cuboid:
-        return self.cuboid
+    def one_hot(self) -> Tensor:
+        """[1, 1]: the only latent."""
+        return self.cuboid.one_hot()
 
-    def surface_map(
-        self, vertices_cam: Tensor, focal: Tensor, principal_point: Tensor, size: tuple[int, int], view: None
-    ) -> SurfaceMap:
-        fragments = rasterize(vertices_cam, self.faces, focal, principal_point, size)
-        rendered = interpolate(self.features, self.faces, fragments)
-        return SurfaceMap(fragments, self.features, rendered, rendered[..., :0])
+    def shape(self, latent: Tensor) -> Shape:
+        """The cuboid, B times; no frames, as no view direction is taken in them."""
+        return Shape(self.cuboid(latent), latent.new_empty(0, 3, 3, len(latent)))
 
+    def seen_from(self, shape: Shape, vertices: Tensor, centre: Tensor) -> Tensor:
+        """[B, V, 0]."""
+        return vertices[..., :0]
 
-class VertexSolver(Solver):
-    """The solver with features read off the vertices; a surface point is its features, then its evidence."""
+    def render(self, vertices_cam: Tensor, view: Tensor | None, camera: Pinhole) -> SurfaceMap:
+        """Interpolated features on the camera's grid."""
+        fragments = rasterize(vertices_cam, self.faces, *camera)
+        rendered = interpolate(self.vertex_features, self.faces, fragments)
+        return SurfaceMap(fragments, self.vertex_features, rendered, rendered[..., :0])
 
-    def __init__(
-        self, model: NeMo, category: int, config: InferConfig, image_size: tuple[int, int], focal: float
-    ) -> None:
-        painted: Any = _Painted(model, category)
-        super().__init__(painted, category, nemo_inference(config), image_size, focal)
+    def features(self, sphere: Tensor, local_view: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit features [P, d] and the share [P] of each that was learned."""
+        return F.normalize(sphere[:, :-1], dim=-1), sphere[:, -1]
 
-    def _shape(self, latent: Tensor) -> Shape:
-        # A feature that does not depend on the view has no need of the surface's frames.
-        return Shape(self.shape(latent), latent.new_empty(0, 3, 3, len(latent)))
-
-    def _posed(self, rows: Tensor, shape: Shape) -> tuple[Tensor, Any]:
-        viewpoint = torch.cat([rows[:, :3], rows[:, 3:4].exp()], 1)
-        return cam_from_obj(shape.vertices, viewpoint), None
-
-    def _rendered(self, surface: SurfaceMap, inside: Tensor) -> tuple[Tensor, Tensor]:
-        point = surface.sphere[inside]
-        return F.normalize(point[:, :-1], dim=-1), point[:, -1]
-
-    def _cosine(self, sphere: Tensor, view: Tensor, target: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        cosine = (F.normalize(sphere[:, :-1], dim=-1) * target.index_select(0, index)).sum(-1)
-        return cosine, sphere[:, -1]
+    def similarity(
+        self, sphere: Tensor, local_view: Tensor, target: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Cosine [P] with target[index], and the share [P] that was learned."""
+        feature, learned = self.features(sphere, local_view)
+        return (feature * target.index_select(0, index)).sum(-1), learned
 
 
 def nemo_inference(config: InferConfig) -> InferConfig:
@@ -205,7 +202,8 @@ class NeMoPredictor:
     def __init__(self, model: NeMo, config: InferConfig, image_size: tuple[int, int], focal: float) -> None:
         self.model, self.config = model, nemo_inference(config)
         self.solvers = [
-            VertexSolver(model, c, config, image_size, focal) for c in range(len(model.categories))
+            Solver(VertexRenderer(model, c), self.config, image_size, focal)
+            for c in range(len(model.categories))
         ]
 
     def __call__(self, photo: Tensor, category: Sequence[int]) -> Guess:
@@ -214,6 +212,6 @@ class NeMoPredictor:
         viewpoint, score = photos.clutter.new_zeros(len(photo), 4), photos.clutter.new_zeros(len(photo))
         for c in sorted(set(category)):
             rows = torch.tensor([i for i, own in enumerate(category) if own == c], device=photo.device)
-            solution = self.solvers[c].solve(Photos(*(field[rows] for field in photos)))
+            solution = self.solvers[c].solve(photos.select(rows))
             viewpoint[rows], score[rows] = solution.viewpoint, 1 - solution.loss
         return Guess(viewpoint=viewpoint, score=score)

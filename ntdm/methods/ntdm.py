@@ -1,7 +1,7 @@
 """The whole model: backbone, neural textures, background bank and one deformable shape a category.
 
 Training (:meth:`NTDM.training_loss`) carries the photo's features onto the surface and classifies them;
-inference (render_and_compare.py) renders the textures back and compares. Maps live on the backbone's grid:
+inference (ntdm/render_and_compare) renders the textures back and compares. Maps live on the backbone's grid:
 a crop of H x W pixels has features of h x w = H/stride x W/stride cells, whose camera is the crop's with
 focal length and principal point divided by the stride (pixel frames are corner-origin, so nothing shifts).
 """
@@ -20,7 +20,7 @@ from ntdm.config.reading import to_dict
 from ntdm.config.stages import InferConfig, TrainConfig
 from ntdm.data import distributed
 from ntdm.data.batch import Batch
-from ntdm.geometry.camera import cam_from_obj
+from ntdm.geometry.camera import Pinhole, cam_from_obj
 from ntdm.geometry.mesh import sphere_uv
 from ntdm.nn import backbone
 from ntdm.nn.background import BackgroundBank, clutter_mixture, foreground_logit
@@ -29,9 +29,10 @@ from ntdm.nn.deformable_mesh import DeformableMesh, read_config
 from ntdm.nn.losses import occlusion_cross_entropy, texel_cross_entropy
 from ntdm.nn.neural_texture import LocalView, NeuralTexture, texel_points
 from ntdm.ops.rasterize import interpolate, rasterize
+from ntdm.ops.texture_lookup import texture_similarity
 from ntdm.ops.uv_scatter import uv_scatter
 from ntdm.render_and_compare.encode import encode
-from ntdm.render_and_compare.renderer import SurfaceMap
+from ntdm.render_and_compare.renderer import Shape, SurfaceMap
 from ntdm.render_and_compare.solver import Solver, fit_categories
 
 # A texel is a positive once this share of its blend was seen.
@@ -85,15 +86,15 @@ class NTDM(FeatureModel):
         """K of each category."""
         return [self.shape(c).num_latents for c in range(len(self.categories))]
 
-    def surface_map(
-        self, vertices_cam: Tensor, focal: Tensor, principal_point: Tensor, size: tuple[int, int],
-        view: Tensor | None = None,
-    ) -> SurfaceMap:  # fmt: skip
-        """Rasterize deformed templates [B, V, 3] onto a grid of `size` cells, camera in cells.
+    def surface_map(self, vertices_cam: Tensor, camera: Pinhole, view: Tensor | None = None) -> SurfaceMap:
+        """Rasterize deformed templates.
 
-        `view` [B, V, 3] is where the vertices are seen from, in their own frames, where it is known already.
+        Args:
+            vertices_cam: [B, V, 3] in the camera frame.
+            camera: in the pixels, or cells, of the grid.
+            view: [B, V, 3] directions to the camera in the vertices' frames, where they are known already.
         """
-        fragments = rasterize(vertices_cam, self.faces, focal, principal_point, size)
+        fragments = rasterize(vertices_cam, self.faces, *camera)
         if view is None:
             view = self.local_view(vertices_cam)
         attributes = torch.cat([self.sphere.expand_as(view), view], -1)
@@ -108,17 +109,19 @@ class NTDM(FeatureModel):
         """
         config, texels = self.config, self.config.texture_size**2
         features = self.features(batch.photo)
-        surface = self._annotated_surface(batch, (features.shape[1], features.shape[2]))
+        surface = self.annotated_surface(batch, (features.shape[1], features.shape[2]))
         scattered, weight = self._scatter(features, surface, batch)
-        background = distributed.gathered(self._background_samples(features, batch, generator))
+        background = distributed.all_gather_rows(self._background_samples(features, batch, generator))
         image, texel = (weight > 0).nonzero(as_tuple=True)  # P visible texels, image by image
         place = image * texels + texel
         with torch.no_grad():
             visible, view = scattered.index_select(0, place).split([config.feature_dim, 3], 1)
             visible, alpha = F.normalize(visible, dim=1), self.texture.alpha(view)
         # Every process draws for the photos of all, and works on its own.
-        counts, mine = distributed.every(torch.bincount(image, minlength=len(batch.photo)).tolist())
-        categories, _ = distributed.every(batch.category)
+        counts, mine = distributed.all_gather_counts(
+            torch.bincount(image, minlength=len(batch.photo)).tolist()
+        )
+        categories, _ = distributed.all_gather_counts(batch.category)
         first = sum(counts[: mine.start])
         starts = [start - first for start in itertools.accumulate([0, *counts])]
         groups = []
@@ -136,7 +139,7 @@ class NTDM(FeatureModel):
         # One gather, so that its derivative is one scatter and not one full map an image.
         chosen = torch.cat([rows for _, rows, _ in groups])
         anchors = F.normalize(scattered.index_select(0, place[chosen])[:, : config.feature_dim], dim=1)
-        # No rank may lack a term that another's gradient passes through.
+        # Every rank must compute every loss term: all_reduce in backward waits for all of them.
         loss, cosine = features.sum() * 0.0 + background.sum() * 0.0, 0.0
         for (category, rows, own), anchor in zip(
             groups, anchors.split([len(g[1]) for g in groups]), strict=True
@@ -144,11 +147,11 @@ class NTDM(FeatureModel):
             negatives = self._negatives(category, self.texels[texel[rows]], background, generator)
             loss = loss + len(rows) * texel_cross_entropy(anchor, own, *negatives, config.temperature)
             cosine += float((anchor.detach() * own).sum())
-        count = int(distributed.total(len(chosen)))
+        count = int(distributed.all_reduce_sum(len(chosen)))
         loss = loss / max(count, 1)
         if config.occlusion_weight > 0:
             loss = loss + config.occlusion_weight * self._occlusion_loss(features, surface, batch)
-        texel, visible, alpha = (distributed.gathered(rows) for rows in (texel, visible, alpha))
+        texel, visible, alpha = (distributed.all_gather_rows(rows) for rows in (texel, visible, alpha))
         for category, *found in zip(
             categories, texel.split(counts), visible.split(counts), alpha.split(counts), strict=True
         ):
@@ -158,20 +161,16 @@ class NTDM(FeatureModel):
             )
         self.bank.push(background.detach())
         return loss, {
-            "loss": distributed.total(float(loss.detach())),
-            "positive_cosine": distributed.total(cosine) / max(count, 1),
+            "loss": distributed.all_reduce_sum(float(loss.detach())),
+            "positive_cosine": distributed.all_reduce_sum(cosine) / max(count, 1),
             "texels": count,
         }
 
     @torch.no_grad()
-    def _annotated_surface(self, batch: Batch, size: tuple[int, int]) -> SurfaceMap:
+    def annotated_surface(self, batch: Batch, size: tuple[int, int]) -> SurfaceMap:
         """The annotated meshes on the features' grid."""
-        return self.surface_map(
-            cam_from_obj(self.annotated_shapes(batch), batch.viewpoint),
-            batch.focal / self.stride,
-            batch.principal_point / self.stride,
-            size,
-        )
+        camera = Pinhole(batch.focal / self.stride, batch.principal_point / self.stride, size)
+        return self.surface_map(cam_from_obj(self.annotated_shapes(batch), batch.viewpoint), camera)
 
     def _scatter(self, features: Tensor, surface: SurfaceMap, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features and view directions at the texels [B * q * q, d + 3], and the weights [B, q * q].
@@ -217,7 +216,7 @@ class NTDM(FeatureModel):
         seen = features[hidden][known]
         cosine = (seen * texture[known]).sum(-1)
         clutter = clutter_mixture(seen, bank, config.temperature, config.clutter_count)
-        share = len(seen) / max(distributed.total(len(seen)), 1.0)  # of the cells of all processes
+        share = len(seen) / max(distributed.all_reduce_sum(len(seen)), 1.0)  # of the cells of all processes
         return share * occlusion_cross_entropy(foreground_logit(cosine, clutter), config.temperature)
 
     def annotated_shapes(self, batch: Batch) -> Tensor:
@@ -245,7 +244,7 @@ class NTDM(FeatureModel):
         ]
         clutter = torch.cat([background, self.bank.sample(config.background_negatives, generator)])
         rest = torch.cat([*others, clutter])
-        log_weight = torch.zeros(len(same) + len(rest), device=points.device)
+        log_weight = points.new_zeros(len(same) + len(rest))
         log_weight[len(log_weight) - len(clutter) :] = (
             math.log(config.background_weight) if config.background_weight else -math.inf
         )
@@ -255,12 +254,53 @@ class NTDM(FeatureModel):
         return torch.cat([same, rest]), log_weight, far
 
 
+class TextureRenderer:
+    """One category with its neural texture, for the solver; see ntdm/render_and_compare/renderer.py."""
+
+    def __init__(self, model: NTDM, category: int) -> None:
+        self.model, self.category = model, category
+        self.mesh = model.shape(category)
+        self.stride, self.faces, self.num_latents = model.stride, model.faces, self.mesh.num_latents
+
+    def one_hot(self) -> Tensor:
+        """[K, K]: the latent of every CAD."""
+        return self.mesh.one_hot()
+
+    def shape(self, latent: Tensor) -> Shape:
+        """Γ of latents [B, K], and the frames of its surface."""
+        vertices = self.mesh(latent)
+        return Shape(vertices, self.model.local_view.frames(vertices))
+
+    def seen_from(self, shape: Shape, vertices: Tensor, centre: Tensor) -> Tensor:
+        """Directions [B, V, 3] in (du, dv, n) to camera centres [B, 3]; s' leaves the frames as they are."""
+        return self.model.local_view.seen_from(shape.frames, vertices, centre)
+
+    def render(self, vertices_cam: Tensor, view: Tensor | None, camera: Pinhole) -> SurfaceMap:
+        """Template points and view directions on the camera's grid."""
+        return self.model.surface_map(vertices_cam, camera, view)
+
+    def features(self, sphere: Tensor, local_view: Tensor) -> tuple[Tensor, Tensor]:
+        """Blended texture f' [P, d] (Eq. 6) and the evidence [P] for it."""
+        which = torch.full((len(sphere),), self.category, device=sphere.device)
+        return self.model.texture.lookup(which, sphere_uv(sphere), self.model.texture.alpha(local_view))
+
+    def similarity(
+        self, sphere: Tensor, local_view: Tensor, target: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """f' . target[index] [P] without f' itself, and the evidence [P]."""
+        texture, which = self.model.texture, index.new_full((len(sphere),), self.category)
+        alpha = texture.alpha(local_view)
+        return texture_similarity(texture.theta, texture.seen, which, sphere_uv(sphere), alpha, target, index)
+
+
 class NTDMPredictor:
     """Fits every photo under its own category and all that it may show; the lowest loss names the class."""
 
     def __init__(self, model: NTDM, config: InferConfig, image_size: tuple[int, int], focal: float) -> None:
         self.model, self.config = model, config
-        self.solvers = [Solver(model, c, config, image_size, focal) for c in range(len(model.categories))]
+        self.solvers = [
+            Solver(TextureRenderer(model, c), config, image_size, focal) for c in range(len(model.categories))
+        ]
 
     def __call__(self, photo: Tensor, category: Sequence[int]) -> Guess:
         """Pose, masks, shape and class of uint8 photos [N, 3, H, W]."""
@@ -273,7 +313,7 @@ class NTDMPredictor:
         amodal = torch.zeros(count, *photo.shape[2:], dtype=torch.bool, device=photo.device)
         visible, amodal_free = amodal.clone(), amodal.clone()
         for c, (rows, solution) in enumerate(fits):
-            seen, shown = self.solvers[c].masks(solution, photos.of(rows))
+            seen, shown = self.solvers[c].masks(solution, photos.select(rows))
             mine, free = own[rows] == c, best[rows] == c
             for whole, found in (
                 (viewpoint, solution.viewpoint),

@@ -15,16 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ntdm.io.fault import reason
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 Net = TypeVar("Net", bound=Any)
 
 
-def normalise_photo(photo: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] -> float [B, 3, H, W] with ImageNet's mean and standard deviation."""
-    mean = torch.tensor(IMAGENET_MEAN, device=photo.device)[:, None, None]
-    std = torch.tensor(IMAGENET_STD, device=photo.device)[:, None, None]
-    return (photo.float() / 255 - mean) / std
+def normalise_photo(photo: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 [B, 3, H, W] -> [B, 3, H, W] of `dtype` with ImageNet's mean and standard deviation."""
+    mean = torch.tensor(IMAGENET_MEAN, dtype=dtype, device=photo.device)[:, None, None]
+    std = torch.tensor(IMAGENET_STD, dtype=dtype, device=photo.device)[:, None, None]
+    return (photo.to(dtype) / 255 - mean) / std
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
@@ -255,14 +257,18 @@ def load_imagenet(model: nn.Module, path: Path) -> None:
         raise ValueError(
             f"backbone weights {path}: no such file; give a torchvision ResNet-50 state dict (.pth)"
         )
+    if path.stat().st_size == 0:
+        raise ValueError(f"backbone weights {path} {_not_tensors(path)}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ValueError(f"backbone weights {path} hold more than tensors, and are not executed") from None
+        raise ValueError(f"backbone weights {path} {_not_tensors(path)}") from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"backbone weights {path} cannot be read as a state dict: {error}") from None
+        raise ValueError(f"backbone weights {path} cannot be read as a state dict: {reason(error)}") from None
     if not isinstance(state, dict):
         raise ValueError(f"backbone weights {path} hold {type(state).__name__}, want a state dict")
+    # nn.DataParallel's prefix.
+    state = {str(name).removeprefix("module."): value for name, value in state.items()}
     rooms = {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"}
     trunk = {k for k in model.state_dict() if k.split(".")[0] in rooms}
     # Files from before torch 0.4.1 lack the batch norms' counters, which inference does not use.
@@ -275,3 +281,16 @@ def load_imagenet(model: nn.Module, path: Path) -> None:
         model.load_state_dict({k: state[k] for k in trunk & set(state)}, strict=False)
     except RuntimeError as error:
         raise ValueError(f"backbone weights {path} do not fit ResNet-50: {error}") from None
+
+
+def _not_tensors(path: Path) -> str:
+    """What a file is that torch takes for a pickle and will not execute."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        return "are an empty file: get it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "are a pointer of Git LFS and not the file itself: `git lfs pull` brings it"
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        return "hold more than tensors, and are not executed"
+    return "are no file of torch: its first bytes are " + reason(ValueError(repr(start[:16])))

@@ -49,6 +49,11 @@ def clutter_mixture(features: Tensor, bank: Tensor, temperature: float, count: f
     return temperature * (together + math.log(count / len(bank)))
 
 
+def nearest_clutter(features: Tensor, bank: Tensor) -> Tensor:
+    """Cosine [...] of features [..., d] with the most similar one of the bank [N, d]."""
+    return _over_bank(features, bank, lambda cosine: cosine.amax(-1))
+
+
 def _over_bank(features: Tensor, bank: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
     """`reduce` of the cosines [n, N] of features [..., d] with the bank's [N, d], some at a time: [...]."""
     parts = features.flatten(0, -2).split(_MOST_COSINES // len(bank) + 1)

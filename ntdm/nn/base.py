@@ -66,11 +66,12 @@ class FeatureModel(Model):
         return self.backbone.stride
 
     def features(self, photo: Tensor) -> Tensor:
-        """Unit features [B, h, w, d] (float32) of uint8 photos [B, 3, H, W]."""
-        x = backbone.normalise_photo(photo).contiguous(memory_format=torch.channels_last)
+        """Unit features [B, h, w, d] of uint8 photos [B, 3, H, W], in the type of the model's buffers."""
+        dtype = self.bank.features.dtype  # not of the convolutions' result, which may be bfloat16
+        x = backbone.normalise_photo(photo, dtype).contiguous(memory_format=torch.channels_last)
         with torch.autocast(photo.device.type, torch.bfloat16, enabled=self.config.bf16):
             y = self.backbone(x)
-        return F.normalize(y.float().permute(0, 2, 3, 1), dim=-1)
+        return F.normalize(y.to(dtype).permute(0, 2, 3, 1), dim=-1)
 
     def _touched(self, mask: Tensor) -> Tensor:
         """Cells [B, h, w] of which some pixel of mask [B, H, W] is set."""
@@ -88,7 +89,7 @@ class FeatureModel(Model):
         """
         empty, wanted = self._empty(batch), self.config.background_per_image
         cells = [free.nonzero()[:, 0] for free in empty.flatten(1)]
-        counts, own = distributed.every([len(found) for found in cells])
+        counts, own = distributed.all_gather_counts([len(found) for found in cells])
         shuffles = [torch.randperm(count, generator=generator) for count in counts][own]
         picked = [found[shuffle] for found, shuffle in zip(cells, shuffles, strict=True)]
         if self.config.occlusion_weight > 0 and batch.amodal_mask is not None:

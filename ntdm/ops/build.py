@@ -81,7 +81,10 @@ class Library:
         On a machine without a compiler, of any compiler: a wheel's stays behind on the machine that built it.
         """
         name = self.name() if self.compiler() else f"{self._key()}-*.so"
-        paths = [path for folder in (PACKAGE, user_cache()) for path in sorted(folder.glob(name))]
+        folders = [PACKAGE]
+        with suppress(BuildError):  # nowhere to have built one
+            folders.append(user_cache())
+        paths = [path for folder in folders for path in sorted(folder.glob(name))]
         return [path for path in paths if _is_whole(path)]
 
     def built(self) -> Path | None:
@@ -124,8 +127,19 @@ def source_folder() -> Path:
 
 
 def user_cache() -> Path:
-    """Where a library is built at first use: $XDG_CACHE_HOME/ntdm, else ~/.cache/ntdm."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ntdm"
+    """Where a library is built at first use: $XDG_CACHE_HOME/ntdm, else ~/.cache/ntdm.
+
+    Raises:
+        BuildError: there is neither.
+    """
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "ntdm"
+    try:
+        return Path.home() / ".cache" / "ntdm"
+    except RuntimeError:  # a user that the system does not know, as in containers
+        raise BuildError(
+            "there is no home directory to build ntdm's operators in: set XDG_CACHE_HOME to a folder"
+        ) from None
 
 
 def compiler() -> str | None:

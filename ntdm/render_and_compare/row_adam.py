@@ -1,4 +1,4 @@
-"""Adam on many rows at once, each at its own pace: it refines the solver's starts (render_and_compare.py)."""
+"""Adam on many parameter rows at once, each at its own pace: it refines the solver's starts."""
 
 import math
 
@@ -10,8 +10,8 @@ from ntdm.config.stages import InferConfig
 BETA1, BETA2 = 0.4, 0.6
 
 
-class Descent:
-    """Rows that go down a loss each, and the best that each of them has been.
+class RowAdam:
+    """Adam over B independent parameter rows; keeps each row's best iterate and drops rows that converged.
 
     The rate falls every `decay_every` steps, and for a row whose loss has not fallen by `least_gain` in
     `patience` steps (0: ever so many) at once; a row that would fall beyond the last rate is done and leaves.
@@ -38,7 +38,7 @@ class Descent:
 
     @torch.no_grad()
     def keep(self, loss: Tensor) -> None:
-        """Takes note of the losses [L] of the rows as they are."""
+        """Compares the losses [L] of the present rows with the best of each."""
         better = loss < self.best_loss[self.live]
         self.best[self.live[better]], self.best_loss[self.live[better]] = self.rows[better], loss[better]
 

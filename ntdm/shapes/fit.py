@@ -32,10 +32,10 @@ def fit(
         template. ValueError if the fit diverges.
     """
     meshes, _, history = fit_meshes(surfaces, config, label, device=device)
-    return through(meshes.to(device), config, f"{label}, network").cpu(), history
+    return fit_network(meshes.to(device), config, f"{label}, network").cpu(), history
 
 
-def through(meshes: Tensor, config: ShapeConfig, label: str) -> DeformableMesh:
+def fit_network(meshes: Tensor, config: ShapeConfig, label: str) -> DeformableMesh:
     """Γ whose one-hot latents give exactly the meshes [K, V, 3], and whose others mixtures of them.
 
     The network learns as much of the meshes, and of random mixtures of two of them, as it can; the offsets

@@ -1,8 +1,8 @@
 """K meshes of the template's topology, fitted to the K CADs of a category by Eq. 2, coarse to fine.
 
-They are what Γ is then made of (shape_fit.py). With ``joint`` they start from one another, so that a template
-point is the same part on each (shape_start.py); without, each CAD is on its own: the ceiling of the quality
-table.
+They are what Γ is then made of (fit.py). With ``joint`` they start from one another, so that a template
+point is the same part on each (initial_meshes.py); without, each CAD is on its own: the ceiling of the
+quality table. Equations are those of arXiv 2306.00118.
 """
 
 import math
@@ -23,11 +23,11 @@ from ntdm.shapes.visible_surface import Surface
 COARSEST = 3  # subdivisions with which fitting begins: large parts find their place with 642 vertices
 # A CAD that is left so much farther away than the median one lacks the medoid's parts (a table on one column
 # among tables on four legs). It starts from the sphere as well, and keeps that if it is worth so much.
-STRANGE, WORTH = 2.0, 0.7
+OUTLIER_RATIO, LEAST_IMPROVEMENT = 2.0, 0.7
 # Smoothness of the steps, first and last, on the coarsest template and on finer ones; it falls over this
 # share of the steps, in so many stages.
-STIFF = ((30.0, 0.2), (4.0, 0.2))
-FALL, STAGES = 0.6, 6
+STIFFNESS = ((30.0, 0.2), (4.0, 0.2))
+ANNEALED_SHARE, ANNEALING_STAGES = 0.6, 6
 LAST_RATE = 0.2  # of the first one, at the end
 FINER_RATE = 0.5  # of the coarser template's, on the next one
 
@@ -80,10 +80,10 @@ def fit_meshes(
     else:
         vertices = laid(everyone)
     vertices, left, history = fitted(vertices, everyone, f"{len(template.vertices)} vertices")
-    strangers = [k for k in everyone if left[k] > STRANGE * left.median()] if joint else []
+    strangers = [k for k in everyone if left[k] > OUTLIER_RATIO * left.median()] if joint else []
     if strangers:
         own, own_left, _ = fitted(laid(strangers), strangers, f"{len(strangers)} on their own")
-        better = own_left < WORTH * left[strangers]
+        better = own_left < LEAST_IMPROVEMENT * left[strangers]
         vertices[torch.tensor(strangers)[better]] = own[better]
     while level < config.subdivisions:
         edges, _ = face_neighbours(template.faces)  # in the order in which icosphere() halves them
@@ -118,12 +118,12 @@ def _descend(
     samples = config.surface_samples * (2 if finer else 1)
     loss_of = ShapeLoss(faces, surfaces, config, samples)
     descent = SmoothDescent(smoother, vertices)
-    first, last = STIFF[min(finer, 1)]
+    first, last = STIFFNESS[min(finer, 1)]
     history: History = []
     last_steps: list[Tensor] = []
     for step in track(range(config.steps), label):
         share = step / config.steps
-        fallen = math.floor(min(1, share / FALL) * STAGES) / STAGES
+        fallen = math.floor(min(1, share / ANNEALED_SHARE) * ANNEALING_STAGES) / ANNEALING_STAGES
         stiffness = first * (last / first) ** fallen
         rate = config.learning_rate * FINER_RATE**finer * LAST_RATE**share
         moving = vertices.requires_grad_()

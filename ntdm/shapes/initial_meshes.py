@@ -37,15 +37,15 @@ class Boxes:
         self._centre, self._half = (low + high) / 2, torch.maximum((high - low) / 2, flat)
         mean = self._half.mean(0)
         self.half = mean / (2 * mean.norm())
-        self.points = [self.enter(s.points, k) for k, s in enumerate(surfaces)]
+        self.points = [self.to_unit_box(s.points, k) for k, s in enumerate(surfaces)]
         stretched = (s.normals * half for s, half in zip(surfaces, self._half, strict=True))
         self.normals = [torch.nn.functional.normalize(n, dim=1) for n in stretched]
 
-    def enter(self, points: Tensor, k: int) -> Tensor:
+    def to_unit_box(self, points: Tensor, k: int) -> Tensor:
         """Points [..., 3] of CAD k, as they lie in the common box."""
         return (points - self._centre[k]) / self._half[k] * self.half
 
-    def leave(self, points: Tensor, k: int) -> Tensor:
+    def from_unit_box(self, points: Tensor, k: int) -> Tensor:
         """Points [..., 3] of the common box, as they lie on CAD k."""
         return points / self.half * self._half[k] + self._centre[k]
 
@@ -61,19 +61,19 @@ def on_sphere(boxes: Boxes, k: int, sphere: Tensor, smoother: Smoother, generato
     """[V, 3]: template points laid on CAD k by a transport plan from the ellipsoid that fills its box."""
     start = sphere * boxes.half
     aim = _plan(start, sphere, boxes, k, 2 * PLANS, generator)
-    return boxes.leave(start + smoother.fair((aim - start)[None], SPHERE_WARP)[0], k)
+    return boxes.from_unit_box(start + smoother.fair((aim - start)[None], SPHERE_WARP)[0], k)
 
 
 def from_medoid(
     boxes: Boxes, mesh: Tensor, medoid: int, faces: Tensor, smoother: Smoother, generator: torch.Generator
 ) -> Tensor:
     """[K, V, 3]: the medoid's mesh [V, 3], faces [F, 3], stretched to every CAD's box and warped to it."""
-    start = boxes.enter(mesh, medoid)
+    start = boxes.to_unit_box(mesh, medoid)
     (normals,) = vertex_normals(start[None], faces)
     every = range(len(boxes.points))
     aims = torch.stack([_plan(start, normals, boxes, k, PLANS, generator) for k in every])
     warped = start + smoother.fair(aims - start, MESH_WARP)
-    return torch.stack([boxes.leave(warped[k], k) for k in every])
+    return torch.stack([boxes.from_unit_box(warped[k], k) for k in every])
 
 
 def _plan(

@@ -1,7 +1,7 @@
 """How good a fitted Γ is: distances, silhouettes, folds, and whether a template point keeps to its part.
 
 Two yardsticks stand beside it: the floor, the category's scaled sphere, and the ceiling, a mesh of the same
-topology that is fitted to one CAD alone (shape_meshes.py).
+topology that is fitted to one CAD alone (fit_meshes.py).
 """
 
 import math
@@ -18,7 +18,7 @@ from ntdm.shapes.nearest_faces import nearest_faces, points_on_faces
 from ntdm.shapes.visible_surface import Surface, crossing_faces, directions
 
 
-class Judge:
+class ShapeQuality:
     """Measures meshes against one CAD.
 
     Args:

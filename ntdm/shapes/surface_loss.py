@@ -1,7 +1,7 @@
-"""Eq. 2 of the main paper and its regularisers: how far Γ(z_k) is from CAD k, in both directions.
+"""Eq. 2 of arXiv 2306.00118 and its regularisers: how far Γ(z_k) is from CAD k, in both directions.
 
-Only the surface seen from outside counts (surface.py). The nearest face is found without gradient and the
-distance recomputed from the foot point. With the foot point's barycentric weights held, its derivative is
+Only the surface seen from outside counts (visible_surface.py). The nearest face is found without gradient and
+the distance recomputed from the foot point. With the foot point's barycentric weights held, its derivative is
 that of the distance itself, because the weights minimise it.
 """
 

@@ -11,9 +11,8 @@ import torch
 
 from ntdm.io.outputs import atomic_path
 from ntdm.io.progress import say
+from ntdm.io.run_folder import LAST_CHECKPOINT, RunFolder
 from ntdm.nn.base import Model
-
-LAST = Path("checkpoints", "last.safetensors")  # below the run folder
 
 
 def save(out: Path, model: Model, optimiser: torch.optim.Optimizer, history: list[dict[str, Any]]) -> None:
@@ -23,14 +22,14 @@ def save(out: Path, model: Model, optimiser: torch.optim.Optimizer, history: lis
         tensors |= {f"adam.{number}.{name}": value for name, value in state.items()}
     tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
     # Bytes first: on a full disk a plain write fails with the disk's own error, and nothing else.
-    with atomic_path(out / LAST) as part:
+    with atomic_path(out / LAST_CHECKPOINT) as part:
         part.write_bytes(safetensors.torch.save(tensors, {"history": json.dumps(history)}))
     write_history(out, history)
 
 
 def write_history(out: Path, history: list[dict[str, Any]]) -> None:
     """train.csv of the run folder `out`."""
-    with atomic_path(out / "train.csv") as part, open(part, "w", newline="") as file:
+    with atomic_path(RunFolder(out).history) as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(name for row in history for name in row)))
         writer.writeheader()
         writer.writerows(history)

@@ -19,6 +19,7 @@ from ntdm.data.dataset import SampleDataset
 from ntdm.geometry import metrics
 from ntdm.geometry.camera import rotation
 from ntdm.io.progress import say
+from ntdm.io.run_folder import RunFolder
 from ntdm.methods.ntdm import NTDM
 from ntdm.methods.registry import METHODS
 from ntdm.nn.base import FeatureModel, Model
@@ -37,7 +38,7 @@ class Validation:
     inference: InferConfig
 
 
-class Watch:
+class TrainingMonitor:
     """Looks at a training after every epoch, and closely after every `every` epochs (0: never) and the last.
 
     Nothing that it does changes the training: it draws from no generator but its own.
@@ -106,7 +107,7 @@ class Watch:
             )
         if not isinstance(model, NTDM):
             return None
-        return draw_sheet(model, batch, self.out / "sheets" / "train" / f"epoch_{epoch:04d}.png")
+        return draw_sheet(model, batch, RunFolder(self.out).sheet(f"train/epoch_{epoch:04d}"))
 
     def _validate(self, epoch: int, model: Model, validation: Validation) -> float | None:
         """Pose accuracy at pi/6 of a few photos, percent."""

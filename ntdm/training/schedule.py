@@ -10,7 +10,7 @@ from ntdm.config.stages import TrainConfig
 SGD_MOMENTUM = 0.9
 
 
-def _optimiser(config: TrainConfig, learned: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimiser(config: TrainConfig, learned: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
     if config.optimiser == "sgd":
         return torch.optim.SGD(learned, config.learning_rate, SGD_MOMENTUM, weight_decay=config.weight_decay)
     return torch.optim.Adam(learned, lr=config.learning_rate, weight_decay=config.weight_decay)

@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 from ntdm.data.batch import Batch
-from ntdm.geometry.camera import cam_from_obj
 from ntdm.geometry.mesh import sphere_uv
 from ntdm.io.outputs import atomic_path
 from ntdm.methods.ntdm import NTDM
@@ -56,12 +55,7 @@ def draw_sheet(model: NTDM, batch: Batch, path: Path) -> Path:
 
 def _rendered(model: NTDM, batch: Batch, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The textures at the annotated poses: unit features [B, h, w, d], and where they are known [B, h, w]."""
-    surface = model.surface_map(
-        cam_from_obj(model.annotated_shapes(batch), batch.viewpoint),
-        batch.focal / model.stride,
-        batch.principal_point / model.stride,
-        size,
-    )
+    surface = model.annotated_surface(batch, size)
     inside = surface.fragments.face_index >= 0
     which = torch.tensor(batch.category, device=inside.device)[inside.nonzero()[:, 0]]
     alpha = model.texture.alpha(surface.local_view[inside])

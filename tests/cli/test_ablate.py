@@ -10,8 +10,8 @@ import pytest
 import safetensors.torch
 
 from ntdm import ablate, evaluate, train
-from ntdm.io import run_folder
 from ntdm.io.predictions import made_with
+from ntdm.io.run_folder import RunFolder
 from ntdm.methods import load
 from ntdm.reports import tables
 
@@ -40,7 +40,7 @@ def test_each_is_a_run_of_its_own_name(ablated):
         assert description["method"] == name
         assert model.config.method == "ntdm"
         assert model.config.view_bins == (1 if name == "single-alpha" else 7)
-    digests = {name: run_folder.weights_digest(ablated / name) for name in NAMES}
+    digests = {name: RunFolder(ablated / name).weights_digest() for name in NAMES}
     assert digests.pop("single-alpha") != digests["full"]
     assert set(digests.values()) == {digests["full"]}
 
@@ -112,9 +112,9 @@ def test_another_config_is_refused_and_overwritten_on_demand(ablated, tiny, tiny
     with pytest.raises(ValueError, match=r"no-background has other weights than .*full; pass --overwrite"):
         start(tiny, tiny_folder, out, training=changed)
     start(tiny, tiny_folder, out, training=changed, overwrite=True)
-    assert run_folder.weights_digest(out / "fixed-shape") == run_folder.weights_digest(out / "full")
+    assert RunFolder(out / "fixed-shape").weights_digest() == RunFolder(out / "full").weights_digest()
     assert json.loads((out / "fixed-shape/config.json").read_text())["train"]["learning_rate"] == 2e-3
-    assert run_folder.weights_digest(out / "full") != run_folder.weights_digest(ablated / "full")
+    assert RunFolder(out / "full").weights_digest() != RunFolder(ablated / "full").weights_digest()
 
 
 def test_full_may_be_a_run_there_is(tiny, tiny_folder, tmp_path, monkeypatch):
@@ -140,7 +140,7 @@ def test_full_may_be_a_run_there_is(tiny, tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "_fit", lambda *a: single_alpha.append(a[2].view_bins) or fit(*a))
     start(tiny, tiny_folder, out, full=given)
     assert single_alpha == [1], "nothing else is trained"
-    assert run_folder.weights_digest(out / "full") == run_folder.weights_digest(given)
+    assert RunFolder(out / "full").weights_digest() == RunFolder(given).weights_digest()
     assert json.loads((out / "full/config.json").read_text())["method"] == "full"
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 import raw_trees as raw
 from ntdm.config.stages import PrepConfig
+from ntdm.data_prep import prep_data
 from ntdm.data_prep.raw.files import valid_name
-from ntdm.data_prep.readers import pascal3d
 from ntdm.data_prep.write_caches import FAULTS, PrepReport
 from ntdm.io.cache import CacheFile
 from small_trees import write_trees
@@ -77,7 +77,7 @@ def trees(sound: Path, tmp_path: Path) -> tuple[Path, dict[str, Callable]]:
     moved = {
         tree: (
             lambda call=call, root=tmp_path / "trees" / tree, **options: call.func(
-                root, **call.keywords, **options
+                call.args[0], root, **call.keywords, **options
             )
         )
         for tree, call in calls.items()
@@ -164,7 +164,7 @@ def test_a_category_without_cads_costs_its_samples_alone(trees, capsys):
     record = raw.write_record
     for path in (root / "Annotations" / "bus_imagenet").glob("*.mat"):
         record(path, [raw.annotated(**{"class": "bus"})])
-    prepare = partial(pascal3d.prepare, root, folder / "cache", PrepConfig(image_size=(32, 32)))
+    prepare = partial(prep_data.run, "pascal3d", root, folder / "cache", PrepConfig(image_size=(32, 32)))
     report = prepare(splits=["train"])
     files = {file.key: file for file in report.files}
     assert files["pascal3d/train/car"].samples > 0

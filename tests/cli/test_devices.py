@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from ntdm import evaluate, infer, train
+from ntdm.estimator import FILES
 from ntdm.io.cache import CacheFile
 from pretended_cuda import pretended_cuda
 
@@ -18,7 +19,6 @@ from pretended_cuda import pretended_cuda
 @pytest.fixture
 def cuda() -> Iterator[str]:
     """A device on which what was not moved there is an error."""
-
     with pretended_cuda():
         yield "cuda:0"
 
@@ -50,6 +50,6 @@ def test_infer(cuda, tiny, tiny_folder, tmp_path):
         infer.run(
             [tmp_path / "photo.png"], tiny_folder / "ntdm", tmp_path / name, None, tiny.INFER, device=device
         )
-    for name in infer.FILES:
+    for name in FILES:
         files = [tmp_path / folder / "photo" / name for folder in ("cpu", "cuda")]
         assert files[0].read_bytes() == files[1].read_bytes(), name

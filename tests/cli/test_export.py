@@ -20,7 +20,7 @@ from ntdm.geometry import camera
 from ntdm.io import cache, cache_split
 from ntdm.io.error_table import read_errors
 from ntdm.io.prediction_writer import write_predictions
-from ntdm.io.predictions import Geometry, Prediction
+from ntdm.io.predictions import DenseOutputs, Prediction
 
 SPLITS = ("occluded_pascal3d/L1", "pascal3d/val")
 COUNT = 3
@@ -57,7 +57,7 @@ def perfect(caches, tmp_path_factory) -> Path:
                     )
                 amodal.append(file["amodal_mask"])
                 visible.append(file["visible_mask"])
-        geometry = Geometry(np.concatenate(amodal), np.concatenate(visible))
+        geometry = DenseOutputs(np.concatenate(amodal), np.concatenate(visible))
         write_predictions(run / "predictions" / f"{split}.csv", rows, geometry)
     return run
 
@@ -238,7 +238,7 @@ def test_ood_cv_names_are_the_challenges(name, image):
 def test_ood_cv_takes_the_rows_of_the_challenge(caches, tmp_path, capsys):
     order = tmp_path / "labels.csv"
     wanted = [f"collection_car_photo_{i}.jpg" for i in (2, 7, 0, 2)]
-    order.write_text("imgs,labels,azimuth\n" + "".join(f"{name},car,1\n" for name in wanted))
+    order.write_text("\ufeffimgs,labels,azimuth\n" + "".join(f"{name},car,1\n" for name in wanted))
     path = caches / "pascal3d" / "val" / "car.h5"
     result = ntdm("ood-cv", "--cache", path, "--out", tmp_path / "pose.csv", "--order", order)
     rows = rows_of(tmp_path / "pose.csv")

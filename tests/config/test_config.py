@@ -94,3 +94,8 @@ def test_paper_configuration_is_valid(stage: type) -> None:
 def test_a_value_out_of_range_is_refused(stage: type, key: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{key}.* (is|want)"):
         stage(**{key: value})
+
+
+def test_a_byte_order_mark_is_no_part_of_the_toml(tmp_path):
+    (tmp_path / "c.toml").write_bytes(b"\xef\xbb\xbf[train]\r\nepochs = 3\r\n")
+    assert reading.resolve(TrainConfig, str(tmp_path / "c.toml")).epochs == 3

@@ -69,7 +69,7 @@ def test_models_of_a_category(tmp_path):
     for name in ("01.off", "07.off", "07_left_wheel.off"):
         (folder / name).write_text(f"OFF\n3 1 0\n{TRIANGLE}3 0 1 2\n")
     (folder / "03.off").write_text("OFF\n3 0 0\n")
-    cads, broken = read_cads(tmp_path, "car")
+    cads, broken, _ = read_cads(tmp_path, "car")
     assert list(cads) == [0, 6]
     assert list(broken) == [2] and "03.off" in broken[2]
     with pytest.raises(ValueError, match=r"no CAD model of bus: expected .*CAD/bus/01\.off"):
@@ -96,7 +96,7 @@ def test_models_of_a_matlab_file(tmp_path):
             (VERTICES, FACES.astype(np.uint16)),
         ],
     )
-    cads, broken = read_cads(tmp_path, "car")
+    cads, broken, _ = read_cads(tmp_path, "car")
     assert list(cads) == [0, 5] and list(broken) == [1, 2, 3, 4]
     vertices, faces = cads[0]
     assert vertices.dtype == np.float32 and vertices.tolist() == VERTICES.tolist()
@@ -174,8 +174,8 @@ def test_anchors_of_a_broken_file(tmp_path):
 
 def test_real_models_of_both_releases(real_data):
     """Release 1.0's MATLAB files hold release 1.1's OFF meshes, which are rounded to five decimals."""
-    old, broken = read_cads(real_data / "PASCAL3D+_release1.0", "bottle")
-    new, _ = read_cads(real_data / "PASCAL3D+_release1.1", "bottle")
+    old, broken, _ = read_cads(real_data / "PASCAL3D+_release1.0", "bottle")
+    new, *_ = read_cads(real_data / "PASCAL3D+_release1.1", "bottle")
     assert broken == {} and list(old) == list(new) == list(range(8))
     for index, (vertices, faces) in old.items():
         np.testing.assert_allclose(vertices, new[index][0], rtol=0, atol=6e-6)
@@ -184,7 +184,7 @@ def test_real_models_of_both_releases(real_data):
 
 def test_real_models(real_data):
     root = real_data / "PASCAL3D+_release1.1"
-    cads, broken = read_cads(root, "car")
+    cads, broken, _ = read_cads(root, "car")
     assert broken == {} and list(cads) == [0, 2, 3, 4, 5, 7]  # 02, 07, 09, 10 are not in this copy
     for vertices, faces in cads.values():
         diagonal = np.linalg.norm(np.ptp(vertices, axis=0))

@@ -14,9 +14,9 @@ from PIL import Image, ImageOps
 import hostile_files as hostile
 import raw_trees as raw
 from ntdm.config.stages import PrepConfig
+from ntdm.data_prep import prep_data
 from ntdm.data_prep.raw.files import read_list
 from ntdm.data_prep.raw.mat import read_mat
-from ntdm.data_prep.readers import pascal3d
 from ntdm.data_prep.readers.ood_cv.tables import read_rows
 from ntdm.data_prep.write_caches import photos_per_task
 from ntdm.io import photo, untrusted
@@ -88,10 +88,10 @@ def test_a_photo_of_more_objects_than_anyone_annotates(tmp_path):
     root = raw.write_pascal3d(tmp_path / "p", train=2)
     hostile.mat_of_objects(root / "Annotations" / "car_imagenet" / "n0_0.mat")
     every = PrepConfig(image_size=(32, 32), objects="all")
-    report = pascal3d.prepare(root, tmp_path / "c", every, splits=["train"])
+    report = prep_data.run("pascal3d", root, tmp_path / "c", every, splits=["train"])
     assert (report.files[0].samples, report.files[0].dropped) == (1, {"annotation_unreadable": 1})
     first = PrepConfig(image_size=(32, 32))
-    report = pascal3d.prepare(root, tmp_path / "first", first, splits=["train"])
+    report = prep_data.run("pascal3d", root, tmp_path / "first", first, splits=["train"])
     assert report.files[0].samples == 2  # one sample a photo, however many are annotated
 
 

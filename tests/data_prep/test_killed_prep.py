@@ -9,7 +9,7 @@ import pytest
 
 import raw_trees as raw
 from ntdm.config.stages import PrepConfig
-from ntdm.data_prep.readers import pascal3d
+from ntdm.data_prep import prep_data
 
 CONFIG = PrepConfig(image_size=(32, 48), scale=0.15)
 
@@ -17,9 +17,9 @@ CONFIG = PrepConfig(image_size=(32, 48), scale=0.15)
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from ntdm import cache
-from ntdm.config import PrepConfig
-from ntdm.data_prep import pascal3d
+from ntdm.io import cache
+from ntdm.config.stages import PrepConfig
+from ntdm.data_prep import prep_data
 
 root, folder, name, count = sys.argv[1:]
 count = int(count)
@@ -39,7 +39,7 @@ if __name__ == "__main__":
     else:
         cache.CacheWriter.add = counting(cache.CacheWriter.add)
     config = PrepConfig(image_size=(32, 48), scale=0.15)
-    pascal3d.prepare(Path(root), Path(folder), config, workers=2)
+    prep_data.run("pascal3d", Path(root), Path(folder), config, workers=2)
 """
 
 
@@ -62,11 +62,11 @@ def test_the_same_command_after_a_kill_gives_what_an_undisturbed_one_gives(tmp_p
         below = folder / "pascal3d"
         return {str(p.relative_to(below)): p.read_bytes() for p in below.rglob("*") if p.is_file()}
 
-    pascal3d.prepare(root, tmp_path / "quiet", CONFIG)
+    prep_data.run("pascal3d", root, tmp_path / "quiet", CONFIG)
     left, wanted = files(tmp_path / "killed"), files(tmp_path / "quiet")
     parts = [path for path in left if ".part" in path]
     assert len(parts) == 1 and sorted(set(left) - set(parts)) == whole
     assert all(left[path] == wanted[path] for path in whole)
-    report = pascal3d.prepare(root, tmp_path / "killed", CONFIG)
+    report = prep_data.run("pascal3d", root, tmp_path / "killed", CONFIG)
     assert [file.kept for file in report.files] == [bool(whole), False]
     assert files(tmp_path / "killed") == wanted

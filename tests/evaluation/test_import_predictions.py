@@ -20,7 +20,7 @@ from ntdm.io.cache import CacheFile
 from ntdm.io.cache_split import find
 from ntdm.io.error_table import read_errors
 from ntdm.io.prediction_writer import write_predictions
-from ntdm.io.predictions import Geometry, Prediction
+from ntdm.io.predictions import DenseOutputs, Prediction, SampleKey
 from ntdm.reports import tables
 
 SPLIT = "pascal3d/val"
@@ -98,7 +98,7 @@ def test_the_truth_with_its_masks_is_a_hundred_everywhere(tiny, tmp_path):
                     rows.append(Prediction(*key, file.category, *pose, 1.0, 0.1, *pose))
                     amodal.append(file.read("amodal_mask", i))
                     visible.append(file.read("visible_mask", i))
-        masks = Geometry(np.stack(amodal), np.stack(visible), amodal_free=np.stack(amodal))
+        masks = DenseOutputs(np.stack(amodal), np.stack(visible), amodal_free=np.stack(amodal))
         written = write_predictions(run / "predictions" / f"{split}.csv", rows, masks)
         score(written, find(root, split), run / "errors" / f"{split}.csv")
     (run / "config.json").write_text('{"method": "truth"}')
@@ -157,7 +157,7 @@ def test_nemos_npz(cache, tmp_path):
 
 
 def test_nemos_names_without_the_objects_number():
-    samples = (import_predictions.Sample("car", "n1_2_00"), import_predictions.Sample("car", "n1_2_01"))
+    samples = (SampleKey("car", "n1_2_00"), SampleKey("car", "n1_2_01"))
     from ntdm.evaluation.prediction_formats import _nemo_names
 
     names = _nemo_names(import_predictions.Truth(Path("x"), "d", "s", samples, "", None), "car")

@@ -1,6 +1,9 @@
 """The cache file: what is written is read, and what is broken is refused with its name."""
 
 import dataclasses
+import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -13,6 +16,7 @@ from ntdm.config.reading import to_dict
 from ntdm.config.stages import PrepConfig
 from ntdm.data.dataset import SampleDataset
 from ntdm.io import cache, cache_split
+from ntdm.io.cache_split import CacheSplit
 
 SIZE = (16, 24)
 CADS = {k: (np.eye(3, dtype=np.float32) * (k + 1), np.array([[0, 1, 2]], np.int32)) for k in (0, 3)}
@@ -42,7 +46,7 @@ def write(path: Path, count: int = 3, **changes) -> Path:
         "split": "train",
         "category": path.stem,
         "image_size": SIZE,
-        "config": {"a": 1},
+        "config": {"scale": 0.1},
     }
     with cache.CacheWriter(path, cads=CADS, **(key | changes)) as writer:
         for i in range(count):
@@ -54,7 +58,7 @@ def write(path: Path, count: int = 3, **changes) -> Path:
 def test_what_is_written_is_read(tmp_path):
     path = write(tmp_path / "pascal3d" / "train" / "car.h5")
     with cache.CacheFile(path) as file:
-        assert len(file) == 3 and file.image_size == SIZE and file.config == {"a": 1}
+        assert len(file) == 3 and file.image_size == SIZE and file.config == {"scale": 0.1}
         assert (file.dataset, file.split, file.category) == ("pascal3d", "train", "car")
         assert file.dropped == {"no_pose": 2}
         assert file["name"] == ["photo_0_00", "photo_1_00", "photo_2_00"]
@@ -69,10 +73,9 @@ def test_what_is_written_is_read(tmp_path):
 def test_same_samples_same_bytes(tmp_path):
     a, b = write(tmp_path / "a" / "car.h5"), write(tmp_path / "b" / "car.h5")
     assert a.read_bytes() == b.read_bytes()
-    assert cache_split.fingerprint([a]) == cache_split.fingerprint([b])
-    assert cache_split.fingerprint([a]) != cache_split.fingerprint(
-        [write(tmp_path / "c" / "car.h5", count=2)]
-    )
+    assert CacheSplit([a]).fingerprint == CacheSplit([b]).fingerprint
+    other = write(tmp_path / "c" / "car.h5", count=2)
+    assert CacheSplit([a]).fingerprint != CacheSplit([other]).fingerprint
 
 
 @pytest.mark.parametrize("compression", ["lzf", "gzip"])
@@ -90,7 +93,7 @@ def test_compression_changes_the_file_and_not_the_data(tmp_path, compression):
         assert file["images"].compression == compression
     with cache.CacheFile(paths[0]) as raw, cache.CacheFile(paths[1]) as packed:
         np.testing.assert_array_equal(raw["images"], packed["images"])
-    assert cache_split.fingerprint(paths[:1]) == cache_split.fingerprint(paths[1:])
+    assert CacheSplit(paths[:1]).fingerprint == CacheSplit(paths[1:]).fingerprint
 
 
 def write_badly(path: Path, error: BaseException | None = None) -> None:
@@ -125,13 +128,13 @@ def test_same_name_twice_is_refused(tmp_path):
 def test_latents_replace_the_file_when_whole(tmp_path):
     path = write(tmp_path / "car.h5")
     with pytest.raises(ValueError, match="fit-shapes"):
-        cache_split.require_latents([path])
+        CacheSplit([path]).require_latents()
     for scale in (1, 2):
         cache.write_latents(path, np.eye(3, 2) * scale)
         with cache.CacheFile(path) as file:
             np.testing.assert_array_equal(file["latent"], np.eye(3, 2, dtype=np.float32) * scale)
             assert file["name"][0] == "photo_0_00"
-    cache_split.require_latents([path])
+    CacheSplit([path]).require_latents()
     cache.write_latents(path, np.zeros((3, 5)))  # of a shape fitted to five other CADs
     with pytest.raises(ValueError, match=r"\(4, 2\), want \(3, K\)"):
         cache.write_latents(path, np.zeros((4, 2)))
@@ -278,3 +281,46 @@ def test_a_photo_that_was_never_written(tmp_path):
         pytest.raises(ValueError, match=r"car\.h5: dataset images is damaged .*; make it again"),
     ):
         file.read("images", 0)
+
+
+def test_a_training_opens_each_file_few_times(tiny, tiny_folder, tmp_path, monkeypatch):
+    """Headers are read once; besides, the dataset reads the small columns and later the photos."""
+    from ntdm import train
+
+    opened = []
+    start = cache.CacheFile.__init__
+    monkeypatch.setattr(
+        cache.CacheFile, "__init__", lambda self, path: (opened.append(path), start(self, path))[1]
+    )
+    config = dataclasses.replace(tiny.TRAIN, epochs=1)
+    train.run(config, tiny_folder / "cache", tiny_folder / "shapes", tmp_path / "run")
+    assert {opened.count(path) for path in set(opened)} == {3}
+
+
+def test_a_lock_of_another_program_keeps_nobody_from_reading(tmp_path):
+    """Caches are only ever replaced as whole files."""
+    path = write(tmp_path / "car.h5")
+    code = (
+        "import h5py, sys, time; f = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout is not None and other.stdout.readline() == b"open\n"
+        with cache.CacheFile(path) as file:
+            assert len(file) == 3
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.parametrize("number", ["EACCES", "ENOLCK", "EIO", "EMFILE"])
+def test_what_the_system_refuses_is_not_called_damage(tmp_path, monkeypatch, number):
+    path = write(tmp_path / "car.h5")
+
+    def refuse(*given: object, **options: object) -> None:
+        raise OSError(getattr(errno, number), "unable to open file")
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with pytest.raises(ValueError, match=r"car\.h5 cannot be opened: ") as caught:
+        cache.CacheFile(path)
+    assert "--overwrite" not in str(caught.value)

@@ -14,10 +14,10 @@ from ntdm.io import outputs
 
 def test_finished_keeps_refuses_or_replaces(tmp_path: Path) -> None:
     old, new = {"steps": 1, "seed": 0}, {"steps": 2, "seed": 0}
-    assert outputs.finished(tmp_path, old, old, overwrite=False)
-    assert not outputs.finished(tmp_path, old, new, overwrite=True)
+    assert outputs.up_to_date(tmp_path, old, old, overwrite=False)
+    assert not outputs.up_to_date(tmp_path, old, new, overwrite=True)
     with pytest.raises(ValueError, match=r"another config \(steps: 1 -> 2\); pass --overwrite"):
-        outputs.finished(tmp_path, old, new, overwrite=False)
+        outputs.up_to_date(tmp_path, old, new, overwrite=False)
 
 
 def test_atomic_path_leaves_the_old_file_when_the_block_fails(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 import numpy as np
-from ntdm.outputs import atomic_hdf5
+from ntdm.io.outputs import atomic_hdf5
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:

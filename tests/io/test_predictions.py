@@ -1,6 +1,8 @@
 """Prediction files and sample tables: truth scores perfect, writing resumes, bad files are named."""
 
 import csv
+import errno
+import fcntl
 import math
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from ntdm.io import cache, predictions
 from ntdm.io import table as sample_table
 from ntdm.io.error_table import ERROR_COLUMNS, read_errors, write_errors
 from ntdm.io.prediction_writer import PredictionWriter, remove_parts, write_predictions
-from ntdm.io.predictions import Geometry, Prediction, read_predictions
+from ntdm.io.predictions import DenseOutputs, Prediction, read_predictions
 
 SIZE = (24, 32)
 CADS = {0: (np.eye(3, dtype=np.float32), np.array([[0, 1, 2]], np.int32))}
@@ -47,7 +49,7 @@ def make_cache(folder: Path, category: str, count: int = 4, occluded: bool = Fal
     return path
 
 
-def truth(path: Path) -> tuple[list[Prediction], Geometry]:
+def truth(path: Path) -> tuple[list[Prediction], DenseOutputs]:
     """Ground truth in the shape of predictions."""
     with cache.CacheFile(path) as file:
         rows = [
@@ -56,7 +58,9 @@ def truth(path: Path) -> tuple[list[Prediction], Geometry]:
         ]
         n = len(file)
         latent, scale = np.full((n, len(file.category)), 0.5, np.float32), np.ones(n, np.float32)
-        return rows, Geometry(file["amodal_mask"], file["visible_mask"], latent, scale, file["amodal_mask"])
+        return rows, DenseOutputs(
+            file["amodal_mask"], file["visible_mask"], latent, scale, file["amodal_mask"]
+        )
 
 
 def predict(csv_path: Path, caches: list[Path], geometry: bool = True) -> Path:
@@ -141,7 +145,7 @@ def test_missing_and_extra_samples_are_named(tmp_path: Path) -> None:
 def test_masks_of_another_size_are_refused(tmp_path: Path) -> None:
     caches = [make_cache(tmp_path, "bus")]
     rows, _ = truth(caches[0])
-    made = write_predictions(tmp_path / "p.csv", rows, Geometry(amodal=np.zeros((4, 8, 8), np.uint8)))
+    made = write_predictions(tmp_path / "p.csv", rows, DenseOutputs(amodal=np.zeros((4, 8, 8), np.uint8)))
     with pytest.raises(ValueError, match=r"masks are \(8, 8\)"):
         score(made, caches, tmp_path / "e.csv")
 
@@ -296,3 +300,13 @@ def test_write_errors_leaves_nothing_bad(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="does not exist"):
         read_errors(tmp_path / "e.csv")
+
+
+def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
+    def none(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    writer = PredictionWriter(tmp_path / "val.csv", {"a": 1})
+    assert "this file system has no locks; see that no other process" in capsys.readouterr().err
+    assert not writer.done

@@ -11,10 +11,12 @@ from ntdm.config.protocol import CATEGORIES
 from ntdm.config.stages import InferConfig
 from ntdm.data.batch import Batch
 from ntdm.geometry import metrics
-from ntdm.geometry.camera import cam_from_obj, rotation
+from ntdm.geometry.camera import Pinhole, cam_from_obj, rotation
 from ntdm.methods.cuboid import Cuboid
-from ntdm.methods.nemo import NeMo, VertexSolver, nemo_inference
-from ntdm.render_and_compare.encode import Photos
+from ntdm.methods.nemo import NeMo, VertexRenderer, nemo_inference
+from ntdm.render_and_compare.encode import EncodedPhotos
+from ntdm.render_and_compare.parameters import Parameters
+from ntdm.render_and_compare.solver import Solver
 
 HALF, FOCAL, SIZE = (0.2, 0.42, 0.15), 600.0, (96, 128)
 VIEWPOINTS = torch.tensor(
@@ -130,19 +132,20 @@ def test_the_solver_finds_the_pose(tiny):
     model = painted(tiny)
     height, width = SIZE[0] // model.stride, SIZE[1] // model.stride
     config = InferConfig(steps=60, learning_rate=0.05, clutter_weight=0.5, silhouette="soft")
-    solver = VertexSolver(model, 0, config, SIZE, FOCAL)
-    assert len(solver.starts) == 12 * 4 * 3
+    solver = Solver(VertexRenderer(model, 0), nemo_inference(config), SIZE, FOCAL)
+    assert len(solver.starts.rows) == 12 * 4 * 3
     # The photos: the painting rendered at the true viewpoints over noise.
     cam = cam_from_obj(model.cuboid(0).vertices.expand(4, -1, -1), VIEWPOINTS)
-    view = (torch.full((4,), FOCAL / model.stride), torch.tensor([width / 2, height / 2]).expand(4, 2))
-    surface = solver.model.surface_map(cam, *view, (height, width), None)
+    middle = torch.tensor([width / 2, height / 2]).expand(4, 2)
+    camera = Pinhole(torch.full((4,), FOCAL / model.stride), middle, (height, width))
+    surface = solver.renderer.render(cam, None, camera)
     features = F.normalize(
         torch.randn(4, height, width, 16, generator=torch.Generator().manual_seed(2)), dim=-1
     )
     inside = surface.fragments.face_index >= 0
-    features[inside], evidence = solver._rendered(surface, inside)
+    features[inside], evidence = solver.renderer.features(surface.sphere[inside], surface.local_view[inside])
     assert (evidence > 0.99).all()
-    solution = solver.solve(Photos(features, torch.zeros(4, height, width)))
+    solution = solver.solve(EncodedPhotos(features, torch.zeros(4, height, width)))
     errors = metrics.rotation_error(
         rotation(solution.viewpoint).double().numpy(), rotation(VIEWPOINTS).double().numpy()
     )
@@ -153,15 +156,16 @@ def test_the_solver_finds_the_pose(tiny):
 def test_its_loss_is_nemos(tiny):
     """1 - (mean max(f.f', f.beta) - mean f.beta), with f' = 0 outside the outline standing for background."""
     model = painted(tiny)
-    solver = VertexSolver(model, 0, InferConfig(), SIZE, FOCAL)
+    solver = Solver(VertexRenderer(model, 0), nemo_inference(InferConfig()), SIZE, FOCAL)
     height, width = SIZE[0] // model.stride, SIZE[1] // model.stride
     generator = torch.Generator().manual_seed(3)
     features = F.normalize(torch.randn(1, height, width, 16, generator=generator), dim=-1)
     clutter = 0.2 * torch.rand(1, height, width, generator=generator)
     rows = torch.tensor([[0.4, 0.2, 0.0, math.log(5.0), 0, 0, 0, 1]])
-    found = solver.loss(rows, torch.zeros(1, dtype=torch.int64), Photos(features, clutter))
+    found = solver.loss(rows, torch.zeros(1, dtype=torch.int64), EncodedPhotos(features, clutter))
     cam = cam_from_obj(model.cuboid(0).vertices[None], torch.tensor([[0.4, 0.2, 0.0, 5.0]]))
-    surface = solver.model.surface_map(cam, *solver._camera(rows, model.stride), (height, width), None)
+    camera = Parameters.of(rows).camera(FOCAL, SIZE).scaled(1 / model.stride)
+    surface = solver.renderer.render(cam, None, camera)
     inside = surface.fragments.face_index >= 0
     cosine = torch.where(inside, (F.normalize(surface.sphere[..., :-1], dim=-1) * features).sum(-1), -1)
     wanted = 1 - (torch.maximum(cosine, clutter).mean() - clutter.mean())

@@ -12,7 +12,7 @@ from ntdm.config.protocol import CATEGORIES
 from ntdm.config.stages import ShapeConfig
 from ntdm.data.batch import Batch
 from ntdm.data.dataset import SampleDataset
-from ntdm.geometry.camera import cam_from_obj, camera_centre
+from ntdm.geometry.camera import Pinhole, cam_from_obj, camera_centre
 from ntdm.geometry.mesh import sphere_uv
 from ntdm.io.cache_split import find
 from ntdm.methods.ntdm import NTDM
@@ -85,7 +85,9 @@ def test_surface_map_holds_the_sphere_point_and_the_view(tiny, model):
     viewpoint = torch.tensor([[0.0, 0.0, 0.0, 5.0]])
     vertices = model.shape(0)(torch.eye(2)[:1])
     point = torch.tensor([[32.0, 32.0]])
-    surface = model.surface_map(cam_from_obj(vertices, viewpoint), torch.tensor([300.0]), point, (64, 64))
+    surface = model.surface_map(
+        cam_from_obj(vertices, viewpoint), Pinhole(torch.tensor([300.0]), point, (64, 64))
+    )
     covered = surface.fragments.face_index >= 0
     assert 0 < int(covered.sum()) < 64 * 64
     assert (surface.sphere[~covered] == 0).all()
@@ -110,7 +112,7 @@ def test_first_step_lays_the_photo_onto_the_right_texels(tiny, model, batch):
 
     vertices = torch.cat([model.shape(c)(z[None]) for c, z in zip(batch.category, batch.latent, strict=True)])
     cam = cam_from_obj(vertices, batch.viewpoint)
-    surface = model.surface_map(cam, batch.focal / 4, batch.principal_point / 4, (16, 16))
+    surface = model.surface_map(cam, Pinhole(batch.focal, batch.principal_point, (64, 64)).scaled(1 / 4))
     covered = surface.fragments.face_index >= 0
     maps = normalize(torch.ones(len(vertices), 16, 16, 16), dim=-1)
     maps[covered] = painting(normalize(surface.sphere[covered], dim=-1))
@@ -187,7 +189,7 @@ def test_hidden_cells_learn_to_be_called_hidden(tiny, batch):
     model = build(tiny)
     patched = hidden_by_background(batch)
     features = model.features(patched.photo)
-    surface = model._annotated_surface(patched, (features.shape[1], features.shape[2]))
+    surface = model.annotated_surface(patched, (features.shape[1], features.shape[2]))
     assert model._occlusion_loss(features, surface, patched) == 0  # the bank is empty
     model.training_loss(batch, generator())
     assert model._occlusion_loss(features, surface, batch) == 0  # no patches

@@ -100,7 +100,7 @@ def test_missing_file_is_refused(tmp_path):
 @pytest.mark.parametrize("kept", [0, 100, 5_000_000])
 def test_truncated_file_is_refused(weights, tmp_path, kept):
     (tmp_path / "cut.pth").write_bytes(weights.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"cut\.pth cannot be read"):
+    with pytest.raises(ValueError, match=r"cut\.pth (cannot be read|are an empty file)"):
         backbone.feature_net("resnet50", 8, str(tmp_path / "cut.pth"))
 
 
@@ -152,3 +152,25 @@ def test_unknown_name_and_weights_for_tiny_are_refused(weights):
         backbone.feature_net("vgg", 8)
     with pytest.raises(ValueError, match="'tiny' has no ImageNet weights"):
         backbone.feature_net("tiny", 8, str(weights))
+
+
+def test_weights_saved_from_data_parallel_are_read(tmp_path):
+    torch.manual_seed(0)
+    state = {f"module.{name}": value for name, value in backbone.ResNet50Trunk().state_dict().items()}
+    torch.save(state, tmp_path / "r.pth")
+    model = backbone.trunk("resnet50", str(tmp_path / "r.pth"))
+    assert torch.equal(model.state_dict()["conv1.weight"], state["module.conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "are an empty file: get it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "are a pointer of Git LFS"),
+        (b"<!DOCTYPE html><html>", "are no file of torch: its first bytes are"),
+    ],
+)
+def test_weights_that_are_no_weights_are_called_what_they_are(tmp_path, content, message):
+    (tmp_path / "r.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=f"r.pth {message}"):
+        backbone.trunk("resnet50", str(tmp_path / "r.pth"))

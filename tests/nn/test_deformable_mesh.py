@@ -1,4 +1,4 @@
-"""deform.py: Γ(z) against Eq. 1 written out, the cached constant, gradients, and shape files."""
+"""deformable_mesh.py: Γ(z) against Eq. 1 written out, the cached constant, gradients, and shape files."""
 
 import json
 

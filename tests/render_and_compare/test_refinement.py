@@ -11,7 +11,7 @@ from torch import Tensor
 from ntdm.geometry.camera import cam_from_obj
 from ntdm.methods.ntdm import NTDM
 from ntdm.ops.rasterize import rasterize
-from ntdm.render_and_compare.encode import Photos
+from ntdm.render_and_compare.encode import EncodedPhotos
 from ntdm.render_and_compare.solver import POSE_COLUMNS, Solver, fit_categories
 from painted_world import (
     DEFAULT,
@@ -23,6 +23,7 @@ from painted_world import (
     one_colour,
     painted_model,
     photographs,
+    solver_of,
 )
 
 
@@ -33,7 +34,7 @@ def model(tiny):
 
 @pytest.fixture(scope="module")
 def solver(model):
-    return Solver(model, 0, DEFAULT, SIZE, FOCAL)
+    return solver_of(model, 0, DEFAULT)
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +43,17 @@ def solved(model, solver):
     return photos, truth, solver.solve(photos)
 
 
-def part(photos: Photos, i: int) -> Photos:
-    return Photos(photos.features[i : i + 1], photos.clutter[i : i + 1])
+def part(photos: EncodedPhotos, i: int) -> EncodedPhotos:
+    return EncodedPhotos(photos.features[i : i + 1], photos.clutter[i : i + 1])
 
 
 def test_rows_do_not_depend_on_their_batch(model, solver, solved):
     photos, _, together = solved
-    losses = solver.start_losses(photos)
-    few = Solver(model, 0, replace(DEFAULT, screening_steps=3, steps=4), SIZE, FOCAL)
+    losses = solver.starts.losses(photos)
+    few = solver_of(model, 0, replace(DEFAULT, screening_steps=3, steps=4))
     begun = few.solve(photos)
     for i in range(len(VIEWPOINTS)):
-        torch.testing.assert_close(solver.start_losses(part(photos, i))[0], losses[i], atol=1e-5, rtol=0)
+        torch.testing.assert_close(solver.starts.losses(part(photos, i))[0], losses[i], atol=1e-5, rtol=0)
         alone = few.solve(part(photos, i))
         for name in ("viewpoint", "latent", "scale", "loss", "vertices"):
             # Measured after these steps: 1e-6, the rounding of Psi's products in other batch sizes.
@@ -76,18 +77,18 @@ def test_frozen_parameters_stay(model):
         refine_distance=False, refine_scale=False,
     )  # fmt: skip
     photos, _ = photographs(model, VIEWPOINTS[:1])
-    solution = Solver(model, 0, config, SIZE, FOCAL).solve(photos)
+    solution = solver_of(model, 0, config).solve(photos)
     assert float(solution.viewpoint[0, 3]) == pytest.approx(5.0)
     assert float(solution.scale[0]) == 1
     assert sorted(solution.latent[0].tolist()) == [0, 1]
     freed = replace(
         config, refine_principal_point=True, refine_distance=True, refine_shape=True, shape_after=0
     )
-    moved = Solver(model, 0, freed, SIZE, FOCAL).solve(photos)
+    moved = solver_of(model, 0, freed).solve(photos)
     assert (moved.principal_point[0] != torch.tensor([SIZE[1] / 2, SIZE[0] / 2])).all()
     assert float(moved.viewpoint[0, 3]) != pytest.approx(5.0)
     assert sorted(moved.latent[0].tolist()) != [0, 1]
-    waited = Solver(model, 0, replace(freed, shape_after=7), SIZE, FOCAL).solve(photos)
+    waited = solver_of(model, 0, replace(freed, shape_after=7)).solve(photos)
     assert sorted(waited.latent[0].tolist()) == [0, 1]
 
 
@@ -95,10 +96,10 @@ def test_clutter_weight_bounds_what_a_cell_may_cost(model):
     # Photos that look like background everywhere: each covered cell costs kappa, no cell more.
     config = replace(DEFAULT, azimuths=2, elevations=(0.0,), thetas=(0.0,), silhouette="hard")
     features = noise(1, SIZE[0] // 4, SIZE[1] // 4)
-    photos = Photos(features, torch.full(features.shape[:3], 2.0))
+    photos = EncodedPhotos(features, torch.full(features.shape[:3], 2.0))
     for kappa in (0.0, 0.02, 0.1):
-        solver = Solver(model, 0, replace(config, clutter_weight=kappa), SIZE, FOCAL)
-        rows = solver.starts[:1]
+        solver = solver_of(model, 0, replace(config, clutter_weight=kappa))
+        rows = solver.starts.rows[:1]
         cam = cam_from_obj(model.shape(0)(rows[:, POSE_COLUMNS:]), torch.tensor([[0.0, 0.0, 0.0, 5.0]]))
         point = torch.tensor([[SIZE[1] / 8, SIZE[0] / 8]])
         covered = rasterize(cam, model.faces, torch.tensor([FOCAL / 4]), point, features.shape[1:3])
@@ -108,32 +109,32 @@ def test_clutter_weight_bounds_what_a_cell_may_cost(model):
 
 
 @pytest.fixture
-def float64() -> Iterator[Callable[[NTDM, str], tuple[Solver, Tensor, Tensor, Photos]]]:
+def float64() -> Iterator[Callable[[NTDM, str], tuple[Solver, Tensor, Tensor, EncodedPhotos]]]:
     """Makes a solver, rows, owners and photos in float64: rows off the truth in every parameter."""
 
-    def make(model: NTDM, silhouette: str) -> tuple[Solver, Tensor, Tensor, Photos]:
+    def make(model: NTDM, silhouette: str) -> tuple[Solver, Tensor, Tensor, EncodedPhotos]:
         config = replace(DEFAULT, azimuths=1, elevations=(0.0,), thetas=(0.0,), silhouette=silhouette)
-        solver = Solver(model, 0, config, SIZE, FOCAL)
+        solver = solver_of(model, 0, config)
         photos, _ = photographs(model, VIEWPOINTS)
         model.double()
         torch.set_default_dtype(torch.float64)
         rows = torch.zeros(len(VIEWPOINTS), POSE_COLUMNS + 2)
         rows[:, :3] = VIEWPOINTS[:, :3] + torch.tensor([0.13, -0.07, 0.05])
         rows[:, 3:] = torch.tensor([math.log(5.3), 0.11, -0.06, 0.03, 0.7, 0.2])
-        photos = Photos(photos.features.double(), photos.clutter.double())
+        photos = EncodedPhotos(photos.features.double(), photos.clutter.double())
         return solver, rows, torch.arange(len(rows)), photos
 
     yield make
     torch.set_default_dtype(torch.float32)
 
 
-def analytic(solver: Solver, rows: Tensor, owner: Tensor, photos: Photos) -> Tensor:
+def analytic(solver: Solver, rows: Tensor, owner: Tensor, photos: EncodedPhotos) -> Tensor:
     leaf = rows.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(solver.loss(leaf, owner, photos).sum(), leaf)
     return gradient
 
 
-def finite_difference(solver: Solver, rows: Tensor, owner: Tensor, photos: Photos) -> Tensor:
+def finite_difference(solver: Solver, rows: Tensor, owner: Tensor, photos: EncodedPhotos) -> Tensor:
     gradient, step = torch.zeros_like(rows), 1e-6
     for k in range(rows.shape[1]):
         moved = torch.zeros_like(rows)
@@ -181,15 +182,15 @@ def test_outline_grows_over_the_object_and_shrinks_from_background(model, solver
 def test_a_rate_that_waits_for_nobody_is_the_schedule(model, solved):
     photos = solved[0]
     config = replace(DEFAULT, steps=12, decay_every=4, screening_steps=2, shape_after=0)
-    plain = Solver(model, 0, config, SIZE, FOCAL).solve(photos)
-    endless = Solver(model, 0, replace(config, patience=12), SIZE, FOCAL).solve(photos)
+    plain = solver_of(model, 0, config).solve(photos)
+    endless = solver_of(model, 0, replace(config, patience=12)).solve(photos)
     for one, other in zip(plain, endless, strict=True):
         assert torch.equal(one, other)
 
 
 def test_patience_ends_early_and_as_well(model, solved, monkeypatch):
     photos, _, found = solved
-    solver = Solver(model, 0, replace(DEFAULT, patience=4), SIZE, FOCAL)
+    solver = solver_of(model, 0, replace(DEFAULT, patience=4))
     evaluated = []
     loss = Solver.loss
     monkeypatch.setattr(
@@ -208,7 +209,7 @@ def test_categories_that_are_far_behind_are_not_refined(tiny):
     model.texture.theta[1] = noise(*model.texture.theta.shape[1:4], seed=9)
     photos, _ = photographs(model, VIEWPOINTS[:2])
     config = replace(DEFAULT, steps=4, screening_steps=2, refined_starts=2)
-    solvers = [Solver(model, c, config, SIZE, FOCAL) for c in range(2)]
+    solvers = [solver_of(model, c, config) for c in range(2)]
     losses, ((cars, car), (sofas, sofa)) = fit_categories(solvers, photos)
     assert cars.tolist() == [0, 1] and sofas.tolist() == []
     assert len(sofa.loss) == 0
@@ -219,5 +220,5 @@ def test_categories_that_are_far_behind_are_not_refined(tiny):
     assert sofas.tolist() == [1]
     assert float(sofa.loss[0]) < float(losses[1, 1])
     assert torch.equal(asked, losses)
-    wide = [Solver(model, c, replace(config, class_margin=1.0), SIZE, FOCAL) for c in range(2)]
+    wide = [solver_of(model, c, replace(config, class_margin=1.0)) for c in range(2)]
     assert [len(rows) for rows, _ in fit_categories(wide, photos)[1]] == [2, 2]

@@ -1,4 +1,4 @@
-"""smoothing.py, shape_start.py, outlines.py, shape_meshes.py: what the meshes start from and move by."""
+"""smoothing.py, initial_meshes.py, outline_loss.py, fit_meshes.py: what the meshes start from and move by."""
 
 import dataclasses
 
@@ -56,7 +56,7 @@ def test_boxes_are_the_same_for_all_and_left_as_they_were_entered():
     assert (2 * boxes.half).norm() == pytest.approx(1)
     for k, surface in enumerate(surfaces):
         assert (boxes.points[k].abs().amax(0) / boxes.half - 1).abs().max() < 0.05
-        torch.testing.assert_close(boxes.leave(boxes.points[k], k), surface.points)
+        torch.testing.assert_close(boxes.from_unit_box(boxes.points[k], k), surface.points)
         assert boxes.normals[k].norm(dim=1).sub(1).abs().max() < 1e-5
 
 
@@ -131,7 +131,7 @@ def test_meshes_of_one_category_correspond_and_are_copies():
     assert knob[0].sum() > 10
     assert (knob[0] & knob[1]).sum() > 0.7 * (knob[0] | knob[1]).sum()
     for cad, surface, found in zip(cads, surfaces, vertices, strict=True):
-        measured = quality.Judge(cad, surface, views=8)(found, template.faces)
+        measured = quality.ShapeQuality(cad, surface, views=8)(found, template.faces)
         assert measured["silhouette_iou"] > 0.88, measured
         assert measured["crossing"] < 0.05, measured
 
@@ -163,10 +163,10 @@ def test_free_meshes_are_each_like_their_own_cad():
     both, template, _ = fit_meshes.fit_meshes(surfaces, config, "ceiling", joint=False)
     assert (both[0] - both[1]).abs().max() > 0.05
     for cad, surface, found in zip(cads, surfaces, both, strict=True):
-        measured = quality.Judge(cad, surface, views=6)(found, template.faces)
+        measured = quality.ShapeQuality(cad, surface, views=6)(found, template.faces)
         assert measured["silhouette_iou"] > 0.93
         floor = surface.diagonal * 0.3 * template.vertices
-        far = quality.Judge(cad, surface, views=6)(floor, template.faces)
+        far = quality.ShapeQuality(cad, surface, views=6)(floor, template.faces)
         assert far["chamfer_l1"] > 3 * measured["chamfer_l1"]
 
 
@@ -175,8 +175,8 @@ def test_a_cad_that_stays_far_away_is_tried_from_the_sphere(monkeypatch):
     config = dataclasses.replace(SMALL, steps=5)
 
     def fitted(strange, worth):
-        monkeypatch.setattr(fit_meshes, "STRANGE", strange)
-        monkeypatch.setattr(fit_meshes, "WORTH", worth)
+        monkeypatch.setattr(fit_meshes, "OUTLIER_RATIO", strange)
+        monkeypatch.setattr(fit_meshes, "LEAST_IMPROVEMENT", worth)
         return fit_meshes.fit_meshes(surfaces, config, "test")[0]
 
     joint = fitted(1e9, 1e9)

@@ -1,4 +1,4 @@
-"""surface.py and shape_fit.py: what is visible, quality of the fit, the stage on a cache."""
+"""visible_surface.py and fit.py: what is visible, quality of the fit, the stage on a cache."""
 
 import dataclasses
 import json
@@ -12,6 +12,7 @@ from ntdm import fit_shapes
 from ntdm.config.stages import ShapeConfig
 from ntdm.geometry import mesh
 from ntdm.io import cache
+from ntdm.nn.deformable_mesh import DeformableMesh
 from ntdm.shapes import fit, quality, surface_loss, visible_surface
 from ntdm.shapes.files import load_shape, read_meta
 from simple_cads import box, ellipsoid, join, seen
@@ -59,7 +60,7 @@ def test_visible_surface_names_a_broken_cad(cad, message):
 
 def test_the_loss_has_the_derivative_of_the_distances():
     torch.manual_seed(0)
-    model = fit_shapes.DeformableMesh(SMALL, 2)
+    model = DeformableMesh(SMALL, 2)
     loss_of = surface_loss.ShapeLoss(
         model.template_faces, [seen(box(0.4, 0.3, 0.2)), seen(ellipsoid(0.3, 0.4, 0.2))], SMALL
     )
@@ -79,7 +80,7 @@ def test_a_sheet_in_the_air_is_told_to_shrink():
     """Two walls, Γ a bar across: from its middle the nearest points are level with it, to the sides."""
     vertices, faces = box(0.05, 0.1, 0.1)
     cad = join((vertices - np.float32([0.4, 0, 0]), faces), (vertices + np.float32([0.4, 0, 0]), faces))
-    model = fit_shapes.DeformableMesh(SMALL, 1)
+    model = DeformableMesh(SMALL, 1)
     loss_of = surface_loss.ShapeLoss(model.template_faces, [seen(cad)], SMALL)
     sphere = model.template_vertices
     vertices = (sphere * torch.tensor([0.5, 0.08, 0.08]))[None].requires_grad_()
@@ -98,7 +99,7 @@ def test_a_sheet_in_the_air_is_told_to_shrink():
 
 
 def test_roughness_prefers_the_sphere():
-    model = fit_shapes.DeformableMesh(SMALL, 1)
+    model = DeformableMesh(SMALL, 1)
     loss_of = surface_loss.ShapeLoss(model.template_faces, [seen(box(0.4, 0.3, 0.2))], SMALL)
     smooth = 0.4 * model.template.vertices[None]
     rough = smooth * (1 + 0.1 * torch.randn(len(smooth[0]), 1, generator=torch.Generator().manual_seed(0)))
@@ -115,7 +116,7 @@ def test_fit_copies_simple_cads_and_repeats_itself():
     with torch.no_grad():
         shapes = model(model.one_hot())
     for cad, found, vertices in zip(cads, surfaces, shapes, strict=True):
-        measured = quality.Judge(cad, found, views=12)(vertices, model.template_faces)
+        measured = quality.ShapeQuality(cad, found, views=12)(vertices, model.template_faces)
         assert measured["silhouette_iou"] > 0.93, measured
         assert measured["chamfer_l1"] < 0.015, measured
     short = dataclasses.replace(SMALL, steps=6, network_steps=6)
@@ -125,7 +126,7 @@ def test_fit_copies_simple_cads_and_repeats_itself():
 
 def test_quality_of_the_cad_itself_is_perfect():
     cad = ellipsoid(0.25, 0.4, 0.15, centre=(0.1, 0.0, 0.0))
-    measured = quality.Judge(cad, seen(cad), views=6)(
+    measured = quality.ShapeQuality(cad, seen(cad), views=6)(
         torch.from_numpy(cad[0]), torch.from_numpy(cad[1]).long()
     )
     assert measured["silhouette_iou"] == 1
@@ -139,7 +140,7 @@ def test_one_hot_latents_give_the_meshes_and_others_their_mixtures():
         [sphere * torch.tensor(r) for r in ([0.2, 0.4, 0.2], [0.4, 0.2, 0.1], [0.2, 0.2, 0.6])]
     )
     config = dataclasses.replace(SMALL, network_steps=120)
-    model = fit.through(meshes, config, "test")
+    model = fit.fit_network(meshes, config, "test")
     with torch.no_grad():
         torch.testing.assert_close(model(model.one_hot()), meshes)
         half = model(torch.tensor([[0.5, 0.5, 0.0]]))[0]
@@ -147,7 +148,7 @@ def test_one_hot_latents_give_the_meshes_and_others_their_mixtures():
     assert (half - meshes[:2].mean(0)).norm(dim=1).mean() < 0.02
     # Ellipsoids are smooth: the network alone knows them.
     assert (learnt - meshes).norm(dim=2).mean() < 0.02
-    again = fit.through(meshes, config, "test").state_dict()
+    again = fit.fit_network(meshes, config, "test").state_dict()
     assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
 
 

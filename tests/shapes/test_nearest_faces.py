@@ -18,7 +18,7 @@ pytest.importorskip("open3d")  # a machine with a GPU may have torch alone
 from ntdm import fit_shapes
 from ntdm.config.stages import ShapeConfig
 from ntdm.geometry import mesh
-from ntdm.shapes import nearest_faces, surface_loss
+from ntdm.shapes import fit, nearest_faces, surface_loss
 from ntdm.shapes.files import load_shape
 from ntdm.shapes.nearest_faces import foot_weights, points_on_faces
 from simple_cads import box, ellipsoid, join, seen
@@ -170,7 +170,7 @@ def test_loss_and_derivative_are_the_same_on_both_devices(cuda):
 
 
 def test_a_fit_is_the_same_on_both_devices(cuda, tmp_path, monkeypatch):
-    monkeypatch.setattr(fit_shapes, "LATENT_STEPS", 6)
+    monkeypatch.setattr(fit, "LATENT_STEPS", 6)
     cads = {"car": lambda: {0: ellipsoid(0.2, 0.45, 0.15, subdivisions=2), 1: box(0.2, 0.25, 0.15)}}
     for name, device in (("cpu", "cpu"), ("cuda", cuda)):
         out = tmp_path / name

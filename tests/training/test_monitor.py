@@ -14,7 +14,7 @@ from ntdm.data.dataset import SampleDataset
 from ntdm.io.cache_split import find
 from ntdm.methods import load
 from ntdm.training import monitor
-from ntdm.training.monitor import Validation, Watch
+from ntdm.training.monitor import TrainingMonitor, Validation
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_warnings(tiny, folder, capsys, monkeypatch):
     run = train.run(replace(tiny.TRAIN, epochs=1), folder / "cache", folder / "shapes", folder / "warned")
     model, description = load.load(run)
     data = SampleDataset(find(folder / "cache", "pascal3d/train"))
-    watched = Watch(data, folder / "out", 1, description["nominal_focal"], None)
+    watched = TrainingMonitor(data, folder / "out", 1, description["nominal_focal"], None)
     watched.seen = Counter({"car": 4})
     one_way = torch.ones(1, 16, 16, tiny.TRAIN.feature_dim) / tiny.TRAIN.feature_dim**0.5
     monkeypatch.setattr(model, "features", lambda photo: one_way.expand(len(photo), -1, -1, -1))

@@ -11,11 +11,13 @@ import safetensors.torch
 import torch
 
 from ntdm import train
-from ntdm.io import cache, cache_split
+from ntdm.io import cache
+from ntdm.io.cache_split import CacheSplit
 from ntdm.methods import load
 from ntdm.methods.classifier import Classifier
 from ntdm.methods.ntdm import NTDM
-from ntdm.training import checkpoints, schedule
+from ntdm.training import checkpoints
+from ntdm.training.schedule import learning_rate
 
 
 def weights(run) -> dict[str, torch.Tensor]:
@@ -37,9 +39,7 @@ def test_run_folder(tiny, tiny_folder):
     assert described["image_size"] == list(tiny.SIZE)
     assert described["nominal_focal"] == pytest.approx(tiny.FOCAL)
     assert ran["samples"] == 12
-    assert ran["data_fingerprint"] == cache_split.fingerprint(
-        cache_split.find(tiny_folder / "cache", "pascal3d/train")
-    )
+    assert ran["data_fingerprint"] == CacheSplit.open(tiny_folder / "cache", ["pascal3d/train"]).fingerprint
     with open(run / "train.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
@@ -270,7 +270,7 @@ def test_the_rate_rises_then_falls_to_the_last(tiny, schedule):
     config = replace(
         tiny.TRAIN, schedule=schedule, learning_rate=0.5, final_learning_rate=0.1, warmup_steps=10
     )
-    rates = [schedule.learning_rate(config, step, 1000) for step in range(1000)]
+    rates = [learning_rate(config, step, 1000) for step in range(1000)]
     assert rates[0] == pytest.approx(0.05, rel=0.01)
     assert max(rates) == rates[9]
     assert rates[9:] == sorted(rates[9:], reverse=True)
@@ -282,4 +282,4 @@ def test_the_rate_rises_then_falls_to_the_last(tiny, schedule):
 
 def test_a_short_run_warms_up_within_its_first_tenth(tiny):
     config = replace(tiny.TRAIN, warmup_steps=100, schedule="exponential", final_learning_rate=1.0)
-    assert schedule.learning_rate(config, 3, 40) == config.learning_rate
+    assert learning_rate(config, 3, 40) == config.learning_rate

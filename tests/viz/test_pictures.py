@@ -1,4 +1,4 @@
-"""picture.py: colours land where the masks say, sheets have the size their parts need, bad input is named."""
+"""pictures.py: colours land where masks say, sheets have the size their parts need, bad input is named."""
 
 import math
 

@@ -31,7 +31,8 @@ import tiny_world as tiny
 from fuzz_damage import _bytes as damage
 from ntdm import export, fit_shapes, inspect_cache
 from ntdm.data import dataset
-from ntdm.io import cache, cache_split
+from ntdm.io import cache
+from ntdm.io.cache_split import CacheSplit
 
 SECONDS, BYTES = 5, 2**30
 VALUES = (
@@ -83,14 +84,13 @@ def read(path: Path, out: Path) -> None:
     data = dataset.SampleDataset([path])
     for index in range(len(data)):
         data[index]
-    cache_split.fingerprint([path])
     inspect_cache.run([path], out / "inspected", lambda *given: given[-1].touch())
-    cache_split.nominal_focal([path])
-    cache_split._typical_box([path])
-    cache_split.sample_names([path])
+    split = CacheSplit([path])
+    for attribute in ("fingerprint", "nominal_focal", "typical_box", "names"):
+        getattr(split, attribute)
     fit_shapes._collect_cads([path])
     fit_shapes._write_latents([path], [0, 1], np.eye(2, dtype=np.float32))
-    cache_split.require_latents([path])
+    CacheSplit([path]).require_latents()
     list(export.records([path], None, masks=True))
 
 

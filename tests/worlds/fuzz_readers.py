@@ -32,10 +32,9 @@ from PIL import Image
 
 import fuzz_damage as mutations
 import small_trees as trees
+from ntdm.data_prep import prep_data
 from ntdm.data_prep.listing import Listing
 from ntdm.data_prep.raw.annotation import SampleError
-from ntdm.data_prep.readers import nemo_prepared, occluded_pascal3d, pascal3d
-from ntdm.data_prep.readers.ood_cv import packagings
 from ntdm.data_prep.samples import make_samples
 from ntdm.data_prep.write_caches import FAULTS
 from ntdm.io.cache import Sample
@@ -135,8 +134,7 @@ def _run_cases(args: argparse.Namespace, indices: range, folder: Path) -> None:
                 results.extend(make_samples(listing, item, CONFIG))
         return argparse.Namespace(files=())
 
-    for module in (pascal3d, occluded_pascal3d, nemo_prepared, packagings):
-        module.prepare_listings = collect
+    prep_data.write_caches = collect
     watch, outcomes = Watch(folder / "trees", outside), collections.Counter()
 
     def found(index: int, text: str, done: str) -> None:

@@ -12,10 +12,11 @@ from torch.nn.functional import normalize
 
 from ntdm.config.stages import InferConfig, TrainConfig
 from ntdm.geometry import metrics
-from ntdm.geometry.camera import cam_from_obj, rotation
-from ntdm.methods.ntdm import NTDM
+from ntdm.geometry.camera import Pinhole, cam_from_obj, rotation
+from ntdm.methods.ntdm import NTDM, TextureRenderer
 from ntdm.ops.rasterize import rasterize
-from ntdm.render_and_compare.encode import Photos
+from ntdm.render_and_compare.encode import EncodedPhotos
+from ntdm.render_and_compare.solver import Solver
 
 SIZE, FOCAL, DIM = (96, 128), 600.0, 32
 HALF = (0.2, 0.42, 0.15)
@@ -51,24 +52,25 @@ def noise(*shape: int, seed: int = 1) -> Tensor:
     return normalize(torch.randn(*shape, DIM, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-def photographs(model: NTDM, viewpoints: Tensor) -> tuple[Photos, Tensor]:
+def photographs(model: NTDM, viewpoints: Tensor) -> tuple[EncodedPhotos, Tensor]:
     """The painting at each viewpoint over noise, and its true amodal masks bool [N, H, W]."""
     count, (height, width) = len(viewpoints), SIZE
     z = torch.eye(2)[torch.arange(count) % 2]
     cam = cam_from_obj(model.shape(0)(z), viewpoints)
-    focal, point = torch.full((count,), FOCAL), torch.tensor([width / 2, height / 2]).expand(count, 2)
-    grid = (height // model.stride, width // model.stride)
-    surface = model.surface_map(cam, focal / model.stride, point / model.stride, grid)
+    middle = torch.tensor([width / 2, height / 2]).expand(count, 2)
+    camera = Pinhole(torch.full((count,), FOCAL), middle, SIZE)
+    cells = camera.scaled(1 / model.stride)
+    surface = model.surface_map(cam, cells)
     covered = surface.fragments.face_index >= 0
-    features = noise(count, *grid)
+    features = noise(count, *cells.size)
     features[covered] = painting(normalize(surface.sphere[covered], dim=-1))
-    masks = rasterize(cam, model.faces, focal, point, SIZE).face_index >= 0
+    masks = rasterize(cam, model.faces, *camera).face_index >= 0
     return with_clutter(features), masks
 
 
-def with_clutter(features: Tensor) -> Photos:
+def with_clutter(features: Tensor) -> EncodedPhotos:
     """Photos whose background bank holds 200 random features."""
-    return Photos(features, (features @ noise(200, seed=2).T).amax(-1))
+    return EncodedPhotos(features, (features @ noise(200, seed=2).T).amax(-1))
 
 
 def degrees(solution, viewpoints: Tensor) -> Tensor:
@@ -88,3 +90,8 @@ def one_colour(model: NTDM) -> Tensor:
     colour = painting(torch.tensor([0.0, 0.0, 1.0]))
     model.texture.theta.copy_(colour)
     return colour
+
+
+def solver_of(model: NTDM, category: int, config: InferConfig) -> Solver:
+    """The solver of one category of a painted model, for photos of SIZE."""
+    return Solver(TextureRenderer(model, category), config, SIZE, FOCAL)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ntdm.config.stages import PrepConfig
-from ntdm.data_prep.readers import pascal3d
+from ntdm.data_prep import prep_data
 
 CONFIG = PrepConfig(image_size=(64, 96), scale=0.3)
 
@@ -17,7 +17,7 @@ def photo(root: Path, name: str = "n0_0") -> Path:
 
 
 def prepare(root: Path, config: PrepConfig = CONFIG, **options):
-    return pascal3d.prepare(root, root.parent / "cache", config, **({"splits": ["train"]} | options))
+    return prep_data.run("pascal3d", root, root.parent / "cache", config, **({"splits": ["train"]} | options))
 
 
 def dropped(root: Path, config: PrepConfig = CONFIG) -> dict[str, int]:

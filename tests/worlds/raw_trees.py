@@ -29,8 +29,8 @@ def annotated(view: Any = None, **changes: Any) -> dict[str, Any]:
     return fields | changes
 
 
-def write_record(path: Path, objects: list[dict[str, Any]]) -> None:
-    """A `record` .mat of these objects."""
+def write_record(path: Path, objects: list[dict[str, Any]], size: tuple[int, int] = (80, 100)) -> None:
+    """A `record` .mat of these objects, of a photo of `size` (h, w)."""
     names = sorted({name for fields in objects for name in fields})
     array = np.zeros((1, len(objects)), [(name, object) for name in names])
     for i, fields in enumerate(objects):
@@ -39,7 +39,7 @@ def write_record(path: Path, objects: list[dict[str, Any]]) -> None:
     record = {
         "filename": f"{path.stem}.JPEG",
         "objects": array if objects else EMPTY,
-        "imgsize": np.uint16([[100, 80, 3]]),
+        "imgsize": np.uint16([[size[1], size[0], 3]]),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     scipy.io.savemat(path, {"record": record})

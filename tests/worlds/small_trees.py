@@ -9,8 +9,7 @@ import numpy as np
 
 import raw_trees as raw
 from ntdm.config.stages import PrepConfig
-from ntdm.data_prep.readers import nemo_prepared, occluded_pascal3d, pascal3d
-from ntdm.data_prep.readers.ood_cv import packagings
+from ntdm.data_prep import prep_data
 from ntdm.data_prep.write_caches import PrepReport
 
 CONFIG = PrepConfig(image_size=(16, 24), scale=0.1, objects="all")
@@ -104,12 +103,14 @@ def write_trees(folder: Path) -> dict[str, Callable[..., PrepReport]]:
 
     given = {"cache_dir": folder / "cache", "config": CONFIG, "categories": ["car"]}
     return {
-        "pascal3d": partial(pascal3d.prepare, base, splits=["train", "voc_train"], **given),
-        "pascal3d_1.0": partial(pascal3d.prepare, old, splits=["train"], **given),
-        "occluded": partial(occluded_pascal3d.prepare, occluded, pascal3d=base, **given, splits=["L2"]),
-        "nemo": partial(nemo_prepared.prepare, folder / "nemo", pascal3d=base, **given),
+        "pascal3d": partial(prep_data.run, "pascal3d", base, splits=["train", "voc_train"], **given),
+        "pascal3d_1.0": partial(prep_data.run, "pascal3d", old, splits=["train"], **given),
+        "occluded": partial(
+            prep_data.run, "occluded-pascal3d", occluded, pascal3d=base, **given, splits=["L2"]
+        ),
+        "nemo": partial(prep_data.run, "nemo-prepared", folder / "nemo", pascal3d=base, **given),
         **{
-            name: partial(packagings.prepare, folder / name, pascal3d=base, **given)
+            name: partial(prep_data.run, "ood-cv", folder / name, pascal3d=base, **given)
             for name in ("tables", "crops", "lists", "challenge", "phase2")
         },
     }

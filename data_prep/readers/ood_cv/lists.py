@@ -47,7 +47,7 @@ def _train_items(
         category: {
             path.stem
             for part in ("imagenet", "pascal")
-            for path in (pascal3d / "Annotations" / f"{category}_{part}").glob("*.mat")
+            for path in (pascal3d / "Annotations" / f"{category}_{part}").glob("[!.]*.mat")
         }
         for category in CATEGORIES
     }

@@ -6,7 +6,7 @@
     phase-1/<split folder>/annotations/<source>_<category>_<photo>_<object>.npz
 
 The split folders are iid_test and nuisances/<nuisance>. A .npz may lack the CAD: PASCAL3D+'s record, where
-there is one, tells which it is. Phase 2 is another thing: ood_cv_phase2.py.
+there is one, tells which it is. Phase 2 is another thing: phase2.py.
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def _train_names(root: Path, contents: Contents) -> dict[str, list[str]]:
 
 def _test_names(folder: Path, split: str, contents: Contents) -> dict[str, list[str]]:
     """The photos and annotations of a split by category; those of neither are lost."""
-    found = [*folder.glob("images/*"), *folder.glob("annotations/*.npz")]
+    found = [*folder.glob("images/[!.]*"), *folder.glob("annotations/[!.]*.npz")]
     names: dict[str, list[str]] = {}
     for name in sorted({base_name(path.name) for path in found if base_name(path.name) != path.name}):
         category = next((category for category in OOD_CV_CATEGORIES if parse_name(name, category)), None)

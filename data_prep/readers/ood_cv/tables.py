@@ -128,7 +128,7 @@ def read_rows(folder: Path, pattern: str, columns: Sequence[str]) -> list[tuple[
     Raises ValueError: several tables, one that cannot be read, that leads elsewhere, lacks a column, or has
     more than LONGEST_LIST rows.
     """
-    tables = sorted(folder.glob(pattern))
+    tables = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
     if not tables:
         return []
     if len(tables) > 1:

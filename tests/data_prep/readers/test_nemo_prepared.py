@@ -9,9 +9,10 @@ from PIL import Image
 
 import raw_trees as raw
 from ntdm.config.stages import PrepConfig
+from ntdm.data_prep import prep_data
 from ntdm.data_prep.listing import Item
 from ntdm.data_prep.raw.annotation import SampleError, object_pose, read_objects
-from ntdm.data_prep.readers import nemo_prepared, pascal3d
+from ntdm.data_prep.readers import nemo_prepared
 from ntdm.io.cache import CacheFile
 from raw_trees import PHOTO_SIZE, annotated, write_record
 
@@ -93,7 +94,7 @@ def photo_of(tree: Path) -> Path:
 
 
 def prepare(root: Path, tree: Path, **options):
-    return nemo_prepared.prepare(root, tree.parent / "cache", CONFIG, pascal3d=tree, **options)
+    return prep_data.run("nemo-prepared", root, tree.parent / "cache", CONFIG, pascal3d=tree, **options)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_each_form_gives_the_camera_and_picture_of_the_original_photo(tree, tmp_
     write_prepared(tmp_path / "prepared", name, photo_of(tree), form)
     report = prepare(tmp_path / "prepared", tree)
     assert [file.key for file in report.files] == ["nemo_prepared/all/car"]
-    original = pascal3d.prepare(tree, tmp_path / "cache", CONFIG, splits=["train"])
+    original = prep_data.run("pascal3d", tree, tmp_path / "cache", CONFIG, splits=["train"])
     with CacheFile(report.paths[0]) as file, CacheFile(original.paths[0]) as want:
         assert file["name"] == want["name"] == ["n0_0_00"]
         assert file["source"] == [f"images/car/{name}.JPEG"]
@@ -241,3 +242,14 @@ def test_real_old_form(real_data):
     np.testing.assert_allclose(pose.viewpoint, want, rtol=0, atol=1e-13)
     assert pose.focal_px == pytest.approx(3000 * want[3] / 5) and pose.cad_index == 8
     np.testing.assert_allclose(pose.principal_point, [336, 128], atol=1)
+
+
+def test_a_prepared_photo_that_was_resized_since_is_a_fault(tree, tmp_path, capsys):
+    write_prepared(tmp_path / "prepared", "n0_0_00", photo_of(tree), "uncentred")
+    write_prepared(tmp_path / "prepared", "n0_1_00", photo_of(tree), "uncentred")
+    path = tmp_path / "prepared" / "images" / "car" / "n0_0_00.JPEG"
+    with Image.open(path) as image:
+        image.resize((image.width // 2, image.height // 2)).save(path)
+    (report,) = prepare(tmp_path / "prepared", tree).files
+    assert report.dropped == {"crop_mismatch": 1} and report.samples == 1
+    assert "it was resized since" in capsys.readouterr().err

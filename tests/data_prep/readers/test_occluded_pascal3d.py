@@ -7,7 +7,7 @@ import pytest
 
 import raw_trees as raw
 from ntdm.config.stages import PrepConfig
-from ntdm.data_prep.readers import occluded_pascal3d
+from ntdm.data_prep import prep_data
 from ntdm.data_prep.samples import read_masks
 from ntdm.io.cache import CacheFile
 
@@ -49,7 +49,9 @@ def roots(tmp_path) -> tuple[Path, Path]:
 
 def prepare(roots: tuple[Path, Path], **options):
     root, pascal3d = roots
-    return occluded_pascal3d.prepare(root, root.parent / "cache", CONFIG, pascal3d=pascal3d, **options)
+    return prep_data.run(
+        "occluded-pascal3d", root, root.parent / "cache", CONFIG, pascal3d=pascal3d, **options
+    )
 
 
 def test_masks_go_through_the_photos_map(roots):

@@ -8,8 +8,8 @@ import pytest
 
 import raw_trees as raw
 from ntdm.config.stages import PrepConfig
+from ntdm.data_prep import prep_data
 from ntdm.data_prep.raw import roots as layout
-from ntdm.data_prep.readers.ood_cv import packagings
 from ntdm.io.cache import CacheFile
 from raw_trees import annotated
 
@@ -38,7 +38,7 @@ def roots(tmp_path) -> tuple[Path, Path]:
 
 def prepare(roots: tuple[Path, Path], **options):
     root, pascal3d = roots
-    return packagings.prepare(root, root.parent / "cache", CONFIG, pascal3d=pascal3d, **options)
+    return prep_data.run("ood-cv", root, root.parent / "cache", CONFIG, pascal3d=pascal3d, **options)
 
 
 def test_splits(roots):

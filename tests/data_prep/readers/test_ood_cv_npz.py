@@ -8,7 +8,7 @@ import pytest
 
 import raw_trees as raw
 from ntdm.config.stages import PrepConfig
-from ntdm.data_prep.readers.ood_cv import packagings
+from ntdm.data_prep import prep_data
 from ntdm.io.cache import CacheFile
 
 CONFIG = PrepConfig(image_size=(64, 96), scale=0.3)
@@ -40,7 +40,7 @@ def roots(tmp_path) -> tuple[Path, Path]:
 
 def prepare(roots: tuple[Path, Path], **options):
     root, pascal3d = roots
-    return packagings.prepare(root, root.parent / "cache", CONFIG, pascal3d=pascal3d, **options)
+    return prep_data.run("ood-cv", root, root.parent / "cache", CONFIG, pascal3d=pascal3d, **options)
 
 
 def test_splits(roots, capsys):

@@ -11,7 +11,7 @@ from PIL import Image
 import raw_trees as raw
 from ntdm.config.protocol import OOD_CV_CATEGORIES
 from ntdm.config.stages import PrepConfig
-from ntdm.data_prep.readers.ood_cv import packagings
+from ntdm.data_prep import prep_data
 from ntdm.data_prep.readers.ood_cv.names import SPLITS
 from ntdm.data_prep.readers.ood_cv.tables import read_crops, read_tables
 from ntdm.io.cache import CacheFile
@@ -70,7 +70,7 @@ def tables(tmp_path, pascal3d) -> Path:
 
 
 def prepare(root: Path, pascal3d: Path, **options):
-    return packagings.prepare(root, root.parent / "cache", CONFIG, pascal3d=pascal3d, **options)
+    return prep_data.run("ood-cv", root, root.parent / "cache", CONFIG, pascal3d=pascal3d, **options)
 
 
 def test_packaging_a(tables, pascal3d, capsys):
@@ -196,7 +196,9 @@ def test_packaging_a_prime_sees_what_the_whole_photo_shows(crops, tables, pascal
     report = prepare(crops, pascal3d)
     assert [(f.key, f.samples, f.dropped) for f in report.files] == [("ood_cv/iid/car", 3, {})]
     write_table(tables / "nuisances/pose/pose_bias.csv", [row("2008_000001"), row("2008_000001", 1)])
-    whole = packagings.prepare(tables, tables.parent / "whole", CONFIG, pascal3d=pascal3d, splits=["pose"])
+    whole = prep_data.run(
+        "ood-cv", tables, tables.parent / "whole", CONFIG, pascal3d=pascal3d, splits=["pose"]
+    )
     with CacheFile(report.paths[0]) as file, CacheFile(whole.paths[0]) as want:
         assert file["name"] == [*want["name"], f"{WEB}_00"]
         for field in ("viewpoint", "focal", "principal_point", "bbox", "cad_index"):

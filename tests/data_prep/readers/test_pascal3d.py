@@ -10,9 +10,9 @@ from PIL import Image
 
 import raw_trees as raw
 from ntdm.config.stages import PrepConfig
+from ntdm.data_prep import prep_data
 from ntdm.data_prep.raw.annotation import object_pose, read_objects
 from ntdm.data_prep.raw.cad import read_off
-from ntdm.data_prep.readers import pascal3d
 from ntdm.geometry import camera
 from ntdm.io.cache import CacheFile
 from pascal3d_tree import CONFIG, annotation, dropped, photo, prepare
@@ -59,7 +59,7 @@ def test_a_point_of_the_object_is_where_the_crops_camera_sees_it(root):
     spot = 255 * np.exp(-((x - matlab_xy[0, 0].item()) ** 2 + (y - matlab_xy[0, 1].item()) ** 2) / (2 * 6**2))
     Image.fromarray(np.rint(spot).astype(np.uint8)).save(photo(root).with_suffix(".png"))
     photo(root).unlink()
-    write_record(annotation(root), [annotated({"px": 152.25, "py": 138.5})])
+    write_record(annotation(root), [annotated({"px": 152.25, "py": 138.5})], (300, 400))
     with CacheFile(prepare(root, PrepConfig(image_size=(96, 128), scale=0.4)).paths[0]) as file:
         crop = file.read("images", 0).astype(np.float64).mean(-1)
         focal, principal = torch.tensor(file["focal"][0]), torch.from_numpy(file["principal_point"][0])
@@ -73,8 +73,8 @@ def test_any_number_of_workers_gives_the_same_bytes(root):
     one = prepare(root, splits=None).paths
     bytes_one = [path.read_bytes() for path in one]
     many = raw.write_pascal3d(root.parent / "again", train=20)
-    serial = pascal3d.prepare(many, root.parent / "serial", CONFIG, workers=1).paths
-    parallel = pascal3d.prepare(many, root.parent / "parallel", CONFIG, workers=2).paths
+    serial = prep_data.run("pascal3d", many, root.parent / "serial", CONFIG, workers=1).paths
+    parallel = prep_data.run("pascal3d", many, root.parent / "parallel", CONFIG, workers=2).paths
     assert [p.read_bytes() for p in serial] == [p.read_bytes() for p in parallel]
     assert [p.read_bytes() for p in prepare(root, splits=None, overwrite=True).paths] == bytes_one
 
@@ -194,7 +194,7 @@ def test_release_1_0_with_cads_in_matlab_files(root):
     raw.write_mat_cads(root / "CAD" / "car.mat", [(v, (f + 1).astype(np.uint8)) for v, f in cads.values()])
     for path in (root / "CAD" / "car").glob("*.off"):
         path.unlink()
-    from_mat = pascal3d.prepare(root, root.parent / "mat", CONFIG, splits=["train"]).paths[0]
+    from_mat = prep_data.run("pascal3d", root, root.parent / "mat", CONFIG, splits=["train"]).paths[0]
     assert from_mat.read_bytes() == from_off.read_bytes()
 
 
@@ -225,7 +225,8 @@ def test_one_photo_in_the_folders_of_two_categories(root):
 
 def test_real_aeroplanes(real_data, tmp_path):
     root = real_data / "PASCAL3D+_release1.1"
-    report = pascal3d.prepare(root, tmp_path, PrepConfig(image_size=(64, 136)), splits=["val"])
+    config = PrepConfig(image_size=(64, 136))
+    report = prep_data.run("pascal3d", root, tmp_path, config, categories=["aeroplane"], splits=["val"])
     assert [(file.key, file.samples, file.dropped) for file in report.files] == [
         ("pascal3d/val/aeroplane", 122, {})
     ]

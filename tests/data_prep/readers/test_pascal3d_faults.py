@@ -8,7 +8,7 @@ import pytest
 import scipy.io
 
 import raw_trees as raw
-from ntdm.data_prep.readers import pascal3d
+from ntdm.data_prep import prep_data
 from ntdm.io.cache import CacheFile
 from pascal3d_tree import CONFIG, annotation, dropped, photo, prepare
 from raw_trees import EMPTY, annotated, write_record
@@ -204,17 +204,17 @@ def test_wrong_calls(root):
 
 def test_wrong_roots(root, tmp_path):
     with pytest.raises(ValueError, match=r"PASCAL3D\+: there is no folder .*nowhere"):
-        pascal3d.prepare(tmp_path / "nowhere", tmp_path / "c", CONFIG)
+        prep_data.run("pascal3d", tmp_path / "nowhere", tmp_path / "c", CONFIG)
     with pytest.raises(
         ValueError, match=r"one level too high: expected PASCAL3D\+ .*found it in .*release1\.1"
     ):
-        pascal3d.prepare(root.parent, tmp_path / "c", CONFIG)
+        prep_data.run("pascal3d", root.parent, tmp_path / "c", CONFIG)
     (tmp_path / "odd" / "lists").mkdir(parents=True)
     with pytest.raises(ValueError, match="looks like none of the known datasets"):
-        pascal3d.prepare(tmp_path / "odd", tmp_path / "c", CONFIG)
+        prep_data.run("pascal3d", tmp_path / "odd", tmp_path / "c", CONFIG)
     (tmp_path / "odd" / "lists" / "carFGL1_BGL1.txt").write_text("")
     with pytest.raises(ValueError, match=r"looks like Occluded PASCAL3D\+; expected PASCAL3D\+ at"):
-        pascal3d.prepare(tmp_path / "odd", tmp_path / "c", CONFIG)
+        prep_data.run("pascal3d", tmp_path / "odd", tmp_path / "c", CONFIG)
 
 
 def test_strict_does_not_keep_a_file_with_faults(root):

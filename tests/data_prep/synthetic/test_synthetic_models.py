@@ -143,7 +143,7 @@ def test_models_held_back(made: Path) -> None:
 
 def test_truth_of_given_cads_is_exact(made: Path) -> None:
     """The CAD files written beside them, seen by the annotated cameras, fill the annotated boxes."""
-    cads, broken = read_cads(made / PASCAL3D, "car")
+    cads, broken, _ = read_cads(made / PASCAL3D, "car")
     assert not broken
     shown = {}
     annotations = [path for path in made.rglob("*.mat") if path.parent.parent.name.lower() == "annotations"]
@@ -273,7 +273,7 @@ def test_octave_reads_what_scipy_wrote(made: Path) -> None:
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_a_real_cad_of_each_category(category: str) -> None:
     """Parts of two models of the category, a photo of each, and its outline the mask's."""
-    cads, _ = read_cads(RELEASE, category)
+    cads, *_ = read_cads(RELEASE, category)
     for vertices, faces in sorted(cads.values(), key=lambda cad: len(cad[1]))[:2]:
         cad = with_parts(vertices, faces, category)
         assert np.isfinite(cad.corner_normals).all()
