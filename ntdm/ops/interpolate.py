@@ -74,29 +74,23 @@ def _backward(
     need_attributes: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     inputs = [t.contiguous() for t in (grad, attributes, faces, face_index, barycentric)]
-    grad_barycentric, per_item = _gradients(attributes, barycentric, len(face_index), need_attributes)
-    kernels.call(
-        "interpolate_backward", *inputs, *_sizes(attributes, face_index), attributes.shape[1],
-        per_item if need_attributes else None, grad_barycentric,
-    )  # fmt: skip
-    return _to_table(per_item, attributes), grad_barycentric
-
-
-def _backward_cuda(
-    grad: Tensor, attributes: Tensor, faces: Tensor, face_index: Tensor, barycentric: Tensor,
-    need_attributes: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    inputs = [t.contiguous() for t in (grad, attributes, faces, face_index, barycentric)]
-    grad, _, faces, _, barycentric = inputs
-    grad_barycentric, per_item = _gradients(attributes, barycentric, len(face_index), need_attributes)
-    kernels.call("barycentric_gradient", *inputs[:4], *_sizes(attributes, face_index), grad_barycentric)
-    if need_attributes:
-        _, vertices, channels = attributes.shape
-        kernels.call(
-            "attribute_gradient", grad, barycentric, len(face_index), vertices, len(faces), channels,
-            *pixels_by_face(face_index, len(faces)), *corners_by_vertex(faces, vertices), per_item,
-        )  # fmt: skip
-    return _to_table(per_item, attributes), grad_barycentric
+    sizes, (shared, vertices, channels) = _sizes(attributes, face_index), attributes.shape
+    grad_barycentric = torch.empty_like(inputs[4])
+    # A table an item, also where all share one: added up below in their order.
+    tables = attributes.new_empty((sizes[0] if need_attributes else 0, vertices, channels))
+    if not kernels.target(grad).cuda:
+        to_attributes = tables if need_attributes else None
+        kernels.call("interpolate_backward", *inputs, *sizes, vertices, to_attributes, grad_barycentric)
+    else:
+        kernels.call("barycentric_gradient", *inputs[:4], *sizes, grad_barycentric)
+        if need_attributes:
+            kernels.call(
+                "attribute_gradient", inputs[0], inputs[4], sizes[0], vertices, len(faces), channels,
+                *pixels_by_face(face_index, len(faces)), *corners_by_vertex(faces, vertices), tables,
+            )  # fmt: skip
+    if need_attributes and shared != sizes[0]:
+        tables = tables.sum(0, keepdim=True)
+    return tables, grad_barycentric
 
 
 def _backward_fake(
@@ -112,19 +106,6 @@ def _sizes(attributes: Tensor, face_index: Tensor) -> tuple[int, int, int, int]:
     shared, vertices, channels = attributes.shape
     batch, height, width = face_index.shape
     return batch, 0 if shared == 1 else vertices * channels, channels, height * width
-
-
-def _gradients(
-    attributes: Tensor, barycentric: Tensor, batch: int, need_attributes: bool
-) -> tuple[Tensor, Tensor]:
-    """Memory for the gradients to barycentric and to attributes, of these one table an item."""
-    per_item = attributes.new_empty((batch if need_attributes else 0, *attributes.shape[1:]))
-    return torch.empty_like(barycentric, memory_format=torch.contiguous_format), per_item
-
-
-def _to_table(per_item: Tensor, attributes: Tensor) -> Tensor:
-    """The gradient to attributes from one table an item: their sum where all items share one."""
-    return per_item.sum(0, keepdim=True) if 1 == len(attributes) < len(per_item) else per_item
 
 
 def _context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -152,5 +133,4 @@ register(
     " Tensor barycentric, bool need_attributes) -> (Tensor, Tensor)",
     _backward,
     _backward_fake,
-    cuda=_backward_cuda,
 )

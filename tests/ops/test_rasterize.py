@@ -327,6 +327,9 @@ def test_empty_inputs():
     none = rasterize(vertices[:0], faces, focal[:0], centre[:0], size)
     assert none.barycentric.shape == (0, *size, 3)
     assert soft_silhouette(vertices[:0], faces, focal[:0], centre[:0], none).soft.shape == (0, *size)
+    (shared,) = leaves(vertices[:1])
+    interpolate(shared, faces, none).sum().backward()
+    assert shared.grad is not None and shared.grad.shape == (1, *vertices.shape[1:]) and not shared.grad.any()
     bare = rasterize(vertices, faces[:0], focal, centre, size)
     assert (bare.face_index == -1).all() and bare.dropped.tolist() == [0, 0]
     (v,) = leaves(vertices)
