@@ -1,6 +1,7 @@
 """The momentum update of neural textures, in place: what training does to them after every step.
 
-For each visible texel with feature f and bin weights alpha, and each view bin b (method: section 3.2),
+For each visible texel with feature f and bin weights alpha, and each view bin b (section 3.3 of arXiv
+2306.00118),
 
     seen before:              theta_b <- normalise(theta_b + (1 - m) alpha_b (f - theta_b))
     not, and alpha_b > first: theta_b <- f, and the bin is marked seen

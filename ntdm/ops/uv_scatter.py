@@ -1,5 +1,7 @@
 """UV scatter: lift the features of an image onto the texture map of the surface it shows.
 
+Equations are numbered as in arXiv 2306.00118.
+
 A texel (i, j) of a q x q map is the point u = (j + 0.5) / q, v = (i + 0.5) / q. Rendering gives each covered
 pixel p a surface coordinate U_p = (u, v) and the network gives it a feature F_p. Every 2 x 2 block of covered
 pixels is a quad in texture space; a texel centre X inside it solves (inverse bilinear)

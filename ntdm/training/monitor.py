@@ -18,6 +18,7 @@ from ntdm.data.batch import make_batch
 from ntdm.data.dataset import SampleDataset
 from ntdm.geometry import metrics
 from ntdm.geometry.camera import rotation
+from ntdm.io.cache_split import find
 from ntdm.io.progress import say
 from ntdm.io.run_folder import RunFolder
 from ntdm.methods.ntdm import NTDM
@@ -36,6 +37,13 @@ class Validation:
 
     paths: Sequence[Path]
     inference: InferConfig
+
+    @classmethod
+    def open(
+        cls, cache_dir: Path, key: str, categories: Sequence[str] | None, inference: InferConfig
+    ) -> "Validation":
+        """The files of `key` ("pascal3d/val") in a cache folder; ValueError as :func:`find`."""
+        return cls(find(cache_dir, key, categories), inference)
 
 
 class TrainingMonitor:
@@ -59,11 +67,11 @@ class TrainingMonitor:
     def after(self, row: dict[str, Any], epochs: int, model: Model) -> None:
         """After the epoch of train.csv's `row`, to which the validation's accuracy is added."""
         epoch, sheet = row["epoch"], None
-        close = self.every > 0 and (epoch % self.every == 0 or epoch == epochs)
+        sheet_due = self.every > 0 and (epoch % self.every == 0 or epoch == epochs)
         if self.validation is not None:
             row["val_pose_acc_pi_6"] = None
         self._epochs += 1
-        if close:
+        if sheet_due:
             model.eval()
             sheet = self._look(epoch, model)
             if self.validation is not None:
@@ -93,8 +101,8 @@ class TrainingMonitor:
             return None
         count = min(PHOTOS, len(self.data))
         items = [self.data[i * len(self.data) // count] for i in range(count)]
-        drawn = draw_augmentation(count, model.config, torch.Generator().manual_seed(0))
-        batch = make_batch(items, model.categories, model.num_latents, model.config, drawn)
+        augmentation = draw_augmentation(count, model.config, torch.Generator().manual_seed(0))
+        batch = make_batch(items, model.categories, model.num_latents, model.config, augmentation)
         batch = batch.to(str(next(model.parameters()).device))
         with torch.no_grad():
             length = float(model.features(batch.photo).flatten(0, 2).mean(0).norm())
@@ -117,7 +125,7 @@ class TrainingMonitor:
         predictor = METHODS[model.config.method].predictor(
             model, validation.inference, data.image_size, self.focal
         )
-        device, found = next(model.parameters()).device, []
+        device, viewpoints = next(model.parameters()).device, []
         for start in range(0, count, validation.inference.batch_size):
             part = items[start : start + validation.inference.batch_size]
             photo = torch.stack([item["image"] for item in part]).to(device)
@@ -125,10 +133,10 @@ class TrainingMonitor:
             if guess.viewpoint is None:
                 say(f"{model.config.method} predicts no pose: --validate-on measures nothing")
                 return None
-            found.append(guess.viewpoint)
+            viewpoints.append(guess.viewpoint)
         truth = torch.stack([item["viewpoint"] for item in items])
         error = metrics.rotation_error(
-            *(rotation(v.cpu().double()).numpy() for v in (torch.cat(found), truth))
+            *(rotation(v.cpu().double()).numpy() for v in (torch.cat(viewpoints), truth))
         )
         accuracy = metrics.accuracy(error, metrics.PI_6)
         say(f"epoch {epoch}: pose within pi/6 on {count} photos: {accuracy:.1f} %")

@@ -106,7 +106,11 @@ def describe(
     """A caption of two lines: the sample, then predicted class, pose error in degrees, IoU in percent.
 
     Args:
-        rotation_error: radians. amodal_iou: a share. None for what was not measured.
+        name: of the sample.
+        category: the true one.
+        predicted: the chosen category; None where none was.
+        rotation_error: radians; None where not measured.
+        amodal_iou: 0 to 1; None where not measured.
     """
     parts = []
     if predicted is not None:
@@ -116,6 +120,11 @@ def describe(
     if amodal_iou is not None:
         parts.append(f"IoU {100 * amodal_iou:.1f} %")
     return f"{name}\n{', '.join(parts)}"
+
+
+def even_steps(order: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The first, the last and even steps between them, of `order` [N]: min(N, count) of its numbers."""
+    return order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)]
 
 
 def contact_sheet(
