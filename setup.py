@@ -37,9 +37,9 @@ class BuildRooms(build_py):
         for old in package.glob("libntdm*.so"):
             old.unlink()
         kernels = native()
-        for build in (kernels.build, *([kernels.build_cuda] if kernels.cuda_is_wanted() else [])):
+        for library in (kernels.CPU, *([kernels.CUDA] if kernels.cuda_is_wanted() else [])):
             try:
-                build(package)
+                library.build(package)
             except RuntimeError as reason:  # still usable: built at first use, and `ntdm doctor` says so
                 print(f"ntdm: operators not built now: {reason}", file=sys.stderr)
 

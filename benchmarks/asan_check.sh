@@ -22,16 +22,18 @@ export CXX="$scratch/c++" XDG_CACHE_HOME="$scratch" PYTHONPATH="$PWD${PYTHONPATH
 export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1
 
 LD_PRELOAD="$($real -print-file-name=libasan.so) $($real -print-file-name=libstdc++.so.6)" "$python" - "$@" <<'EOF'
+import dataclasses
 import sys
 
 import pytest
 
-from ntdm.ops import build as native, kernels
+from ntdm.ops import build, kernels
 
-native.FLAGS += ("-DNTDM_SANITIZED",)  # another name: the library that is there already is not taken
+# Another name: the library that is there already is not taken.
+build.CPU = dataclasses.replace(build.CPU, flags=(*build.FLAGS, "-DNTDM_SANITIZED"))
 kernels.library()
 operators = ("uv_scatter", "rasterize", "texture_lookup", "texture_update", "amodal_mask", "cuda_lanes")
-tests = [f"tests/test_{name}.py" for name in operators]
+tests = [f"tests/ops/test_{name}.py" for name in operators]
 sys.exit(pytest.main(["-q", "--capture=sys", "-p", "no:cacheprovider", "-k", "not compile and not than_memory", *tests, *sys.argv[1:]]))
 EOF
 echo "asan_check: nothing found"

@@ -27,9 +27,10 @@ step() { # step NAME COMMAND...: into OUT/NAME.log and onto the screen
 step machine nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
 step build "$python" -c "
 import time
-from ntdm.ops import build as native
+from ntdm.ops import build, kernels
 start = time.time()
-print(native.built_cuda() or native.build_cuda(native.user_cache()), f'{time.time() - start:.1f} s')"
+kernels.cuda_library()
+print(build.CUDA.built(), f'{time.time() - start:.1f} s')"
 step tests "$python" -m pytest -q -m gpu -rs tests/ops/test_kernels.py tests/ops/test_uv_scatter.py tests/ops/test_rasterize.py \
     tests/ops/test_rasterize_kaolin.py tests/ops/test_texture_lookup.py tests/ops/test_texture_update.py \
     tests/shapes/test_nearest_faces.py

@@ -56,10 +56,11 @@ void touch(const Vertex& v0, const Vertex& v1, const Vertex& v2, int height, int
 extern "C" {
 
 // vertices [vertex_count, 3] in the camera frame, faces [face_count, 3], focal and principal point in cells;
-// sets what is touched of out [height, width] to 1. A face with a corner nearer than `near` is left out.
-void ntdm_amodal_mask_f64(const double* vertices, const int64_t* faces, int64_t vertex_count,
-                          int64_t face_count, double focal, double px, double py, double near, int64_t height,
-                          int64_t width, uint8_t* out, int /* threads */) {
+// sets what is touched of out [height, width] to 1. A face with a corner nearer than `near` is left out. One
+// thread does it all: faces may touch the same cells, and a mesh is little work.
+int ntdm_amodal_mask_f64(const double* vertices, const int64_t* faces, int64_t vertex_count,
+                         int64_t face_count, int64_t height, int64_t width, double focal, double px,
+                         double py, double near, uint8_t* out, int) {
     std::vector<Vertex> projected(vertex_count);
     ntdm::project(vertices, vertex_count, focal, px, py, near, projected.data());
     for (int64_t f = 0; f < face_count; ++f) {
@@ -68,5 +69,6 @@ void ntdm_amodal_mask_f64(const double* vertices, const int64_t* faces, int64_t 
         if (v0.inverse == 0 || v1.inverse == 0 || v2.inverse == 0) continue;
         touch(v0, v1, v2, int(height), int(width), out);
     }
+    return 0;
 }
 }

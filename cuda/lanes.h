@@ -1,5 +1,6 @@
 // Vectors of the compiler (GCC, Clang), whatever registers the CPU has: left to itself it finds loops over
 // pixels too long to turn into vectors.
+
 #pragma once
 
 #include <cstdint>
@@ -7,8 +8,10 @@
 
 namespace ntdm {
 
+// Neighbouring pixels that a CPU kernel takes at a time, a vector lane each.
 constexpr int kLanes = 8;
 
+// kLanes values of a type, and integers of the same size.
 template <typename T>
 struct Lanes;
 template <>
@@ -28,7 +31,6 @@ inline V load(const T* from) {
     std::memcpy(&value, from, sizeof value);
     return value;
 }
-
 template <typename V, typename T>
 inline void store(T* to, V value) {
     std::memcpy(to, &value, sizeof value);

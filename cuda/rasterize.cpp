@@ -1,5 +1,5 @@
-// Z-buffer rasterizer, its derivative, and interpolation of vertex attributes. Python face:
-// ntdm/ops/rasterize.py.
+// Z-buffer rasterizer, its derivative, and interpolation of vertex attributes. Python
+// faces: ntdm/ops/rasterize.py and interpolate.py.
 //
 // Camera frame: x right, y up, z back; depth = -z. Pixel (row r, column c) has its centre at (c + 0.5, r +
 // 0.5). All arithmetic is double whatever the storage type T: a face costs about the same. Every output
@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -18,11 +17,12 @@
 
 namespace {
 
+using ntdm::kLanes;
+using ntdm::load;
+using ntdm::store;
 using ntdm::Triangle;
 using ntdm::Vertex;
 
-using ntdm::kLanes;
-using ntdm::load;
 typedef ntdm::Lanes<double>::Value Doubles;
 typedef ntdm::Lanes<float>::Value Floats;
 typedef ntdm::Lanes<float>::Index Ints;
@@ -76,10 +76,8 @@ inline void fill_row(const Triangle& t, double y, int face, int first, int last,
         const Floats old = load<Floats>(depth + c);
         // Strictly nearer: faces come in order, so the lower index keeps a tie.
         const Ints nearer = inside & (z < old);
-        const Floats new_depth = nearer ? z : old;
-        const Ints new_index = nearer ? Ints{} + face : load<Ints>(index + c);
-        std::memcpy(depth + c, &new_depth, sizeof new_depth);
-        std::memcpy(index + c, &new_index, sizeof new_index);
+        store(depth + c, nearer ? z : old);
+        store(index + c, nearer ? Ints{} + face : load<Ints>(index + c));
     }
 }
 
@@ -114,7 +112,7 @@ int64_t fill(const Vertex* vertices, const Box* boxes, const int64_t* faces, int
 template <typename T>
 void rasterize(const T* vertices, const int64_t* faces, const T* focal, const T* principal_point,
                int64_t batch, int64_t vertex_count, int64_t face_count, int height, int width, double near,
-               int threads, T* barycentric, T* depth, int64_t* face_index, int64_t* dropped) {
+               T* barycentric, T* depth, int64_t* face_index, int64_t* dropped, int threads) {
     // Small batches are cut into bands of rows; every band sees every face, so the result is the same.
     const int stride = width + kLanes;  // a vector may stick out of its row
     const int bands = batch > 0 ? int(std::clamp<int64_t>(threads / batch, 1, std::max(height, 1))) : 1;
@@ -163,8 +161,8 @@ template <typename T>
 void rasterize_backward(const T* vertices, const int64_t* faces, const T* focal, const T* principal_point,
                         const int64_t* face_index, const T* barycentric, const T* depth,
                         const T* grad_barycentric, const T* grad_depth, int64_t batch, int64_t vertex_count,
-                        int height, int width, int threads, T* grad_vertices, T* grad_focal,
-                        T* grad_principal_point) {
+                        int height, int width, T* grad_vertices, T* grad_focal, T* grad_principal_point,
+                        int threads) {
 #pragma omp parallel num_threads(threads)
     {
         std::vector<double> sums(3 * vertex_count);
@@ -206,8 +204,8 @@ void rasterize_backward(const T* vertices, const int64_t* faces, const T* focal,
 // attribute_stride is vertex_count * channels, or 0 where all items share one table.
 template <typename T>
 void interpolate(const T* attributes, const int64_t* faces, const int64_t* face_index, const T* barycentric,
-                 int64_t batch, int64_t attribute_stride, int64_t channels, int64_t pixels, int threads,
-                 T* out) {
+                 int64_t batch, int64_t attribute_stride, int64_t channels, int64_t pixels, T* out,
+                 int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < batch * pixels; ++i) {
         T* target = out + i * channels;
@@ -228,9 +226,9 @@ void interpolate(const T* attributes, const int64_t* faces, const int64_t* face_
 // caller adds them up), or null where nobody asks for it.
 template <typename T>
 void interpolate_backward(const T* grad, const T* attributes, const int64_t* faces, const int64_t* face_index,
-                          const T* barycentric, int64_t batch, int64_t attribute_stride, int64_t vertex_count,
-                          int64_t channels, int64_t pixels, int threads, T* grad_attributes,
-                          T* grad_barycentric) {
+                          const T* barycentric, int64_t batch, int64_t attribute_stride, int64_t channels,
+                          int64_t pixels, int64_t vertex_count, T* grad_attributes, T* grad_barycentric,
+                          int threads) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (int64_t item = 0; item < batch; ++item) {
         const T* table = attributes + item * attribute_stride;
@@ -257,34 +255,38 @@ void interpolate_backward(const T* grad, const T* attributes, const int64_t* fac
 }  // namespace
 
 #define NTDM_RASTERIZE(T, SUFFIX)                                                                          \
-    void ntdm_rasterize_##SUFFIX(                                                                          \
+    int ntdm_rasterize_##SUFFIX(                                                                           \
         const T* vertices, const int64_t* faces, const T* focal, const T* principal_point, int64_t batch,  \
         int64_t vertex_count, int64_t face_count, int64_t height, int64_t width, double near,              \
         T* barycentric, T* depth, int64_t* face_index, int64_t* dropped, int threads) {                    \
         rasterize(vertices, faces, focal, principal_point, batch, vertex_count, face_count, int(height),   \
-                  int(width), near, threads, barycentric, depth, face_index, dropped);                     \
+                  int(width), near, barycentric, depth, face_index, dropped, threads);                     \
+        return 0;                                                                                          \
     }                                                                                                      \
-    void ntdm_rasterize_backward_##SUFFIX(                                                                 \
+    int ntdm_rasterize_backward_##SUFFIX(                                                                  \
         const T* vertices, const int64_t* faces, const T* focal, const T* principal_point,                 \
         const int64_t* face_index, const T* barycentric, const T* depth, const T* grad_barycentric,        \
         const T* grad_depth, int64_t batch, int64_t vertex_count, int64_t height, int64_t width,           \
         T* grad_vertices, T* grad_focal, T* grad_principal_point, int threads) {                           \
         rasterize_backward(vertices, faces, focal, principal_point, face_index, barycentric, depth,        \
                            grad_barycentric, grad_depth, batch, vertex_count, int(height), int(width),     \
-                           threads, grad_vertices, grad_focal, grad_principal_point);                      \
+                           grad_vertices, grad_focal, grad_principal_point, threads);                      \
+        return 0;                                                                                          \
     }                                                                                                      \
-    void ntdm_interpolate_##SUFFIX(const T* attributes, const int64_t* faces, const int64_t* face_index,   \
-                                   const T* barycentric, int64_t batch, int64_t attribute_stride,          \
-                                   int64_t channels, int64_t pixels, T* out, int threads) {                \
+    int ntdm_interpolate_##SUFFIX(const T* attributes, const int64_t* faces, const int64_t* face_index,    \
+                                  const T* barycentric, int64_t batch, int64_t attribute_stride,           \
+                                  int64_t channels, int64_t pixels, T* out, int threads) {                 \
         interpolate(attributes, faces, face_index, barycentric, batch, attribute_stride, channels, pixels, \
-                    threads, out);                                                                         \
+                    out, threads);                                                                         \
+        return 0;                                                                                          \
     }                                                                                                      \
-    void ntdm_interpolate_backward_##SUFFIX(                                                               \
+    int ntdm_interpolate_backward_##SUFFIX(                                                                \
         const T* grad, const T* attributes, const int64_t* faces, const int64_t* face_index,               \
-        const T* barycentric, int64_t batch, int64_t attribute_stride, int64_t vertex_count,               \
-        int64_t channels, int64_t pixels, T* grad_attributes, T* grad_barycentric, int threads) {          \
+        const T* barycentric, int64_t batch, int64_t attribute_stride, int64_t channels, int64_t pixels,   \
+        int64_t vertex_count, T* grad_attributes, T* grad_barycentric, int threads) {                      \
         interpolate_backward(grad, attributes, faces, face_index, barycentric, batch, attribute_stride,    \
-                             vertex_count, channels, pixels, threads, grad_attributes, grad_barycentric);  \
+                             channels, pixels, vertex_count, grad_attributes, grad_barycentric, threads);  \
+        return 0;                                                                                          \
     }
 
 extern "C" {

@@ -1,5 +1,5 @@
-// Rasterizer on CUDA: its derivative, and interpolation of vertex attributes, as rasterize.cpp. Python face:
-// ntdm/ops/rasterize_cuda.py.
+// Rasterizer on CUDA: its derivative, and interpolation of vertex attributes, as rasterize.cpp. Python
+// faces: ntdm/ops/rasterize.py and interpolate.py.
 //
 // The z-buffer holds depth (as float32, whose bits are ordered as the numbers are) and face in one integer,
 // so the nearest face, and of equals the lowest, is a minimum that no order of threads can change.
@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "launch.h"
+#include "project_each.h"
 #include "triangle.h"
 
 namespace {
@@ -21,20 +22,6 @@ using ntdm::Triangle;
 using ntdm::Vertex;
 
 constexpr int64_t kNothing = INT64_MAX;  // the z-buffer's background
-
-template <typename T>
-struct Project {
-    const T *vertices, *focal, *principal_point;
-    int64_t vertex_count;
-    double near;
-    Vertex* projected;
-
-    NTDM_BODY void operator()(int64_t i) const {
-        const int64_t b = i / vertex_count;
-        projected[i] = ntdm::project(vertices + 3 * i, double(focal[b]), double(principal_point[2 * b]),
-                                     double(principal_point[2 * b + 1]), near);
-    }
-};
 
 NTDM_DEVICE inline double least(double a, double b, double c) {
     return ntdm::lesser(a, ntdm::lesser(b, c));
@@ -238,17 +225,12 @@ struct AttributeGradient {
 }  // namespace
 
 #define NTDM_RASTERIZE(T, SUFFIX)                                                                            \
-    int ntdm_cuda_project_##SUFFIX(const T* vertices, const T* focal, const T* principal_point,              \
-                                   int64_t batch, int64_t vertex_count, double near, Vertex* projected,      \
-                                   Stream stream) {                                                          \
-        ntdm::each(batch * vertex_count, stream,                                                             \
-                   Project<T>{vertices, focal, principal_point, vertex_count, near, projected});             \
-        return ntdm::launch_error();                                                                         \
-    }                                                                                                        \
-    int ntdm_cuda_rasterize_##SUFFIX(const Vertex* projected, const int64_t* faces, int64_t batch,           \
-                                     int64_t vertex_count, int64_t face_count, int64_t height,               \
-                                     int64_t width, int64_t* z_buffer, T* barycentric, T* depth,             \
+    int ntdm_cuda_rasterize_##SUFFIX(const T* vertices, const int64_t* faces, const T* focal,                \
+                                     const T* principal_point, int64_t batch, int64_t vertex_count,          \
+                                     int64_t face_count, int64_t height, int64_t width, double near,         \
+                                     Vertex* projected, int64_t* z_buffer, T* barycentric, T* depth,         \
                                      int64_t* face_index, int64_t* dropped, Stream stream) {                 \
+        ntdm::project_each(vertices, focal, principal_point, batch, vertex_count, near, projected, stream);  \
         ntdm::each_team<8>(                                                                                  \
             batch * face_count, stream,                                                                      \
             Fill{projected, faces, vertex_count, face_count, height, width, z_buffer, dropped});             \

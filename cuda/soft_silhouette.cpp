@@ -1,6 +1,6 @@
 // Soft silhouette of a mesh outside its outline, its derivative, and the nearest point of the mesh.
-// Python face: ntdm/ops/rasterize.py. m = 1 - prod over faces (1 - exp(-d^2 / sigma^2)), d the distance in
-// pixels from the pixel's centre to the projected face, faces farther than the reach left out; 1 inside.
+// Python face: ntdm/ops/soft_silhouette.py. m = 1 - prod over faces (1 - exp(-d^2 / sigma^2)), d the distance
+// in pixels from the pixel's centre to the projected face, faces farther than the reach left out; 1 inside.
 //
 // nearby_faces.h makes groups of eight outside pixels and finds the faces near each; here a group meets its
 // faces. One thread does an item, faces in order within a group, so results are the same to the last bit for
@@ -52,8 +52,8 @@ inline Lanes<double>::Value exp_minus(Lanes<double>::Value x) {
 template <typename T>
 void soft_silhouette(const T* vertices, const int64_t* faces, const T* focal, const T* principal_point,
                      const int64_t* face_index, int64_t batch, int64_t vertex_count, int64_t face_count,
-                     int height, int width, double near, double sigma, double reach, int threads, T* soft,
-                     int64_t* nearest_face, T* nearest_barycentric) {
+                     int height, int width, double near, double sigma, double reach, T* soft,
+                     int64_t* nearest_face, T* nearest_barycentric, int threads) {
     typedef typename Lanes<T>::Value V;
     typedef typename Lanes<T>::Index I;
     typedef std::decay_t<decltype(I{}[0])> Int;
@@ -115,8 +115,8 @@ template <typename T>
 void soft_silhouette_backward(const T* vertices, const int64_t* faces, const T* focal,
                               const T* principal_point, const int64_t* face_index, const T* soft,
                               const T* grad, int64_t batch, int64_t vertex_count, int64_t face_count,
-                              int height, int width, double near, double sigma, double reach, int threads,
-                              T* grad_vertices, T* grad_focal, T* grad_principal_point) {
+                              int height, int width, double near, double sigma, double reach,
+                              T* grad_vertices, T* grad_focal, T* grad_principal_point, int threads) {
     typedef typename Lanes<T>::Value V;
     const T scale = T(1 / (sigma * sigma)), limit = T(reach * reach);
 #pragma omp parallel num_threads(threads)
@@ -193,24 +193,26 @@ void soft_silhouette_backward(const T* vertices, const int64_t* faces, const T* 
 
 }  // namespace
 
-#define NTDM_SOFT_SILHOUETTE(T, SUFFIX)                                                                    \
-    void ntdm_soft_silhouette_##SUFFIX(const T* vertices, const int64_t* faces, const T* focal,            \
-                                       const T* principal_point, const int64_t* face_index, int64_t batch, \
-                                       int64_t vertex_count, int64_t face_count, int64_t height,           \
-                                       int64_t width, double near, double sigma, double reach, T* soft,    \
-                                       int64_t* nearest_face, T* nearest_barycentric, int threads) {       \
-        soft_silhouette(vertices, faces, focal, principal_point, face_index, batch, vertex_count,          \
-                        face_count, int(height), int(width), near, sigma, reach, threads, soft,            \
-                        nearest_face, nearest_barycentric);                                                \
-    }                                                                                                      \
-    void ntdm_soft_silhouette_backward_##SUFFIX(                                                           \
-        const T* vertices, const int64_t* faces, const T* focal, const T* principal_point,                 \
-        const int64_t* face_index, const T* soft, const T* grad, int64_t batch, int64_t vertex_count,      \
-        int64_t face_count, int64_t height, int64_t width, double near, double sigma, double reach,        \
-        T* grad_vertices, T* grad_focal, T* grad_principal_point, int threads) {                           \
-        soft_silhouette_backward(vertices, faces, focal, principal_point, face_index, soft, grad, batch,   \
-                                 vertex_count, face_count, int(height), int(width), near, sigma, reach,    \
-                                 threads, grad_vertices, grad_focal, grad_principal_point);                \
+#define NTDM_SOFT_SILHOUETTE(T, SUFFIX)                                                                   \
+    int ntdm_soft_silhouette_##SUFFIX(const T* vertices, const int64_t* faces, const T* focal,            \
+                                      const T* principal_point, const int64_t* face_index, int64_t batch, \
+                                      int64_t vertex_count, int64_t face_count, int64_t height,           \
+                                      int64_t width, double near, double sigma, double reach, T* soft,    \
+                                      int64_t* nearest_face, T* nearest_barycentric, int threads) {       \
+        soft_silhouette(vertices, faces, focal, principal_point, face_index, batch, vertex_count,         \
+                        face_count, int(height), int(width), near, sigma, reach, soft, nearest_face,      \
+                        nearest_barycentric, threads);                                                    \
+        return 0;                                                                                         \
+    }                                                                                                     \
+    int ntdm_soft_silhouette_backward_##SUFFIX(                                                           \
+        const T* vertices, const int64_t* faces, const T* focal, const T* principal_point,                \
+        const int64_t* face_index, const T* soft, const T* grad, int64_t batch, int64_t vertex_count,     \
+        int64_t face_count, int64_t height, int64_t width, double near, double sigma, double reach,       \
+        T* grad_vertices, T* grad_focal, T* grad_principal_point, int threads) {                          \
+        soft_silhouette_backward(vertices, faces, focal, principal_point, face_index, soft, grad, batch,  \
+                                 vertex_count, face_count, int(height), int(width), near, sigma, reach,   \
+                                 grad_vertices, grad_focal, grad_principal_point, threads);               \
+        return 0;                                                                                         \
     }
 
 extern "C" {

@@ -1,5 +1,5 @@
 // Soft silhouette on CUDA, its derivative, and the nearest point of the mesh, as soft_silhouette.cpp. Python
-// face: ntdm/ops/rasterize_cuda.py.
+// face: ntdm/ops/soft_silhouette.py.
 //
 // Forward, a team is a tile of pixels, a lane a pixel. The lanes test as many faces' boxes against the tile
 // at once, and then all of them visit, in face order, the faces that came near: no lists, hence nothing that
@@ -10,6 +10,7 @@
 
 #include "launch.h"
 #include "outline.h"
+#include "project_each.h"
 
 namespace {
 
@@ -192,36 +193,39 @@ struct VertexGradient {
 
 }  // namespace
 
-#define NTDM_SOFT_SILHOUETTE(T, SUFFIX)                                                                      \
-    int ntdm_cuda_soft_silhouette_##SUFFIX(                                                                  \
-        const Vertex* projected, const int64_t* faces, const int64_t* face_index, int64_t batch,             \
-        int64_t vertex_count, int64_t face_count, int64_t height, int64_t width, double sigma, double reach, \
-        Box<T>* boxes, T* soft, int64_t* nearest_face, T* nearest_barycentric, Stream stream) {              \
-        const Scene<T> scene = {projected,        faces,           face_index, vertex_count,                 \
-                                face_count,       height,          width,      T(1 / (sigma * sigma)),       \
-                                T(reach * reach), T(reach * 1.001)};                                         \
-        const int64_t rows = (height + kTileHeight - 1) / kTileHeight;                                       \
-        const int64_t columns = (width + kTileWidth - 1) / kTileWidth;                                       \
-        ntdm::each(batch * face_count, stream, MakeBoxes<T>{scene, boxes});                                  \
-        ntdm::each_team<32>(                                                                                 \
-            batch * rows * columns, stream,                                                                  \
-            Soften<T>{scene, boxes, rows, columns, soft, nearest_face, nearest_barycentric});                \
-        return ntdm::launch_error();                                                                         \
-    }                                                                                                        \
-    int ntdm_cuda_soft_silhouette_backward_##SUFFIX(                                                         \
-        const Vertex* projected, const int64_t* faces, const int64_t* face_index, const T* vertices,         \
-        const T* focal, const T* soft, const T* grad, int64_t batch, int64_t vertex_count,                   \
-        int64_t face_count, int64_t height, int64_t width, double sigma, double reach,                       \
-        const int64_t* corner_start, const int64_t* corners, double* face_sums, T* grad_vertices,            \
-        double* camera_sums, Stream stream) {                                                                \
-        const Scene<T> scene = {projected,        faces,           face_index, vertex_count,                 \
-                                face_count,       height,          width,      T(1 / (sigma * sigma)),       \
-                                T(reach * reach), T(reach * 1.001)};                                         \
-        ntdm::each_team<8>(batch * face_count, stream, FaceGradient<T>{scene, soft, grad, face_sums});       \
-        ntdm::each(batch * vertex_count, stream,                                                             \
-                   VertexGradient<T>{vertices, focal, projected, corner_start, corners, vertex_count,        \
-                                     face_count, face_sums, grad_vertices, camera_sums});                    \
-        return ntdm::launch_error();                                                                         \
+#define NTDM_SOFT_SILHOUETTE(T, SUFFIX)                                                                     \
+    int ntdm_cuda_soft_silhouette_##SUFFIX(                                                                 \
+        const T* vertices, const int64_t* faces, const T* focal, const T* principal_point,                  \
+        const int64_t* face_index, int64_t batch, int64_t vertex_count, int64_t face_count, int64_t height, \
+        int64_t width, double near, double sigma, double reach, Vertex* projected, Box<T>* boxes, T* soft,  \
+        int64_t* nearest_face, T* nearest_barycentric, Stream stream) {                                     \
+        const Scene<T> scene = {projected,        faces,           face_index, vertex_count,                \
+                                face_count,       height,          width,      T(1 / (sigma * sigma)),      \
+                                T(reach * reach), T(reach * 1.001)};                                        \
+        ntdm::project_each(vertices, focal, principal_point, batch, vertex_count, near, projected, stream); \
+        const int64_t rows = (height + kTileHeight - 1) / kTileHeight;                                      \
+        const int64_t columns = (width + kTileWidth - 1) / kTileWidth;                                      \
+        ntdm::each(batch * face_count, stream, MakeBoxes<T>{scene, boxes});                                 \
+        ntdm::each_team<32>(                                                                                \
+            batch * rows * columns, stream,                                                                 \
+            Soften<T>{scene, boxes, rows, columns, soft, nearest_face, nearest_barycentric});               \
+        return ntdm::launch_error();                                                                        \
+    }                                                                                                       \
+    int ntdm_cuda_soft_silhouette_backward_##SUFFIX(                                                        \
+        const T* vertices, const int64_t* faces, const T* focal, const T* principal_point,                  \
+        const int64_t* face_index, const T* soft, const T* grad, int64_t batch, int64_t vertex_count,       \
+        int64_t face_count, int64_t height, int64_t width, double near, double sigma, double reach,         \
+        const int64_t* corner_start, const int64_t* corners, Vertex* projected, double* face_sums,          \
+        T* grad_vertices, double* camera_sums, Stream stream) {                                             \
+        const Scene<T> scene = {projected,        faces,           face_index, vertex_count,                \
+                                face_count,       height,          width,      T(1 / (sigma * sigma)),      \
+                                T(reach * reach), T(reach * 1.001)};                                        \
+        ntdm::project_each(vertices, focal, principal_point, batch, vertex_count, near, projected, stream); \
+        ntdm::each_team<8>(batch * face_count, stream, FaceGradient<T>{scene, soft, grad, face_sums});      \
+        ntdm::each(batch * vertex_count, stream,                                                            \
+                   VertexGradient<T>{vertices, focal, projected, corner_start, corners, vertex_count,       \
+                                     face_count, face_sums, grad_vertices, camera_sums});                   \
+        return ntdm::launch_error();                                                                        \
     }
 
 extern "C" {

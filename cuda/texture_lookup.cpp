@@ -7,49 +7,44 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include "bilinear.h"
+#include "lanes.h"
 
 namespace {
 
 using ntdm::Corners;
+using ntdm::load;
+using ntdm::store;
 
-// 32 bytes: one AVX register; compilers without AVX split it in two.
+// 32 bytes of channels: one AVX register; compilers without AVX split it in two.
 template <typename T>
-struct Lanes {
+struct Register {
     typedef T type __attribute__((vector_size(32)));
     static constexpr int64_t count = 32 / sizeof(T);
 };
 
-template <typename T>
-inline typename Lanes<T>::type load(const T* from) {
-    typename Lanes<T>::type value;
-    std::memcpy(&value, from, sizeof value);
-    return value;
-}
-
 // out[0:d] = sum_n coefficient[n] * rows[n][0:d]. Four registers of the sum stay live over all rows.
 template <typename T>
 void weighted_sum(const T* const* rows, const T* coefficient, int64_t num_rows, int64_t d, T* out) {
-    using V = typename Lanes<T>::type;
-    constexpr int64_t lanes = Lanes<T>::count;
+    using V = typename Register<T>::type;
+    constexpr int64_t lanes = Register<T>::count;
     int64_t at = 0;
     for (; at + 4 * lanes <= d; at += 4 * lanes) {
         V sum0 = {}, sum1 = {}, sum2 = {}, sum3 = {};
         for (int64_t n = 0; n < num_rows; ++n) {
             const T* row = rows[n] + at;
             const T c = coefficient[n];
-            sum0 += c * load(row);
-            sum1 += c * load(row + lanes);
-            sum2 += c * load(row + 2 * lanes);
-            sum3 += c * load(row + 3 * lanes);
+            sum0 += c * load<V>(row);
+            sum1 += c * load<V>(row + lanes);
+            sum2 += c * load<V>(row + 2 * lanes);
+            sum3 += c * load<V>(row + 3 * lanes);
         }
-        std::memcpy(out + at, &sum0, sizeof(V));
-        std::memcpy(out + at + lanes, &sum1, sizeof(V));
-        std::memcpy(out + at + 2 * lanes, &sum2, sizeof(V));
-        std::memcpy(out + at + 3 * lanes, &sum3, sizeof(V));
+        store(out + at, sum0);
+        store(out + at + lanes, sum1);
+        store(out + at + 2 * lanes, sum2);
+        store(out + at + 3 * lanes, sum3);
     }
     for (; at < d; ++at) {
         T sum = 0;
@@ -60,13 +55,13 @@ void weighted_sum(const T* const* rows, const T* coefficient, int64_t num_rows, 
 
 template <typename T>
 T dot(const T* a, const T* b, int64_t d) {
-    using V = typename Lanes<T>::type;
-    constexpr int64_t lanes = Lanes<T>::count;
+    using V = typename Register<T>::type;
+    constexpr int64_t lanes = Register<T>::count;
     V sum0 = {}, sum1 = {};
     int64_t at = 0;
     for (; at + 2 * lanes <= d; at += 2 * lanes) {
-        sum0 += load(a + at) * load(b + at);
-        sum1 += load(a + at + lanes) * load(b + at + lanes);
+        sum0 += load<V>(a + at) * load<V>(b + at);
+        sum1 += load<V>(a + at + lanes) * load<V>(b + at + lanes);
     }
     sum0 += sum1;
     T sum = 0;
@@ -161,9 +156,8 @@ void look_up(const Problem<T>& in, int64_t p, Scratch<T>& scratch) {
     }
 }
 
-// Returns -1, or the first point whose uv is not finite or whose map or target index is out of range.
 template <typename T>
-int64_t run(const Problem<T>& in, int threads) {
+void run(const Problem<T>& in, int64_t* first_bad, int threads) {
     int64_t bad = in.num_points;
 #pragma omp parallel num_threads(threads) if (in.num_points > 256)
     {
@@ -176,22 +170,24 @@ int64_t run(const Problem<T>& in, int threads) {
                 bad = p;
         }
     }
-    return bad == in.num_points ? -1 : bad;
+    *first_bad = bad;
 }
 
 }  // namespace
 
-#define NTDM_TEXTURE_LOOKUP(NAME, T)                                                                        \
-    extern "C" int64_t NAME(const T* texture, const T* seen, const int64_t* map_index, const T* uv,         \
-                            const T* alpha, const T* target, const int64_t* target_row, int64_t num_points, \
-                            int64_t num_maps, int64_t num_targets, int64_t q, int64_t b, int64_t d,         \
-                            double smallest_norm, T* feature, T* cosine, T* evidence, T* jacobian,          \
-                            int threads) {                                                                  \
-        return run<T>(                                                                                      \
-            {texture, seen, map_index, uv, alpha, target, target_row, num_points, num_maps, num_targets, q, \
-             b, d, static_cast<T>(smallest_norm), feature, cosine, evidence, jacobian},                     \
-            threads);                                                                                       \
+// first_bad: the first point whose uv is not finite or whose map or target index is out of range; num_points
+// where none is.
+#define NTDM_TEXTURE_LOOKUP(T, SUFFIX)                                                                      \
+    extern "C" int ntdm_texture_lookup_##SUFFIX(                                                            \
+        const T* texture, const T* seen, const int64_t* map_index, const T* uv, const T* alpha,             \
+        const T* target, const int64_t* target_row, int64_t num_points, int64_t num_maps,                   \
+        int64_t num_targets, int64_t q, int64_t b, int64_t d, double smallest_norm, T* feature, T* cosine,  \
+        T* evidence, T* jacobian, int64_t* first_bad, int threads) {                                        \
+        run<T>({texture, seen, map_index, uv, alpha, target, target_row, num_points, num_maps, num_targets, \
+                q, b, d, static_cast<T>(smallest_norm), feature, cosine, evidence, jacobian},               \
+               first_bad, threads);                                                                         \
+        return 0;                                                                                           \
     }
 
-NTDM_TEXTURE_LOOKUP(ntdm_texture_lookup_f32, float)
-NTDM_TEXTURE_LOOKUP(ntdm_texture_lookup_f64, double)
+NTDM_TEXTURE_LOOKUP(float, f32)
+NTDM_TEXTURE_LOOKUP(double, f64)

@@ -1,4 +1,4 @@
-// Look-up of neural textures on CUDA, as texture_lookup.cpp. A team takes a point, a lane every 32nd channel;
+// Look-up of neural textures on CUDA, as texture_lookup.cpp. A team takes a point, a lane every 32nd channel.
 // Python face: ntdm/ops/texture_lookup.py.
 
 #include <cmath>

@@ -40,17 +40,13 @@ void update(T* theta, T* seen, const int64_t* texels, const T* features, const T
 
 }  // namespace
 
-extern "C" {
+#define NTDM_TEXTURE_UPDATE(T, SUFFIX)                                                                       \
+    extern "C" int ntdm_texture_update_##SUFFIX(T* theta, T* seen, const int64_t* texels, const T* features, \
+                                                const T* alpha, int64_t count, int64_t bins, int64_t d,      \
+                                                double rate, double first_visit, int threads) {              \
+        update(theta, seen, texels, features, alpha, count, bins, d, rate, first_visit, threads);            \
+        return 0;                                                                                            \
+    }
 
-void ntdm_texture_update_f32(float* theta, float* seen, const int64_t* texels, const float* features,
-                             const float* alpha, int64_t count, int64_t bins, int64_t d, double rate,
-                             double first_visit, int threads) {
-    update(theta, seen, texels, features, alpha, count, bins, d, rate, first_visit, threads);
-}
-
-void ntdm_texture_update_f64(double* theta, double* seen, const int64_t* texels, const double* features,
-                             const double* alpha, int64_t count, int64_t bins, int64_t d, double rate,
-                             double first_visit, int threads) {
-    update(theta, seen, texels, features, alpha, count, bins, d, rate, first_visit, threads);
-}
-}
+NTDM_TEXTURE_UPDATE(float, f32)
+NTDM_TEXTURE_UPDATE(double, f64)

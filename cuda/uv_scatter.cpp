@@ -177,21 +177,22 @@ void scatter_backward(const T* mean_grad, const T* features, const T* uv, const 
     }
 }
 
-// What `forward` and `backward` return where the hits of a task do not fit into memory. An exception must not
-// leave a parallel region.
-constexpr int64_t kNoMemory = -2;
+// What `forward` and `backward` return, instead of 0, where the hits of a task do not fit into memory: an
+// exception must not leave a parallel region. NO_MEMORY of ntdm/ops/kernels.py.
+constexpr int kNoMemory = 1;
 
-// Returns -1, or the first image with a covered uv that is not finite, or kNoMemory.
+// first_bad: the first image with a covered uv that is not finite, batch where none has.
 template <typename T>
-int64_t forward(const T* features, const T* uv, const uint8_t* coverage, const Shape& shape, T* mean,
-                T* weight, int threads) {
+int forward(const T* features, const T* uv, const uint8_t* coverage, const Shape& shape, T* mean, T* weight,
+            int64_t* first_bad, int threads) {
     const int64_t pixels = shape.h * shape.w, texels = shape.q * shape.q;
     const int64_t cuts = bands(shape.batch, threads), tasks = shape.batch * cuts;
     int64_t bad = shape.batch;
+    int status = 0;
 #pragma omp parallel num_threads(threads) if (tasks > 1)
     {
         ByTexel hits;
-#pragma omp for schedule(dynamic) reduction(min : bad)
+#pragma omp for schedule(dynamic) reduction(min : bad) reduction(max : status)
         for (int64_t task = 0; task < tasks; ++task) {
             const int64_t n = task / cuts;
             const T* image_uv = uv + n * pixels * 2;
@@ -208,27 +209,27 @@ int64_t forward(const T* features, const T* uv, const uint8_t* coverage, const S
                          [&](const Hit& hit) { hits.hit.push_back(hit); });
                 hits.sort(first, count);
             } catch (const std::bad_alloc&) {
-                bad = std::min(bad, kNoMemory);
+                status = kNoMemory;
                 continue;
             }
             average(features + n * pixels * shape.d, hits, shape, first, count, mean + n * texels * shape.d,
                     weight + n * texels);
         }
     }
-    return bad == shape.batch ? -1 : bad;
+    *first_bad = bad;
+    return status;
 }
 
-// Returns -1 or kNoMemory.
 template <typename T>
-int64_t backward(const T* mean_grad, const T* features, const T* uv, const uint8_t* coverage, const T* weight,
-                 const Shape& shape, T* feature_grad, T* uv_grad, int threads) {
+int backward(const T* mean_grad, const T* features, const T* uv, const uint8_t* coverage, const T* weight,
+             const Shape& shape, T* feature_grad, T* uv_grad, int threads) {
     const int64_t pixels = shape.h * shape.w, texels = shape.q * shape.q, d = shape.d;
     const int64_t cuts = bands(shape.batch, threads), tasks = shape.batch * cuts;
-    int64_t status = -1;
+    int status = 0;
 #pragma omp parallel num_threads(threads) if (tasks > 1)
     {
         std::vector<Hit> hits;
-#pragma omp for schedule(dynamic) reduction(min : status)
+#pragma omp for schedule(dynamic) reduction(max : status)
         for (int64_t task = 0; task < tasks; ++task) {
             const int64_t n = task / cuts;
             try {
@@ -238,7 +239,7 @@ int64_t backward(const T* mean_grad, const T* features, const T* uv, const uint8
                                  feature_grad ? feature_grad + n * pixels * d : nullptr,
                                  uv_grad ? uv_grad + n * pixels * 2 : nullptr, &hits);
             } catch (const std::bad_alloc&) {
-                status = std::min(status, kNoMemory);
+                status = kNoMemory;
             }
         }
     }
@@ -247,19 +248,20 @@ int64_t backward(const T* mean_grad, const T* features, const T* uv, const uint8
 
 }  // namespace
 
-#define NTDM_UV_SCATTER(SUFFIX, T)                                                                         \
-    extern "C" int64_t ntdm_uv_scatter_##SUFFIX(const T* features, const T* uv, const uint8_t* coverage,   \
-                                                int64_t batch, int64_t h, int64_t w, int64_t d, int64_t q, \
-                                                double max_extent, T* mean, T* weight, int threads) {      \
-        return forward<T>(features, uv, coverage, {batch, h, w, d, q, max_extent}, mean, weight, threads); \
-    }                                                                                                      \
-    extern "C" int64_t ntdm_uv_scatter_backward_##SUFFIX(                                                  \
-        const T* mean_grad, const T* features, const T* uv, const uint8_t* coverage, const T* weight,      \
-        int64_t batch, int64_t h, int64_t w, int64_t d, int64_t q, double max_extent, T* feature_grad,     \
-        T* uv_grad, int threads) {                                                                         \
-        return backward<T>(mean_grad, features, uv, coverage, weight, {batch, h, w, d, q, max_extent},     \
-                           feature_grad, uv_grad, threads);                                                \
+#define NTDM_UV_SCATTER(T, SUFFIX)                                                                          \
+    extern "C" int ntdm_uv_scatter_##SUFFIX(                                                                \
+        const T* features, const T* uv, const uint8_t* coverage, int64_t batch, int64_t h, int64_t w,       \
+        int64_t d, int64_t q, double max_extent, T* mean, T* weight, int64_t* first_bad, int threads) {     \
+        return forward<T>(features, uv, coverage, {batch, h, w, d, q, max_extent}, mean, weight, first_bad, \
+                          threads);                                                                         \
+    }                                                                                                       \
+    extern "C" int ntdm_uv_scatter_backward_##SUFFIX(                                                       \
+        const T* mean_grad, const T* features, const T* uv, const uint8_t* coverage, const T* weight,       \
+        int64_t batch, int64_t h, int64_t w, int64_t d, int64_t q, double max_extent, T* feature_grad,      \
+        T* uv_grad, int threads) {                                                                          \
+        return backward<T>(mean_grad, features, uv, coverage, weight, {batch, h, w, d, q, max_extent},      \
+                           feature_grad, uv_grad, threads);                                                 \
     }
 
-NTDM_UV_SCATTER(f32, float)
-NTDM_UV_SCATTER(f64, double)
+NTDM_UV_SCATTER(float, f32)
+NTDM_UV_SCATTER(double, f64)

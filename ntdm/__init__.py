@@ -19,8 +19,8 @@ _HOMES = {
     "Estimate": "ntdm.estimate",
     "FittedMesh": "ntdm.estimate",
     "rasterize": "ntdm.ops.rasterize",
-    "interpolate": "ntdm.ops.rasterize",
-    "Fragments": "ntdm.ops.rasterize",
+    "interpolate": "ntdm.ops.interpolate",
+    "Fragments": "ntdm.ops.fragments",
     "soft_silhouette": "ntdm.ops.soft_silhouette",
     "Silhouette": "ntdm.ops.soft_silhouette",
     "uv_scatter": "ntdm.ops.uv_scatter",
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from ntdm.io.error_table import read_errors as read_errors
     from ntdm.io.predictions import read_geometry as read_geometry
     from ntdm.io.predictions import read_predictions as read_predictions
-    from ntdm.ops.rasterize import Fragments as Fragments
-    from ntdm.ops.rasterize import interpolate as interpolate
+    from ntdm.ops.fragments import Fragments as Fragments
+    from ntdm.ops.interpolate import interpolate as interpolate
     from ntdm.ops.rasterize import rasterize as rasterize
     from ntdm.ops.soft_silhouette import Silhouette as Silhouette
     from ntdm.ops.soft_silhouette import soft_silhouette as soft_silhouette

@@ -4,10 +4,10 @@ import importlib
 import os
 import platform
 from importlib import metadata
+from pathlib import Path
 
 import ntdm
-from ntdm.ops import build
-from ntdm.ops import kernels as kernels
+from ntdm.ops import build, kernels
 
 REQUIRED = (
     "torch",
@@ -70,8 +70,7 @@ def _operators() -> list[str]:
         lines = [f"C++ compiler: missing\n  get it: {build.INSTALL_COMPILER}"]
     names = ", ".join(name.removesuffix(".cpp") for name in state["sources"])
     try:
-        path = state["library"] or build.build(build.user_cache())
-        kernels.library()
+        path = Path(kernels.library()._name)
     except (build.BuildError, OSError) as error:
         return [*lines, f"operators on the CPU: not usable ({error})\n  get it: {build.INSTALL_COMPILER}"]
     origin = "built at installation" if path.parent == build.PACKAGE else "built at first use"

@@ -66,10 +66,10 @@ def tiny_folder(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The CUDA sources compiled by the C++ compiler: every kernel a loop, every launcher the same."""
-    compiler, library = build.compiler(), tmp_path_factory.mktemp("kernels") / "libntdm_host.so"
+    compiler, library = build.CPU.compiler(), tmp_path_factory.mktemp("kernels") / "libntdm_host.so"
     if compiler is None:
         pytest.skip("no C++ compiler")
-    sources = map(str, build.cuda_sources())
+    sources = map(str, build.CUDA.sources())
     flags = ("-x", "c++", "-O1", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared")
     subprocess.run([compiler, *flags, *sources, "-o", str(library)], check=True)
     return ctypes.CDLL(str(library))
@@ -88,11 +88,8 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         with torch.device("cuda"):
             yield "cuda"
         return
-    if request.param == "cpu":
-        yield "cpu"
-        return
-    host = request.getfixturevalue("host_kernels")
-    monkeypatch.setattr(kernels, "uses_cuda", lambda device: True)
-    monkeypatch.setattr(kernels, "cuda_library", lambda: host)
-    monkeypatch.setattr(kernels, "stream", lambda device: 0)
+    if request.param == "cuda sources":
+        library = request.getfixturevalue("host_kernels")
+        host = kernels.Target(lambda: library, cuda=True)
+        monkeypatch.setattr(kernels, "target", lambda data: host)
     yield "cpu"

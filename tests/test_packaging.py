@@ -85,9 +85,9 @@ def test_the_wheel_works_from_elsewhere(wheel: Path, tmp_path: Path) -> None:
         "from ntdm.ops import build, kernels\n"
         "for module in (ntdm, ntdm.cli, ntdm.data_prep, ntdm.reports):\n"
         f"    assert module.__file__.startswith({str(site)!r}), module.__file__\n"
-        "assert build.built().parent == build.PACKAGE, build.built()\n"
+        "assert build.CPU.built().parent == build.PACKAGE, build.CPU.built()\n"
         "kernels.library()\n"
-        "build.build(build.user_cache())  # the sources are there, to rebuild a stale library from\n"
+        "build.CPU.build(build.user_cache())  # the sources are there, to rebuild a stale library from\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(site), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     command = [sys.executable, "-c", code]

@@ -42,7 +42,7 @@ def amodal_mask(
     if low_face < 0 or high_face >= len(vertices):
         named = low_face if low_face < 0 else high_face
         raise ValueError(f"amodal_mask: faces name vertex {named}, but there are {len(vertices)} vertices")
-    vertices_cam = np.ascontiguousarray(camera_np.cam_from_obj(vertices, viewpoint))
+    vertices_cam = np.ascontiguousarray(camera_np.cam_from_obj(vertices, viewpoint), np.float64)
     # Only the object's box is looked at: the fine grid of a whole crop would be mostly sky.
     ahead = vertices_cam[vertices_cam[:, 2] < -camera_np.NEAR]
     if not len(ahead):
@@ -53,9 +53,10 @@ def amodal_mask(
     width, height = (np.clip(np.ceil(xy.max(0) + 1 / CELLS), low, limit) - low).astype(int).tolist()
     touched = np.zeros((height * CELLS, width * CELLS), np.uint8)
     centre = (principal_point - low) * CELLS
-    camera = (float(focal * CELLS), *centre.tolist(), float(camera_np.NEAR))
-    counts = (len(vertices_cam), len(faces))
-    kernels.call("amodal_mask", vertices_cam, faces, *counts, *camera, *touched.shape, touched)
+    kernels.call(
+        "amodal_mask", vertices_cam, faces, len(vertices_cam), len(faces), *touched.shape,
+        float(focal * CELLS), *centre.tolist(), camera_np.NEAR, touched,
+    )  # fmt: skip
     share = touched.reshape(height, CELLS, width, CELLS).sum((1, 3), dtype=np.uint8)
     mask[low[1] : low[1] + height, low[0] : low[0] + width] = 2 * share >= CELLS**2
     return mask

@@ -1,8 +1,9 @@
-"""Triangles to pixels: rasterizer, attribute interpolation and soft silhouette, with derivatives.
+"""Triangles to pixels: the rasterizer, its derivative, and its torch twin.
 
-Backends: "native", on the CPU (rasterize_ops.py) and CUDA (rasterize_cuda.py), kernels in cuda/; "kaolin", on
-CUDA (rasterize_kaolin.py). ``rasterize_reference`` and ``soft_silhouette_reference`` are the same functions
-in plain torch, written to be read and used as the tests' truth.
+Backends: "native", the kernels of cuda/rasterize.cpp and, on CUDA, of cuda/rasterize_cuda.cu; "kaolin", on
+CUDA (rasterize_kaolin.py). ``rasterize_reference`` is the same function in plain torch, written to be read
+and used as the tests' truth. interpolate.py carries attributes to the pixels, soft_silhouette.py makes a mask
+with a gradient across the outline.
 
 Vertices are in the camera frame (camera.py): x right, y up, z back, depth = -z. Pixel (row i, column j) has
 its centre at (j + 0.5, i + 0.5). A pixel is covered by a triangle when its centre is inside or on an edge,
@@ -11,36 +12,19 @@ face index. A face with a corner at depth <= NEAR, or not finite, is dropped who
 projection is a line (area under 1e-12 square pixels) covers nothing.
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from ntdm.geometry import camera
 from ntdm.geometry.camera_np import NEAR
-from ntdm.ops import rasterize_kaolin
-from ntdm.ops.checks import check_elements, check_face_index, check_faces, check_mesh
-from ntdm.ops.rasterize_ops import operators
-
-_LINE_AREA = 1e-12
-
-Backend = Literal["auto", "native", "kaolin"]
-
-
-class Fragments(NamedTuple):
-    """What each pixel sees.
-
-    Fields:
-        face_index [B, H, W] int64, -1 where no face.
-        barycentric [B, H, W, 3] perspective-correct weights of the face's corners, 0 where no face.
-        depth [B, H, W] in the vertices' unit, inf where no face.
-        dropped [B] int64: faces dropped at the near plane or for not being finite.
-    """
-
-    face_index: Tensor
-    barycentric: Tensor
-    depth: Tensor
-    dropped: Tensor
+from ntdm.ops import checks, kernels, rasterize_kaolin
+from ntdm.ops.fragments import Fragments, corners_by_vertex, pixels_by_face
+from ntdm.ops.interpolate import interpolate as interpolate
+from ntdm.ops.rasterize_kaolin import Backend
+from ntdm.ops.registration import register
+from ntdm.ops.triangle import LINE_AREA, cross, pixel_centres, project_faces
 
 
 def rasterize(
@@ -63,23 +47,23 @@ def rasterize(
 
     Returns:
         Fragments, on the tensors' device. barycentric and depth are differentiable with respect to
-        vertices_cam, focal and principal_point, at fixed face_index; the outline's gradient is
-        :func:`soft_silhouette`'s.
+        vertices_cam, focal and principal_point, once, at fixed face_index; the outline's gradient is
+        :func:`ntdm.ops.soft_silhouette.soft_silhouette`'s.
 
     Raises:
         ValueError: wrong rank, shape or dtype; a face index out of range; tensors that are neither on the CPU
             nor on CUDA, or not all on one device; more than 2^31 elements in vertices_cam or barycentric; a
             backend that is not to be had there.
     """
-    check_mesh(vertices_cam, faces, focal, principal_point)
+    checks.check_mesh("rasterize", vertices_cam, faces, focal, principal_point)
     height, width = size
     if height < 0 or width < 0:
         raise ValueError(f"rasterize: size must be (H, W) >= 0, got {tuple(size)}")
-    check_elements("rasterize", "barycentric", (len(vertices_cam), height, width, 3))
-    if takes_kaolin(backend, vertices_cam):
+    checks.check_elements("rasterize", "barycentric", (len(vertices_cam), height, width, 3))
+    if rasterize_kaolin.is_chosen("rasterize", backend, vertices_cam):
         arguments = (vertices_cam, faces, focal, principal_point, size)
         return Fragments(*rasterize_kaolin.rasterize(*arguments))
-    barycentric, depth, face_index, dropped = operators.rasterize(
+    barycentric, depth, face_index, dropped = torch.ops.ntdm.rasterize(
         vertices_cam, faces, focal, principal_point, height, width
     )
     return Fragments(face_index, barycentric, depth, dropped)
@@ -107,46 +91,6 @@ def coverage(
     return fragments.face_index[0] >= 0
 
 
-def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tensor:
-    """Vertex attributes at the pixels.
-
-    Args:
-        attributes: [B, V, C], or [1, V, C] shared by all items; the fragments' dtype.
-        faces: [F, 3] int64, those that were rasterized.
-        fragments: of B items.
-
-    Returns:
-        [B, H, W, C], 0 where no face; differentiable with respect to attributes and fragments.barycentric.
-
-    Raises:
-        ValueError: wrong rank, batch or dtype; a vertex or face index out of range; more than 2^31 elements.
-    """
-    check_face_index("interpolate", fragments.face_index)
-    batch = fragments.face_index.shape[0]
-    if attributes.dim() != 3 or attributes.shape[0] not in (1, batch):
-        raise ValueError(
-            f"interpolate: attributes must be [{batch} or 1, V, C], got {list(attributes.shape)}"
-        )
-    if attributes.dtype != fragments.barycentric.dtype:
-        raise ValueError(
-            f"interpolate: attributes are {attributes.dtype}, the fragments {fragments.barycentric.dtype}"
-        )
-    check_faces("interpolate", faces)
-    if fragments.barycentric.shape != (*fragments.face_index.shape, 3):
-        raise ValueError(
-            f"interpolate: barycentric must be {[*fragments.face_index.shape, 3]} as face_index, "
-            f"got {list(fragments.barycentric.shape)}"
-        )
-    check_elements("interpolate", "the result", (*fragments.face_index.shape, attributes.shape[2]))
-    index = fragments.face_index
-    for name, tensor in (("attributes", attributes), ("faces", faces), ("face_index", index)):
-        if tensor.device != fragments.barycentric.device:
-            raise ValueError(
-                f"interpolate: {name} is on {tensor.device}, the fragments on {fragments.barycentric.device}"
-            )
-    return operators.interpolate(attributes, faces, fragments.face_index, fragments.barycentric)
-
-
 def rasterize_reference(
     vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor, size: tuple[int, int]
 ) -> Fragments:
@@ -154,16 +98,16 @@ def rasterize_reference(
     pixel = pixel_centres(size, vertices_cam)
     items = []
     for b in range(vertices_cam.shape[0]):
-        kept, xy, depth = projected_faces(vertices_cam[b], faces, focal[b], principal_point[b])
+        kept, xy, depth = project_faces(vertices_cam[b], faces, focal[b], principal_point[b])
         # The background is one more "face" behind all others: a point, which covers nothing.
         kept = torch.cat([kept, kept.new_tensor([-1])])
         xy = torch.cat([xy, xy.new_zeros(1, 3, 2)])
         depth = torch.cat([depth, depth.new_ones(1, 3)])
         # Twice the areas of (pixel, corner k + 1, corner k + 2): [F + 1, P, 3].
         corner = xy[:, None] - pixel[:, None]
-        weight = _cross(corner.roll(-1, -2), corner.roll(-2, -2))
-        area = _cross(xy[:, 1] - xy[:, 0], xy[:, 2] - xy[:, 0])[:, None]
-        inside = (weight * area.sign()[..., None] >= 0).all(-1) & (area.abs() > _LINE_AREA)
+        weight = cross(corner.roll(-1, -2), corner.roll(-2, -2))
+        area = cross(xy[:, 1] - xy[:, 0], xy[:, 2] - xy[:, 0])[:, None]
+        inside = (weight * area.sign()[..., None] >= 0).all(-1) & (area.abs() > LINE_AREA)
         perspective = weight / depth[:, None]
         total = torch.where(inside, perspective.sum(-1), 1)
         z = torch.where(inside, weight.sum(-1) / total, torch.inf)
@@ -181,35 +125,117 @@ def rasterize_reference(
     return Fragments(*(torch.stack(parts) for parts in zip(*items, strict=True)))
 
 
-def pixel_centres(size: tuple[int, int], like: Tensor) -> Tensor:
-    """Centres [H * W, 2] of the pixels of a map, x and y in pixels, row by row."""
-    rows, columns = (torch.arange(n, dtype=like.dtype, device=like.device) + 0.5 for n in size)
-    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).view(-1, 2)
+# ---- the registered operators ----
 
 
-def projected_faces(
-    vertices: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor
+def _forward(
+    vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    checks.check_vertex_range("rasterize", faces, vertices_cam.shape[1])
+    inputs = [t.contiguous() for t in (vertices_cam, faces, focal, principal_point)]
+    outputs = _forward_fake(vertices_cam, faces, focal, principal_point, height, width)
+    scratch: tuple[Tensor, ...] = ()
+    if kernels.target(vertices_cam).cuda:
+        # The vertices in the picture, and a z-buffer of background. Dropped faces are counted from 0.
+        background = torch.iinfo(torch.int64).max
+        scratch = (
+            projected_vertices(vertices_cam),
+            faces.new_full((len(inputs[0]), height, width), background),
+        )
+        outputs[3].zero_()
+    sizes = (*vertices_cam.shape[:2], len(faces), height, width)
+    kernels.call("rasterize", *inputs, *sizes, NEAR, *scratch, *outputs)
+    return outputs
+
+
+# Real outputs first: torch.library.opcheck adds up all outputs in the first one's type.
+def _forward_fake(
+    vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    shape = (vertices_cam.shape[0], height, width)
+    return (
+        vertices_cam.new_empty((*shape, 3)),
+        vertices_cam.new_empty(shape),
+        faces.new_empty(shape),
+        faces.new_empty(shape[:1]),
+    )
+
+
+def _backward(
+    vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor, *maps: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The faces that are not dropped: numbers [F'], corners in pixels [F', 3, 2] and depths [F', 3]."""
-    usable = vertices.detach().isfinite().all(-1) & (vertices.detach()[:, 2] < -NEAR)
-    kept = usable[faces].all(-1).nonzero()[:, 0]
-    xy, depth = camera.project(vertices[faces[kept]], focal, principal_point.view(1, 2))
-    return kept, xy, depth
+    inputs = [t.contiguous() for t in (vertices_cam, faces, focal, principal_point, *maps)]
+    outputs = camera_gradients(vertices_cam, faces, focal, principal_point)
+    sizes = (*vertices_cam.shape[:2], *maps[0].shape[1:])
+    kernels.call("rasterize_backward", *inputs, *sizes, *outputs)
+    return outputs
 
 
-def _cross(a: Tensor, b: Tensor) -> Tensor:
-    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+def _backward_cuda(
+    vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor, face_index: Tensor,
+    barycentric: Tensor, depth: Tensor, grad_barycentric: Tensor, grad_depth: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    maps = (barycentric, depth, grad_barycentric, grad_depth)
+    inputs = [t.contiguous() for t in (vertices_cam, faces, focal, principal_point, *maps)]
+    batch, vertices, _ = vertices_cam.shape
+    grad_vertices = torch.empty_like(inputs[0])
+    # To a face's corners, to the focal length, to the principal point.
+    face_sums = vertices_cam.new_empty((batch, len(faces), 12), dtype=torch.float64)
+    kernels.call(
+        "rasterize_backward", *inputs, batch, vertices, len(faces), *depth.shape[1:],
+        *pixels_by_face(face_index, len(faces)), *corners_by_vertex(faces, vertices), face_sums,
+        grad_vertices,
+    )  # fmt: skip
+    camera_sums = face_sums[..., 9:].sum(1).to(depth.dtype)
+    return grad_vertices, camera_sums[:, 0].contiguous(), camera_sums[:, 1:].contiguous()
 
 
-def takes_kaolin(backend: str, vertices_cam: Tensor) -> bool:
-    """Whether the call goes to Kaolin; ValueError when it is asked for and cannot."""
-    if backend not in get_args(Backend):
-        raise ValueError(f"rasterize: backend must be one of {get_args(Backend)}, got {backend!r}")
-    if backend == "native" or (backend == "auto" and not vertices_cam.is_cuda):
-        return False
-    reason = rasterize_kaolin.missing()
-    if backend == "kaolin" and reason is not None:
-        raise ValueError(f"rasterize: backend kaolin cannot be used here: {reason}")
-    if backend == "kaolin" and not vertices_cam.is_cuda:
-        raise ValueError("rasterize: backend kaolin wants CUDA tensors, vertices_cam is on the CPU")
-    return reason is None
+def camera_gradients(
+    vertices_cam: Tensor, _faces: Tensor, focal: Tensor, principal_point: Tensor, *_: Tensor | float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Memory for the gradients to a mesh in camera frame and its cameras."""
+    contiguous = torch.contiguous_format
+    return (
+        torch.empty_like(vertices_cam, memory_format=contiguous),
+        torch.empty_like(focal, memory_format=contiguous),
+        torch.empty_like(principal_point, memory_format=contiguous),
+    )
+
+
+def projected_vertices(vertices_cam: Tensor) -> Tensor:
+    """Memory for x, y in pixels and 1 / depth of vertices, which CUDA's kernels make first; double."""
+    return vertices_cam.new_empty(vertices_cam.shape, dtype=torch.float64)
+
+
+def _context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+    barycentric, depth, face_index, dropped = output
+    ctx.mark_non_differentiable(face_index, dropped)
+    ctx.save_for_backward(*inputs[:4], face_index, barycentric, depth)
+
+
+@once_differentiable
+def _gradient(
+    ctx: Any, grad_barycentric: Tensor, grad_depth: Tensor, _index: Tensor, _dropped: Tensor
+) -> tuple[Tensor | None, ...]:
+    to_vertices, to_focal, to_principal_point = torch.ops.ntdm.rasterize_backward(
+        *ctx.saved_tensors, grad_barycentric, grad_depth
+    )
+    return to_vertices, None, to_focal, to_principal_point, None, None
+
+
+register(
+    "rasterize(Tensor vertices_cam, Tensor faces, Tensor focal, Tensor principal_point,"
+    " int height, int width) -> (Tensor, Tensor, Tensor, Tensor)",
+    _forward,
+    _forward_fake,
+    context=_context,
+    gradient=_gradient,
+)
+register(
+    "rasterize_backward(Tensor vertices_cam, Tensor faces, Tensor focal, Tensor principal_point,"
+    " Tensor face_index, Tensor barycentric, Tensor depth, Tensor grad_barycentric, Tensor grad_depth)"
+    " -> (Tensor, Tensor, Tensor)",
+    _backward,
+    camera_gradients,
+    cuda=_backward_cuda,
+)

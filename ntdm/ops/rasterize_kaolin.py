@@ -12,16 +12,21 @@ float atomics, in no fixed order.
 """
 
 import functools
+import warnings
+from collections.abc import Callable
 from types import ModuleType
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ntdm.geometry import camera
 from ntdm.geometry.camera_np import NEAR
-from ntdm.ops.checks import REACH, check_range
+from ntdm.ops.checks import check_vertex_range
+from ntdm.ops.triangle import LINE_AREA, cross
 
-_LINE_AREA = 1e-12  # square pixels
+Backend = Literal["auto", "native", "kaolin"]
+BACKENDS = get_args(Backend)
 # Beyond this, in halves of the picture, float32 products of coordinates lose the pixel: Kaolin gets double.
 _FAR_OFF = 100.0
 _LARGEST_LIST = 2**27  # (pixel, face) pairs for which Kaolin keeps memory at once
@@ -29,26 +34,52 @@ _LARGEST_LIST = 2**27  # (pixel, face) pairs for which Kaolin keeps memory at on
 
 @functools.cache
 def missing() -> str | None:
-    """Why Kaolin cannot be used here, or None if it can. The package index's 0.1 is a placeholder."""
+    """Why Kaolin cannot be used here, or None if it can; warns, once, of a Kaolin that does not import."""
+    reason = import_failure(_mesh, "rasterize", "dibr_soft_mask")
+    if reason is not None and not reason.startswith("No module named 'kaolin'"):
+        warnings.warn(f"Kaolin is installed but cannot be used: {reason}", stacklevel=2)
+    return reason
+
+
+def import_failure(load: Callable[[], ModuleType], *names: str) -> str | None:
+    """Why a module of Kaolin, which `load` imports, cannot be used here, or None if it can.
+
+    Importing Kaolin imports warp, usd and compiled code, which fail by whatever exception: all are caught,
+    and the sentence has the whole chain of them. The package index's kaolin 0.1 is a placeholder.
+    """
     try:
-        mesh = _mesh()
-    except (ImportError, OSError, RuntimeError) as error:
-        return (str(error) or repr(error)).splitlines()[0]
-    lacking = [name for name in ("rasterize", "dibr_soft_mask") if not hasattr(mesh, name)]
-    return f"kaolin.render.mesh has no {lacking[0]}: want Kaolin 0.17 or later" if lacking else None
+        module = load()
+    except Exception as error:
+        return _chain(error)
+    lacking = [name for name in names if not hasattr(module, name)]
+    return f"{module.__name__} has no {lacking[0]}: want Kaolin 0.17 or later" if lacking else None
+
+
+def is_chosen(op: str, backend: str, vertices_cam: Tensor) -> bool:
+    """Whether an operator's call goes to Kaolin; ValueError when it is asked for and cannot."""
+    if backend not in BACKENDS:
+        raise ValueError(f"{op}: backend must be one of {BACKENDS}, got {backend!r}")
+    if backend == "native" or (backend == "auto" and not vertices_cam.is_cuda):
+        return False
+    reason = missing()
+    if backend == "kaolin" and reason is not None:
+        raise ValueError(f"{op}: backend kaolin cannot be used here: {reason}")
+    if backend == "kaolin" and not vertices_cam.is_cuda:
+        raise ValueError(f"{op}: backend kaolin wants CUDA tensors, vertices_cam is on the CPU")
+    return reason is None
 
 
 def rasterize(
     vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The fields of :func:`ntdm.ops.rasterize.rasterize`'s Fragments; its arguments are checked already."""
-    check_range("rasterize", faces, vertices_cam.shape[1])
+    check_vertex_range("rasterize", faces, vertices_cam.shape[1])
     height, width = size
     with torch.no_grad():
         xy, inverse, usable = _project(vertices_cam, focal, principal_point)
         kept, corner = usable[:, faces].all(-1), xy[:, faces]
         a, b = corner[:, :, 1] - corner[:, :, 0], corner[:, :, 2] - corner[:, :, 0]
-        valid = kept & ((a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]).abs() > _LINE_AREA)
+        valid = kept & (cross(a, b).abs() > LINE_AREA)
         face_index = faces.new_full((len(xy), height, width), -1)
         count = int(valid.sum()) if face_index.numel() else 0
         if count:
@@ -67,8 +98,9 @@ def soft_mask(
     principal_point: Tensor,
     face_index: Tensor,
     sigma: float,
+    reach: float,
 ) -> Tensor:
-    """The field `soft` of :func:`ntdm.ops.rasterize.soft_silhouette`, by `dibr_soft_mask`; [B, H, W]."""
+    """The field `soft` [B, H, W] of soft_silhouette.py's Silhouette, by `dibr_soft_mask`; reach in pixels."""
     batch, height, width = face_index.shape
     # Kaolin measures in [-1, 1]: only on a square canvas is that pixels. What is padded counts as inside.
     side = max(height, width)
@@ -76,7 +108,7 @@ def soft_mask(
     if canvas.numel() == 0 or len(faces) == 0:
         return (face_index >= 0).to(vertices_cam.dtype) + vertices_cam[:, :0].sum()
     xy, _, usable = _project(vertices_cam, focal, principal_point)
-    kept, margin = usable[:, faces].all(-1), 2 * REACH * sigma / side
+    kept, margin = usable[:, faces].all(-1), 2 * reach / side
     image = _image_coordinates(xy[:, faces], side, side)
     # A dropped face becomes a point that no pixel is near to.
     image = torch.where(kept[..., None, None], image, 4 + 2 * margin)
@@ -91,6 +123,18 @@ def soft_mask(
         for first, part in zip(range(0, batch, items), image.split(items), strict=True)
     ]
     return torch.cat(parts)[:, :height, :width].to(vertices_cam.dtype)
+
+
+def _chain(error: BaseException) -> str:
+    """An exception and those that it came from, the first line of each."""
+    lines = []
+    link: BaseException | None = error
+    while link is not None:
+        first = next(iter(str(link).splitlines()), "")
+        plain = isinstance(link, ImportError) and first
+        lines.append(first if plain else f"{type(link).__name__}: {first}" if first else type(link).__name__)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return ", from ".join(lines)
 
 
 def _mesh() -> ModuleType:

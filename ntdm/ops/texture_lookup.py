@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ntdm.ops import kernels
-from ntdm.ops.checks import require
+from ntdm.ops import checks, kernels
+from ntdm.ops.registration import register
 
 SMALLEST_NORM = 1e-6  # of g; below it the direction is rounding noise
-_CUDA_SCRATCH = 48 * 1024  # bytes of shared memory: one point's blend
+CUDA_SCRATCH = 48 * 1024  # bytes of shared memory: one point's blend
 
 
 def texture_lookup_reference(
@@ -131,126 +131,80 @@ def texture_similarity(
         ValueError: as :func:`texture_lookup`.
     """
     _check("texture_similarity", texture, seen, map_index, uv, alpha)
-    require(
-        target.ndim == 2 and target.shape[1] == texture.shape[-1],
-        f"texture_similarity: target has shape {tuple(target.shape)}: want [N, {texture.shape[-1]}]",
-    )
-    require(
-        target.dtype == texture.dtype and target.device == texture.device,
-        f"texture_similarity: target is {target.dtype} on {target.device}: convert it to the texture's "
-        f"{texture.dtype} on {texture.device}",
-    )
-    if target_index is None:
-        require(
-            len(target) == len(uv),
-            f"texture_similarity: target has {len(target)} rows for {len(uv)} points: "
-            "want one a point, or pass target_index",
+    op, like = "texture_similarity", (texture.dtype, texture.device, "texture")
+    if target.ndim != 2 or target.shape[1] != texture.shape[-1]:
+        raise ValueError(f"{op}: target has shape {tuple(target.shape)}: want [N, {texture.shape[-1]}]")
+    checks.check_type(op, "target", target, *like)
+    if target_index is not None:
+        checks.check_shape(op, "target_index", target_index, map_index.shape, "map_index")
+        checks.check_type(op, "target_index", target_index, torch.int64, texture.device, "map_index")
+    elif len(target) != len(uv):
+        raise ValueError(
+            f"{op}: target has {len(target)} rows for {len(uv)} points: "
+            "want one a point, or pass target_index"
         )
-    else:
-        require(
-            target_index.shape == map_index.shape
-            and target_index.dtype == torch.int64
-            and target_index.device == texture.device,
-            f"texture_similarity: target_index is {target_index.dtype} {tuple(target_index.shape)} "
-            f"on {target_index.device}: want int64 [{len(uv)}] on {texture.device}",
-        )
-    wants_gradient = torch.is_grad_enabled() and (uv.requires_grad or alpha.requires_grad)
+    with_jacobian = torch.is_grad_enabled() and (uv.requires_grad or alpha.requires_grad)
     cosine, evidence, _ = torch.ops.ntdm.texture_similarity(
-        texture, seen, map_index, uv, alpha, target, target_index, wants_gradient
+        texture, seen, map_index, uv, alpha, target, target_index, with_jacobian
     )
     return cosine, evidence
 
 
 def _check(op: str, texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor, alpha: Tensor) -> None:
-    shape, points = tuple(texture.shape), tuple(uv.shape)
-    require(
-        texture.device.type in ("cpu", "cuda"), f"{op}: texture is on {texture.device}: want the CPU or CUDA"
-    )
-    require(
-        texture.dtype in (torch.float32, torch.float64),
-        f"{op}: texture is {texture.dtype}: convert it to float32 or float64",
-    )
-    require(
-        texture.ndim == 5 and shape[1] == shape[2] and min(shape) > 0,
-        f"{op}: texture has shape {shape}: want [M, q, q, b, d], none of them 0",
-    )
-    require(
-        tuple(seen.shape) == shape[:4],
-        f"{op}: seen has shape {tuple(seen.shape)}: want {shape[:4]} as texture",
-    )
-    require(len(points) == 2 and points[1] == 2, f"{op}: uv has shape {points}: want [P, 2]")
-    require(
-        tuple(alpha.shape) == (points[0], shape[3]),
-        f"{op}: alpha has shape {tuple(alpha.shape)}: want {(points[0], shape[3])}, a weight a point and bin",
-    )
-    require(
-        tuple(map_index.shape) == points[:1] and map_index.dtype == torch.int64,
-        f"{op}: map_index is {map_index.dtype} {tuple(map_index.shape)}: want int64 [{points[0]}]",
-    )
-    require(
-        map_index.device == texture.device,
-        f"{op}: map_index is on {map_index.device}: move it to {texture.device} as texture",
-    )
+    checks.check_device(op, "texture", texture)
+    if texture.dtype not in checks.FLOATS:
+        raise ValueError(f"{op}: texture is {texture.dtype}: convert it to float32 or float64")
+    shape = tuple(texture.shape)
+    if texture.ndim != 5 or shape[1] != shape[2] or min(shape) == 0:
+        raise ValueError(f"{op}: texture has shape {shape}: want [M, q, q, b, d], none of them 0")
+    if uv.ndim != 2 or uv.shape[1] != 2:
+        raise ValueError(f"{op}: uv has shape {tuple(uv.shape)}: want [P, 2]")
+    points, device = len(uv), texture.device
+    checks.check_shape(op, "seen", seen, shape[:4], "texture")
+    checks.check_shape(op, "alpha", alpha, (points, shape[3]), "uv, a weight a point and bin")
+    checks.check_shape(op, "map_index", map_index, (points,), "uv")
+    checks.check_type(op, "map_index", map_index, torch.int64, device, "numbers of texture's maps")
     for name, tensor in (("seen", seen), ("uv", uv), ("alpha", alpha)):
-        require(
-            tensor.dtype == texture.dtype and tensor.device == texture.device,
-            f"{op}: {name} is {tensor.dtype} on {tensor.device}: convert it to the texture's "
-            f"{texture.dtype} on {texture.device}",
-        )
+        checks.check_type(op, name, tensor, texture.dtype, device, "texture")
 
 
 # ---- the registered operators ----
 
-_ops = torch.library.Library("ntdm", "FRAGMENT")
 _ARGUMENTS = "Tensor texture, Tensor seen, Tensor map_index, Tensor uv, Tensor alpha"
-_ops.define(f"texture_lookup({_ARGUMENTS}) -> (Tensor feature, Tensor evidence)")
-# jacobian [P, 2, 2 + b] holds d(cosine, evidence) / d(u, v, alpha); [0, 2, 2 + b] unless it is asked for.
-_ops.define(
-    f"texture_similarity({_ARGUMENTS}, Tensor target, Tensor? target_index, bool with_jacobian)"
-    " -> (Tensor cosine, Tensor evidence, Tensor jacobian)"
-)
 
 
-_Outputs = tuple[Tensor | None, ...]  # feature, cosine, evidence, jacobian; None: not asked for
-
-
-def _launch(
+def _run(
     texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor, alpha: Tensor, target: Tensor | None,
-    target_index: Tensor | None, outputs: _Outputs,
+    target_index: Tensor | None, outputs: tuple[Tensor | None, ...],
 ) -> None:  # fmt: skip
-    given = (texture, seen, map_index, uv, alpha, target, target_index)
-    inputs = tuple(None if tensor is None else tensor.contiguous() for tensor in given)
-    num_maps, q, _, b, d = texture.shape
-    num_targets = 0 if target is None else len(target)
-    arguments = (*inputs, len(uv), num_maps, num_targets, q, b, d, SMALLEST_NORM, *outputs)
-    # The first point whose uv is not finite or whose map or target is out of range; P or -1 if none is.
-    if kernels.uses_cuda(texture.device):
-        channels = _CUDA_SCRATCH // texture.element_size()
-        require(
-            d <= channels,
-            f"texture look-up: texture has {d} channels: want {channels} of {texture.dtype} at most on CUDA",
+    """The kernel, which writes those of feature, cosine, evidence and jacobian that are not None."""
+    if kernels.target(texture).cuda and texture.shape[-1] * texture.element_size() > CUDA_SCRATCH:
+        raise ValueError(
+            f"texture look-up: texture has {texture.shape[-1]} channels: "
+            f"want {CUDA_SCRATCH // texture.element_size()} of {texture.dtype} at most on CUDA"
         )
-        bad = texture.new_full((1,), len(uv), dtype=torch.int64)
-        kernels.call("texture_lookup", *arguments, bad, dtype=texture.dtype)
-        point = int(bad)
-    else:
-        point = kernels.call("texture_lookup", *arguments, dtype=texture.dtype)
-    if not 0 <= point < len(uv):
+    arguments = (texture, seen, map_index, uv, alpha, target, target_index)
+    inputs = [None if tensor is None else tensor.contiguous() for tensor in arguments]
+    num_maps, q, _, b, d = texture.shape
+    num_points, num_targets = len(uv), 0 if target is None else len(target)
+    sizes = (num_points, num_maps, num_targets, q, b, d)
+    first_bad = map_index.new_full((1,), num_points)
+    kernels.call("texture_lookup", *inputs, *sizes, SMALLEST_NORM, *outputs, first_bad)
+    point = int(first_bad)
+    if point == num_points:
         return
-    map_of, uv_of = int(map_index[point]), uv[point].tolist()
-    if not 0 <= map_of < num_maps:
+    if not 0 <= (map_of := int(map_index[point])) < num_maps:
         raise ValueError(f"texture look-up: map_index[{point}] is {map_of}: want 0 to {num_maps - 1}")
-    if target_index is not None and not 0 <= int(target_index[point]) < num_targets:
-        row = int(target_index[point])
+    if target_index is not None and not 0 <= (row := int(target_index[point])) < num_targets:
         raise ValueError(f"texture look-up: target_index[{point}] is {row}: want 0 to {num_targets - 1}")
-    raise ValueError(f"texture look-up: uv[{point}] is {uv_of}: want finite numbers")
+    raise ValueError(f"texture look-up: uv[{point}] is {uv[point].tolist()}: want finite numbers")
 
 
 def _lookup(
     texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor, alpha: Tensor
 ) -> tuple[Tensor, Tensor]:
     feature, evidence = _lookup_fake(texture, seen, map_index, uv, alpha)
-    _launch(texture, seen, map_index, uv, alpha, None, None, (feature, None, evidence, None))
+    _run(texture, seen, map_index, uv, alpha, None, None, (feature, None, evidence, None))
     return feature, evidence
 
 
@@ -265,11 +219,9 @@ def _similarity(
     texture: Tensor, seen: Tensor, map_index: Tensor, uv: Tensor, alpha: Tensor, target: Tensor,
     target_index: Tensor | None, with_jacobian: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    cosine, evidence, jacobian = _similarity_fake(
-        texture, seen, map_index, uv, alpha, target, target_index, with_jacobian
-    )
-    wanted = jacobian if with_jacobian else None
-    _launch(texture, seen, map_index, uv, alpha, target, target_index, (None, cosine, evidence, wanted))
+    arguments = (texture, seen, map_index, uv, alpha, target, target_index)
+    cosine, evidence, jacobian = _similarity_fake(*arguments, with_jacobian)
+    _run(*arguments, (None, cosine, evidence, jacobian if with_jacobian else None))
     return cosine, evidence, jacobian
 
 
@@ -285,25 +237,25 @@ def _similarity_fake(
     )
 
 
-def _lookup_setup(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+def _lookup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs)
 
 
 @once_differentiable
-def _lookup_backward(ctx: Any, feature_grad: Tensor, evidence_grad: Tensor) -> tuple[Tensor | None, ...]:
+def _lookup_gradient(ctx: Any, feature_grad: Tensor, evidence_grad: Tensor) -> tuple[Tensor | None, ...]:
     # d(feature . feature_grad) with feature_grad held fixed is the similarity's derivative.
     _, _, jacobian = torch.ops.ntdm.texture_similarity(*ctx.saved_tensors, feature_grad, None, True)
     gradient = jacobian[:, 0] + evidence_grad[:, None] * jacobian[:, 1]
     return None, None, None, gradient[:, :2], gradient[:, 2:]
 
 
-def _similarity_setup(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+def _similarity_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     ctx.mark_non_differentiable(output[2])
     ctx.save_for_backward(output[2])
 
 
 @once_differentiable
-def _similarity_backward(
+def _similarity_gradient(
     ctx: Any, cosine_grad: Tensor, evidence_grad: Tensor, _: Tensor
 ) -> tuple[Tensor | None, ...]:
     (jacobian,) = ctx.saved_tensors
@@ -311,11 +263,19 @@ def _similarity_backward(
     return None, None, None, gradient[:, :2], gradient[:, 2:], None, None, None
 
 
-kernels.register(_ops, "texture_lookup", _lookup, _lookup, _lookup_fake)
-kernels.register(_ops, "texture_similarity", _similarity, _similarity, _similarity_fake)
-torch.library.register_autograd(
-    "ntdm::texture_lookup", _lookup_backward, setup_context=_lookup_setup, lib=_ops
+register(
+    f"texture_lookup({_ARGUMENTS}) -> (Tensor feature, Tensor evidence)",
+    _lookup,
+    _lookup_fake,
+    context=_lookup_context,
+    gradient=_lookup_gradient,
 )
-torch.library.register_autograd(
-    "ntdm::texture_similarity", _similarity_backward, setup_context=_similarity_setup, lib=_ops
+# jacobian [P, 2, 2 + b] holds d(cosine, evidence) / d(u, v, alpha); [0, 2, 2 + b] unless it is asked for.
+register(
+    f"texture_similarity({_ARGUMENTS}, Tensor target, Tensor? target_index, bool with_jacobian)"
+    " -> (Tensor cosine, Tensor evidence, Tensor jacobian)",
+    _similarity,
+    _similarity_fake,
+    context=_similarity_context,
+    gradient=_similarity_gradient,
 )

@@ -1,12 +1,14 @@
 """The momentum update of neural textures, in place: what training does to them after every step.
 
-For each visible texel with feature f and bin weights alpha, and each view bin b (method: section 3.2),
+For each visible texel with feature f and bin weights alpha, and each view bin b (section 3.3 of arXiv
+2306.00118),
 
     seen before:              theta_b <- normalise(theta_b + (1 - m) alpha_b (f - theta_b))
     not, and alpha_b > first: theta_b <- f, and the bin is marked seen
 
 Without the second line a rarely seen bin would need dozens of visits to mean anything. No derivative:
-textures move by momentum, not by gradient. The kernels are cuda/texture_update.cpp and, on CUDA,
+textures move by momentum, not by gradient. The operator is registered as one that changes its arguments, so
+that torch.compile keeps it and its order. The kernels are cuda/texture_update.cpp and, on CUDA,
 cuda/texture_update_cuda.cu.
 """
 
@@ -14,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ntdm.ops import kernels
-from ntdm.ops.checks import FLOATS
+from ntdm.ops import checks, kernels
+from ntdm.ops.registration import register
 
 
 def texture_update_reference(
@@ -47,8 +49,8 @@ def texture_update(
     """Move the texels of one texture towards the features seen on them.
 
     Args:
-        theta: unit features of T texels and b view bins.
-        seen: 1 where training has visited.
+        theta: [T, b, d] unit features of T texels and b view bins.
+        seen: [T, b] 1 where training has visited.
         texels: [N] distinct texel numbers in [0, T).
         features: [N, d] unit features.
         alpha: [N, b] bin weights.
@@ -58,25 +60,54 @@ def texture_update(
     Raises:
         ValueError: shapes, dtypes or layouts that do not fit, or a texel out of range.
     """
-    (count, bins, d), number = theta.shape, len(texels)
-    device = theta.device
-    if theta.dtype not in FLOATS or device.type not in ("cpu", "cuda") or not theta.is_contiguous():
+    op = "texture_update"
+    checks.check_device(op, "theta", theta)
+    if theta.dtype not in checks.FLOATS or theta.ndim != 3:
         raise ValueError(
-            f"texture_update: theta is {theta.dtype} on {device}: want contiguous floats on the CPU or CUDA"
+            f"{op}: theta is {theta.dtype} {tuple(theta.shape)}: want float32 or float64 [T, b, d]"
         )
-    for name, tensor, shape in (
-        ("seen", seen, (count, bins)), ("features", features, (number, d)), ("alpha", alpha, (number, bins)),
-    ):  # fmt: skip
-        if tuple(tensor.shape) != shape or tensor.dtype != theta.dtype or tensor.device != device:
-            found = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
-            raise ValueError(f"texture_update: {name} is {found}: want {theta.dtype} {shape} on {device}")
-    int64 = texels.dtype == torch.int64 and texels.device == device
-    if not int64 or texels.ndim != 1 or not seen.is_contiguous():
-        raise ValueError(
-            f"texture_update: texels is {texels.dtype} {tuple(texels.shape)} on {texels.device}: "
-            f"want int64 [N] on {device}, and seen contiguous"
-        )
-    if number and not (int(texels.min()) >= 0 and int(texels.max()) < count):
-        raise ValueError(f"texture_update: texels run to {int(texels.max())}: want 0 to {count - 1}")
-    tensors = [theta, seen, *(tensor.contiguous() for tensor in (texels, features, alpha))]
-    kernels.call("texture_update", *tensors, number, bins, d, 1 - momentum, float(first_visit))
+    (count, bins, d), number = theta.shape, len(features)
+    checks.check_shape(op, "texels", texels, (number,), "features")
+    checks.check_type(op, "texels", texels, torch.int64, theta.device, "rows of theta")
+    for name, tensor, shape, of in (
+        ("seen", seen, (count, bins), "theta"),
+        ("features", features, (number, d), "theta"),
+        ("alpha", alpha, (number, bins), "features and theta"),
+    ):
+        checks.check_shape(op, name, tensor, shape, of)
+        checks.check_type(op, name, tensor, theta.dtype, theta.device, "theta")
+    for name, tensor in (("theta", theta), ("seen", seen)):
+        if not tensor.is_contiguous():
+            raise ValueError(
+                f"{op}: {name} has strides {tensor.stride()}: it changes in place, want contiguous"
+            )
+    torch.ops.ntdm.texture_update(theta, seen, texels, features, alpha, 1 - momentum, float(first_visit))
+
+
+def _update(
+    theta: Tensor,
+    seen: Tensor,
+    texels: Tensor,
+    features: Tensor,
+    alpha: Tensor,
+    rate: float,
+    first_visit: float,
+) -> None:
+    if len(texels):
+        low, high = (int(value) for value in texels.aminmax())
+        if low < 0 or high >= len(theta):
+            raise ValueError(f"texture_update: texels run from {low} to {high}: want 0 to {len(theta) - 1}")
+    inputs = [t.contiguous() for t in (texels, features, alpha)]
+    kernels.call("texture_update", theta, seen, *inputs, len(texels), *theta.shape[1:], rate, first_visit)
+
+
+def _update_fake(*_: Tensor | float) -> None:
+    return None
+
+
+register(
+    "texture_update(Tensor(a!) theta, Tensor(b!) seen, Tensor texels, Tensor features, Tensor alpha,"
+    " float rate, float first_visit) -> ()",
+    _update,
+    _update_fake,
+)

@@ -1,5 +1,7 @@
 """UV scatter: lift the features of an image onto the texture map of the surface it shows.
 
+Equations are numbered as in arXiv 2306.00118.
+
 A texel (i, j) of a q x q map is the point u = (j + 0.5) / q, v = (i + 0.5) / q. Rendering gives each covered
 pixel p a surface coordinate U_p = (u, v) and the network gives it a feature F_p. Every 2 x 2 block of covered
 pixels is a quad in texture space; a texel centre X inside it solves (inverse bilinear)
@@ -24,17 +26,19 @@ Stored features may be bfloat16 or half: they are read into float32, where all s
 rounded back. The kernels are cuda/uv_scatter.cpp and, on CUDA (uv_scatter_cuda.py), cuda/uv_scatter_cuda.cu.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ntdm.ops import kernels, uv_scatter_cuda
-from ntdm.ops.checks import FLOATS, MOST_ELEMENTS, require
+from ntdm.ops import checks, kernels, uv_scatter_cuda
+from ntdm.ops.registration import register
+from ntdm.ops.triangle import cross
 
-_NO_MEMORY = -2  # kNoMemory of cuda/uv_scatter.cpp
-_STORAGE_ONLY = (torch.bfloat16, torch.float16)
+STORED = (torch.bfloat16, torch.float16)  # types of features that are computed with in float32
 
 
 def uv_scatter_reference(
@@ -66,7 +70,7 @@ def _scatter_image(
         # The turn at each corner, walking 0 1 3 2.
         turn = torch.stack(
             [
-                _cross(U[:, b] - U[:, a], U[:, c] - U[:, a])
+                cross(U[:, b] - U[:, a], U[:, c] - U[:, a])
                 for a, b, c in ((0, 1, 2), (1, 3, 0), (3, 2, 1), (2, 0, 3))
             ],
             -1,
@@ -109,10 +113,6 @@ def _short_way(difference: Tensor) -> Tensor:
     return torch.stack([du - du.detach().round(), dv], -1)
 
 
-def _cross(a: Tensor, b: Tensor) -> Tensor:
-    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
-
-
 def _left_of(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
     """Whether points x [N, 2] lie to the left of the lines a -> b [N, 2], or on them: [N].
 
@@ -120,7 +120,7 @@ def _left_of(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
     """
     edge, to = _short_way(b - a), _short_way(x - a)
     at_corner = (to == 0).all(-1) | (to == edge).all(-1)
-    return at_corner | (_cross(edge, to) >= 0)
+    return at_corner | (cross(edge, to) >= 0)
 
 
 def _bilinear_weights(st: Tensor) -> Tensor:
@@ -149,9 +149,9 @@ def _newton_step(U: Tensor, x: Tensor, st: Tensor) -> Tensor:
         s, t = st[:, :1], st[:, 1:]
         along_s = (1 - t) * (U[:, 1] - U[:, 0]) + t * (U[:, 3] - U[:, 2])
         along_t = (1 - s) * (U[:, 2] - U[:, 0]) + s * (U[:, 3] - U[:, 1])
-        determinant = _cross(along_s, along_t)
+        determinant = cross(along_s, along_t)
     rest = x - (_bilinear_weights(st)[..., None] * U).sum(1)
-    return torch.stack([_cross(rest, along_t), _cross(along_s, rest)], -1) / determinant[:, None]
+    return torch.stack([cross(rest, along_t), cross(along_s, rest)], -1) / determinant[:, None]
 
 
 def uv_scatter(
@@ -197,85 +197,47 @@ def uv_scatter(
         )
         write_obj(path, vertices, faces, sphere, (texture[0] * 255).round().to(torch.uint8).numpy())
     """
+    op = "uv_scatter"
+    if features.ndim != 4:
+        layout = "[B, d, h, w]" if channel_first else "[B, h, w, d]"
+        raise ValueError(f"{op}: features has shape {tuple(features.shape)}: want {layout}")
     if channel_first:
-        _require(features.ndim == 4, f"features has shape {tuple(features.shape)}: want [B, d, h, w]")
         features = features.permute(0, 2, 3, 1)
-    shape, grid = tuple(features.shape), tuple(features.shape[:3])
-    _require(len(shape) == 4, f"features has shape {shape}: want [B, h, w, d]")
-    _require(
-        features.device.type in ("cpu", "cuda"), f"features is on {features.device}: want the CPU or CUDA"
+    checks.check_device(op, "features", features)
+    if features.dtype not in (*checks.FLOATS, *STORED):
+        raise ValueError(f"{op}: features is {features.dtype}: convert it to float32")
+    grid, device = tuple(features.shape[:3]), features.device
+    checks.check_shape(op, "uv", uv, (*grid, 2), "features")
+    checks.check_type(
+        op, "uv", uv, torch.float32 if features.dtype in STORED else features.dtype, device, "features"
     )
-    _require(
-        features.dtype in (*FLOATS, *_STORAGE_ONLY),
-        f"features is {features.dtype}: convert it to float32",
-    )
-    computed = torch.float32 if features.dtype in _STORAGE_ONLY else features.dtype
-    _require(tuple(uv.shape) == (*grid, 2), f"uv has shape {tuple(uv.shape)}: want {(*grid, 2)} as features")
-    _require(
-        uv.dtype == computed and uv.device == features.device,
-        f"uv is {uv.dtype} on {uv.device}: convert it to {computed} on {features.device} as features",
-    )
-    _require(
-        tuple(coverage.shape) == grid, f"coverage has shape {tuple(coverage.shape)}: want {grid} as features"
-    )
-    _require(
-        coverage.dtype == torch.bool and coverage.device == features.device,
-        f"coverage is {coverage.dtype} on {coverage.device}: want bool on {features.device}",
-    )
-    _require(size >= 1, f"size is {size}: want 1 texel a side or more")
-    for name, elements in (("features", features.numel()), ("the mean", shape[0] * size * size * shape[3])):
-        _require(
-            elements <= MOST_ELEMENTS,
-            f"{name} has {elements} elements: want {MOST_ELEMENTS} at most, in parts of the batch",
-        )
-    _require(
-        0 < max_extent < 0.5, f"max_extent is {max_extent}: want more than 0, less than half a turn (0.5)"
-    )
+    checks.check_shape(op, "coverage", coverage, grid, "features")
+    checks.check_type(op, "coverage", coverage, torch.bool, device, "a mask of features' pixels")
+    if size < 1:
+        raise ValueError(f"{op}: size is {size}: want 1 texel a side or more")
+    checks.check_elements(op, "features", features.shape)
+    checks.check_elements(op, "the mean", (len(features), size, size, features.shape[3]))
+    if not 0 < max_extent < 0.5:
+        raise ValueError(f"{op}: max_extent is {max_extent}: want more than 0, less than half a turn (0.5)")
     return torch.ops.ntdm.uv_scatter(features, uv, coverage, size, max_extent)
 
 
-def _require(condition: bool, message: str) -> None:
-    require(condition, f"uv_scatter: {message}")
+# ---- the registered operators ----
 
 
-_ops = torch.library.Library("ntdm", "FRAGMENT")
-_ops.define(
-    "uv_scatter(Tensor features, Tensor uv, Tensor coverage, int size, float max_extent)"
-    " -> (Tensor mean, Tensor weight)"
-)
-# A gradient that is not wanted comes back empty.
-_ops.define(
-    "uv_scatter_backward(Tensor mean_grad, Tensor features, Tensor uv, Tensor coverage, Tensor weight,"
-    " float max_extent, bool for_features, bool for_uv) -> (Tensor features_grad, Tensor uv_grad)"
-)
-
-
-def _forward_cpu(
+def _forward(
     features: Tensor, uv: Tensor, coverage: Tensor, size: int, max_extent: float
 ) -> tuple[Tensor, Tensor]:
-    if features.dtype in _STORAGE_ONLY:
-        mean, weight = _forward_cpu(features.float(), uv, coverage, size, max_extent)
+    if features.dtype in STORED:
+        mean, weight = _forward(features.float(), uv, coverage, size, max_extent)
         return mean.to(features.dtype), weight
     mean, weight = _forward_fake(features, uv, coverage, size, max_extent)
-    kernels.advise(mean, weight)
-    features, uv, coverage = features.contiguous(), uv.contiguous(), coverage.contiguous()
-    image = kernels.call(
-        "uv_scatter", features, uv, coverage, *features.shape, size, float(max_extent), mean, weight
-    )
-    _check_memory(image)
-    if image >= 0:
-        raise ValueError(
-            f"uv_scatter: uv[{image}] is not finite at a covered pixel: check the mesh and coverage"
-        )
+    first_bad = uv.new_empty(1, dtype=torch.int64)
+    inputs = [tensor.contiguous() for tensor in (features, uv, coverage)]
+    with _enough_memory():
+        kernels.call("uv_scatter", *inputs, *features.shape, size, max_extent, mean, weight, first_bad)
+    uv_scatter_cuda.check_finite(int(first_bad), len(features))
     return mean, weight
-
-
-def _check_memory(status: int) -> None:
-    if status == _NO_MEMORY:
-        raise ValueError(
-            "uv_scatter: so many quads lie over one another that their texels do not fit into memory: "
-            "lower size or max_extent"
-        )
 
 
 def _forward_fake(
@@ -285,55 +247,55 @@ def _forward_fake(
     return features.new_empty(batch, size, size, d), uv.new_empty(batch, size, size)
 
 
-def _backward_cpu(
-    mean_grad: Tensor,
-    features: Tensor,
-    uv: Tensor,
-    coverage: Tensor,
-    weight: Tensor,
-    max_extent: float,
-    for_features: bool,
-    for_uv: bool,
-) -> tuple[Tensor, Tensor]:
-    if features.dtype in _STORAGE_ONLY:
-        features_grad, uv_grad = _backward_cpu(
+def _backward(
+    mean_grad: Tensor, features: Tensor, uv: Tensor, coverage: Tensor, weight: Tensor, max_extent: float,
+    for_features: bool, for_uv: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    if features.dtype in STORED:
+        features_grad, uv_grad = _backward(
             mean_grad.float(), features.float(), uv, coverage, weight, max_extent, for_features, for_uv
         )
         return features_grad.to(features.dtype), uv_grad
-    grads = _backward_fake(mean_grad, features, uv, coverage, weight, max_extent, for_features, for_uv)
-    kernels.advise(*grads)
     inputs = [tensor.contiguous() for tensor in (mean_grad, features, uv, coverage, weight)]
-    asked_for = [grad if wanted else None for grad, wanted in zip(grads, (for_features, for_uv), strict=True)]
-    sizes = (*features.shape, mean_grad.shape[1], float(max_extent))
-    status = kernels.call("uv_scatter_backward", *inputs, *sizes, *asked_for)
-    _check_memory(status)
+    grads = _backward_fake(mean_grad, features, uv, coverage, weight, max_extent, for_features, for_uv)
+    outputs = [grad if needed else None for grad, needed in zip(grads, (for_features, for_uv), strict=True)]
+    with _enough_memory():
+        kernels.call(
+            "uv_scatter_backward", *inputs, *features.shape, mean_grad.shape[1], max_extent, *outputs
+        )
     return grads
 
 
+# A gradient that nobody needs comes back empty.
 def _backward_fake(
-    mean_grad: Tensor,
-    features: Tensor,
-    uv: Tensor,
-    coverage: Tensor,
-    weight: Tensor,
-    max_extent: float,
-    for_features: bool,
-    for_uv: bool,
-) -> tuple[Tensor, Tensor]:
+    mean_grad: Tensor, features: Tensor, uv: Tensor, coverage: Tensor, weight: Tensor, max_extent: float,
+    for_features: bool, for_uv: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     return (
         features.new_empty(features.shape if for_features else (0,)),
         uv.new_empty(uv.shape if for_uv else (0,)),
     )
 
 
-def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    try:
+        yield
+    except MemoryError as error:
+        raise ValueError(
+            "uv_scatter: so many quads lie over one another that their texels do not fit into memory: "
+            "lower size or max_extent"
+        ) from error
+
+
+def _context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     features, uv, coverage, _, ctx.max_extent = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(features, uv, coverage, output[1])
 
 
 @once_differentiable
-def _backward(ctx: Any, mean_grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _gradient(ctx: Any, mean_grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     for_features, for_uv = ctx.needs_input_grad[:2]
     features_grad, uv_grad = torch.ops.ntdm.uv_scatter_backward(
         mean_grad, *ctx.saved_tensors, ctx.max_extent, for_features, for_uv
@@ -341,6 +303,19 @@ def _backward(ctx: Any, mean_grad: Tensor, _: Tensor) -> tuple[Tensor | None, ..
     return features_grad if for_features else None, uv_grad if for_uv else None, None, None, None
 
 
-kernels.register(_ops, "uv_scatter", _forward_cpu, uv_scatter_cuda.forward, _forward_fake)
-kernels.register(_ops, "uv_scatter_backward", _backward_cpu, uv_scatter_cuda.backward, _backward_fake)
-torch.library.register_autograd("ntdm::uv_scatter", _backward, setup_context=_setup, lib=_ops)
+register(
+    "uv_scatter(Tensor features, Tensor uv, Tensor coverage, int size, float max_extent)"
+    " -> (Tensor mean, Tensor weight)",
+    _forward,
+    _forward_fake,
+    cuda=uv_scatter_cuda.forward,
+    context=_context,
+    gradient=_gradient,
+)
+register(
+    "uv_scatter_backward(Tensor mean_grad, Tensor features, Tensor uv, Tensor coverage, Tensor weight,"
+    " float max_extent, bool for_features, bool for_uv) -> (Tensor features_grad, Tensor uv_grad)",
+    _backward,
+    _backward_fake,
+    cuda=uv_scatter_cuda.backward,
+)

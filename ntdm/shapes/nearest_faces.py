@@ -20,6 +20,8 @@ import open3d
 import torch
 from torch import Tensor
 
+from ntdm.ops.rasterize_kaolin import import_failure
+
 SPACING = 4.0  # between meshes that share one BVH, in units of their size: none reaches its neighbour
 FLAT = 1e-6  # height by length under which a face is a line, which float32 cannot tell from one
 OUT_OF_REACH = ((1e4, 0.0, 0.0), (1e4 + 10, 0.0, 0.0), (1e4, 10.0, 0.0))
@@ -87,13 +89,7 @@ def check(device: str | torch.device) -> None:
 @functools.cache
 def missing() -> str | None:
     """Why Kaolin's distances cannot be used here, or None if they can."""
-    try:
-        metrics = _metrics()
-    except (ImportError, OSError, RuntimeError) as error:
-        return (str(error) or repr(error)).splitlines()[0]
-    if not hasattr(metrics, "point_to_mesh_distance"):
-        return "kaolin.metrics.trianglemesh has no point_to_mesh_distance: want Kaolin 0.17 or later"
-    return None
+    return import_failure(_metrics, "point_to_mesh_distance")
 
 
 class _Bvh:

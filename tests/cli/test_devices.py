@@ -13,20 +13,12 @@ from PIL import Image
 from ntdm import evaluate, infer, train
 from ntdm.estimate import FILES
 from ntdm.io.cache import CacheFile
-from ntdm.ops import kernels
 from pretended_cuda import pretended_cuda
 
 
 @pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def cuda() -> Iterator[str]:
     """A device on which what was not moved there is an error."""
-
-    call = kernels.call
-
-    def call_on_held(name, *arguments, **options):  # the update is no operator that the pretence sees
-        return call(name, *(getattr(argument, "held", argument) for argument in arguments), **options)
-
-    monkeypatch.setattr(kernels, "call", call_on_held)
     with pretended_cuda():
         yield "cuda:0"
 

@@ -188,8 +188,8 @@ def test_without_a_home_nothing_is_looked_for_there():
             raise RuntimeError("Could not determine home directory.")
         pathlib.Path.home = none
         from ntdm.ops import build
-        build.built()
-        assert build.built_cuda() is None
+        build.CPU.built()
+        assert build.CUDA.built() is None
         try:
             build.user_cache()
         except build.BuildError as error:

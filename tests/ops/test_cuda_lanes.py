@@ -14,31 +14,31 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ntdm.geometry import camera, mesh
-from ntdm.ops import build, kernels, rasterize_cuda, uv_scatter_cuda
-from ntdm.ops.texture_lookup import texture_lookup
-from ntdm.ops.texture_update import texture_update
+from ntdm.ops import build, kernels, soft_silhouette, texture_lookup, texture_update, uv_scatter
+
+REGISTERED_BY = (soft_silhouette, texture_lookup, texture_update, uv_scatter)
+ops = torch.ops.ntdm
 
 
 @pytest.fixture(scope="session")
 def threaded_kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    compiler, library = build.compiler(), tmp_path_factory.mktemp("kernels") / "libntdm_lanes.so"
+    compiler, library = build.CPU.compiler(), tmp_path_factory.mktemp("kernels") / "libntdm_lanes.so"
     if compiler is None:
         pytest.skip("no C++ compiler")
     flags = ("-x", "c++", "-O1", "-std=c++17", "-DNTDM_THREAD_LANES", "-pthread", "-fPIC", "-shared")
-    subprocess.run([compiler, *flags, *map(str, build.cuda_sources()), "-o", str(library)], check=True)
+    subprocess.run([compiler, *flags, *map(str, build.CUDA.sources()), "-o", str(library)], check=True)
     return ctypes.CDLL(str(library))
 
 
 @pytest.fixture
 def both(host_kernels, threaded_kernels, monkeypatch) -> Callable[..., None]:
     """Calls a function with each library and compares the tensors it returns."""
-    monkeypatch.setattr(kernels, "uses_cuda", lambda device: True)
-    monkeypatch.setattr(kernels, "stream", lambda device: 0)
 
     def compare(run: Callable[[], tuple[Tensor, ...]], tolerance: float = 1e-12) -> None:
         results = []
         for library in (host_kernels, threaded_kernels):
-            monkeypatch.setattr(kernels, "cuda_library", lambda library=library: library)
+            build_of = kernels.Target(lambda library=library: library, cuda=True)
+            monkeypatch.setattr(kernels, "target", lambda data, build_of=build_of: build_of)
             results.append(run())
         for one, many in zip(*results, strict=True):
             if not one.is_floating_point():
@@ -62,9 +62,9 @@ def test_uv_scatter(both):
     )
     coverage = torch.ones(1, 5, 5, dtype=torch.bool)
     features, grad = randn(1, 5, 5, 37), randn(1, 24, 24, 37)
-    both(lambda: uv_scatter_cuda.forward(features, uv, coverage, 24, 0.2))
-    weight = uv_scatter_cuda.forward(features, uv, coverage, 24, 0.2)[1]
-    both(lambda: uv_scatter_cuda.backward(grad, features, uv, coverage, weight, 0.2, True, True))
+    both(lambda: ops.uv_scatter(features, uv, coverage, 24, 0.2))
+    weight = ops.uv_scatter(features, uv, coverage, 24, 0.2)[1]
+    both(lambda: ops.uv_scatter_backward(grad, features, uv, coverage, weight, 0.2, True, True))
 
 
 def test_rasterize_and_soft_silhouette(both):
@@ -73,17 +73,15 @@ def test_rasterize_and_soft_silhouette(both):
     vertices = camera.cam_from_obj(0.6 * sphere.vertices.double()[None], viewpoint)
     focal, centre = torch.full((1,), 40.0).double(), torch.tensor([[9.2, 5.1]], dtype=torch.float64)
     given = (vertices, sphere.faces, focal, centre)
-    both(lambda: rasterize_cuda.rasterize(*given, 11, 18))
-    barycentric, depth, index, _ = rasterize_cuda.rasterize(*given, 11, 18)
+    both(lambda: ops.rasterize(*given, 11, 18))
+    barycentric, depth, index, _ = ops.rasterize(*given, 11, 18)
     maps = (index, barycentric, depth, randn(1, 11, 18, 3), randn(1, 11, 18))
-    both(lambda: rasterize_cuda.rasterize_backward(*given, *maps))
+    both(lambda: ops.rasterize_backward(*given, *maps))
     attributes, grad = randn(1, 12, 11), randn(1, 11, 18, 11)
-    both(
-        lambda: rasterize_cuda.interpolate_backward(grad, attributes, sphere.faces, index, barycentric, True)
-    )
-    both(lambda: rasterize_cuda.soft_silhouette(*given, index, 1.0))
-    soft = rasterize_cuda.soft_silhouette(*given, index, 1.0)[0]
-    both(lambda: rasterize_cuda.soft_silhouette_backward(*given, index, soft, randn(1, 11, 18), 1.0))
+    both(lambda: ops.interpolate_backward(grad, attributes, sphere.faces, index, barycentric, True))
+    both(lambda: ops.soft_silhouette(*given, index, 1.0, 3.0))
+    soft = ops.soft_silhouette(*given, index, 1.0, 3.0)[0]
+    both(lambda: ops.soft_silhouette_backward(*given, index, soft, randn(1, 11, 18), 1.0, 3.0))
 
 
 def test_texture_lookup_and_update(both):
@@ -91,18 +89,14 @@ def test_texture_lookup_and_update(both):
     place, alpha = randn(9, 2), randn(9, 3).softmax(-1)
     which = torch.zeros(9, dtype=torch.int64)
 
-    def similarity() -> tuple[Tensor, ...]:
-        target = randn(9, 37)
-        operator = torch.ops.ntdm.texture_similarity
-        return operator(texture, seen, which, place, alpha, target, None, True)
+    target = randn(9, 37)
 
     def update() -> tuple[Tensor, ...]:
         theta, marks = texture[0].flatten(0, 1).clone(), seen[0].flatten(0, 1).clone()
-        texture_update(
-            theta, marks, torch.arange(0, 18, 2), normalize(randn(9, 37), dim=-1), alpha, 0.9, 0.05
-        )
+        ops.texture_update(theta, marks, torch.arange(0, 18, 2), randn(9, 37), alpha, 0.1, 0.05)
         return theta, marks
 
-    both(lambda: texture_lookup(texture, seen, which, place, alpha))
-    both(similarity)
+    given = (texture, seen, which, place, alpha)
+    both(lambda: ops.texture_lookup(*given))
+    both(lambda: ops.texture_similarity(*given, target, None, True))
     both(update)

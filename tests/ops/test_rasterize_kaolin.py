@@ -2,6 +2,7 @@
 
 import math
 import sys
+import warnings
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 
@@ -12,8 +13,9 @@ from torch import Tensor
 import fake_kaolin
 from ntdm.geometry import camera, mesh
 from ntdm.ops import rasterize_kaolin
-from ntdm.ops.rasterize import rasterize, takes_kaolin
+from ntdm.ops.rasterize import rasterize
 from ntdm.ops.soft_silhouette import soft_silhouette
+from ntdm.shapes import nearest_faces
 
 Scene = tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, int]]
 
@@ -98,7 +100,7 @@ def test_the_soft_mask_is_the_native_one(device, sigma):
         if backend == "native":
             soft = soft_silhouette(v, faces, focal, centre, fragments, sigma).soft
         else:
-            soft = rasterize_kaolin.soft_mask(v, faces, focal, centre, fragments.face_index, sigma)
+            soft = rasterize_kaolin.soft_mask(v, faces, focal, centre, fragments.face_index, sigma, 3 * sigma)
         masks.append(soft.detach())
         gradients.append(torch.autograd.grad(soft.sum(), v)[0])
     # A face's box reaches further than its distance of 3 sigma: there each adds exp(-9) at most.
@@ -119,7 +121,7 @@ def test_the_list_of_near_faces_is_long_enough(device):
     fragments = rasterize(vertices, faces, focal, centre, (12, 12), backend="native")
     mesh_of_one = (vertices, faces, focal, centre)
     native = soft_silhouette(*mesh_of_one, fragments).soft
-    ours = rasterize_kaolin.soft_mask(*mesh_of_one, fragments.face_index, 1.0)
+    ours = rasterize_kaolin.soft_mask(*mesh_of_one, fragments.face_index, 1.0, 3.0)
     assert (ours - native).abs().max() < 80 * math.exp(-9)
 
 
@@ -157,7 +159,7 @@ def test_nothing_to_draw(device):
         index, barycentric, depth, dropped = rasterize_kaolin.rasterize(*arguments)
         assert (index == -1).all() and index.shape == (len(arguments[0]), *arguments[4])
         assert not barycentric.any() and (depth == math.inf).all() and dropped.shape == index.shape[:1]
-        soft = rasterize_kaolin.soft_mask(*arguments[:4], index, 1.0)
+        soft = rasterize_kaolin.soft_mask(*arguments[:4], index, 1.0, 3.0)
         assert soft.shape == index.shape and not soft.any()
 
 
@@ -177,13 +179,61 @@ def test_asked_for_where_it_cannot_run(monkeypatch):
 def test_it_is_the_default_on_cuda_where_it_imports(monkeypatch, reason):
     monkeypatch.setattr(rasterize_kaolin, "missing", lambda: reason)
     on_cuda, on_cpu = SimpleNamespace(is_cuda=True), SimpleNamespace(is_cuda=False)
-    assert takes_kaolin("auto", on_cuda) == (reason is None)
-    assert not takes_kaolin("auto", on_cpu)
-    assert not takes_kaolin("native", on_cuda)
+    assert rasterize_kaolin.is_chosen("rasterize", "auto", on_cuda) == (reason is None)
+    assert not rasterize_kaolin.is_chosen("rasterize", "auto", on_cpu)
+    assert not rasterize_kaolin.is_chosen("rasterize", "native", on_cuda)
 
 
 def test_the_placeholder_of_the_package_index_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "kaolin", ModuleType("kaolin"))  # imports, and holds nothing
     rasterize_kaolin.missing.cache_clear()
-    assert rasterize_kaolin.missing() is not None
+    with pytest.warns(UserWarning, match="Kaolin is installed but cannot be used: No module named"):
+        assert rasterize_kaolin.missing() is not None
     rasterize_kaolin.missing.cache_clear()
+
+
+@pytest.fixture
+def no_kaolin() -> Iterator[None]:
+    """Nothing of Kaolin is imported or remembered; afterwards what was imported before, and no more."""
+
+    def forget() -> dict[str, ModuleType]:
+        rasterize_kaolin.missing.cache_clear()
+        nearest_faces.missing.cache_clear()
+        names = [name for name in sys.modules if name.split(".")[0] == "kaolin"]
+        return {name: sys.modules.pop(name) for name in names}
+
+    before = forget()
+    yield
+    forget()
+    sys.modules.update(before)
+
+
+@pytest.mark.usefixtures("no_kaolin")
+@pytest.mark.parametrize("missing", [rasterize_kaolin.missing, nearest_faces.missing])
+def test_whatever_ends_its_import_is_a_reason_with_its_chain(tmp_path, monkeypatch, missing):
+    """Kaolin imports warp, usd and numpy code, which end by any exception."""
+    for name in ("render", "metrics"):
+        (tmp_path / "kaolin" / name).mkdir(parents=True)
+        (tmp_path / "kaolin" / name / "__init__.py").write_text(
+            "try:\n    import numpy; numpy.no_such_type\nexcept AttributeError as error:\n"
+            "    raise TypeError('warp wants\\nnumpy 1') from error\n"
+        )
+    (tmp_path / "kaolin" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        reason, again = missing(), missing()
+    assert reason == again and reason.startswith("TypeError: warp wants, from AttributeError: ")
+    assert "no_such_type" in reason and "\n" not in reason
+    if missing is rasterize_kaolin.missing:  # the native operator takes its place: that is said, once
+        assert [str(warning.message) for warning in said] == [
+            f"Kaolin is installed but cannot be used: {reason}"
+        ]
+
+
+@pytest.mark.usefixtures("no_kaolin")
+def test_no_kaolin_at_all_is_no_warning(monkeypatch):
+    monkeypatch.setattr(sys, "path", [])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert rasterize_kaolin.missing() == "No module named 'kaolin'"

@@ -225,8 +225,9 @@ def test_second_derivative_is_refused():
         ({"alpha": torch.zeros(5, 2)}, r"alpha has shape \(5, 2\): want \(5, 3\)"),
         (
             {"map_index": torch.zeros(4, dtype=torch.int64)},
-            r"map_index is torch.int64 \(4,\): want int64 \[5\]",
+            r"map_index has shape \(4,\): want \(5,\) as uv",
         ),
+        ({"map_index": torch.zeros(5)}, "map_index is torch.float32 on cpu: convert it to torch.int64"),
         ({"map_index": torch.tensor([0, 1, 2, 0, -1])}, r"map_index\[2\] is 2: want 0 to 1"),
         ({"target": torch.zeros(5, 7)}, r"target has shape \(5, 7\): want \[N, 8\]"),
         ({"target": torch.zeros(5, 8, dtype=F64)}, "target is torch.float64 on cpu: convert"),
@@ -234,7 +235,7 @@ def test_second_derivative_is_refused():
             {"target": torch.zeros(4, 8)},
             "target has 4 rows for 5 points: want one a point, or pass target_index",
         ),
-        ({"target_index": torch.zeros(4, dtype=torch.int64)}, r"target_index is torch.int64 \(4,\)"),
+        ({"target_index": torch.zeros(4, dtype=torch.int64)}, r"target_index has shape \(4,\): want \(5,\)"),
         ({"target_index": torch.tensor([0, 5, 0, 0, 0])}, r"target_index\[1\] is 5: want 0 to 4"),
     ],
 )

@@ -65,11 +65,35 @@ def test_no_texels() -> None:
 
 def test_bad_arguments() -> None:
     theta, seen, texels, features, alpha = problem(torch.float32)
-    with pytest.raises(ValueError, match="texels run to 50"):
+    with pytest.raises(ValueError, match="texels run from 50 to 50: want 0 to 49"):
         texture_update(theta, seen, texels * 0 + 50, features, alpha, 0.9, 0.05)
-    with pytest.raises(ValueError, match=r"features is .* want"):
+    with pytest.raises(ValueError, match=r"features has shape \(31, 3\): want \(31, 20\)"):
         texture_update(theta, seen, texels, features[:, :3], alpha, 0.9, 0.05)
     with pytest.raises(ValueError, match="alpha is"):
         texture_update(theta, seen, texels, features, alpha.double(), 0.9, 0.05)
-    with pytest.raises(ValueError, match="theta is"):
-        texture_update(theta.transpose(0, 1), seen, texels, features, alpha, 0.9, 0.05)
+    for changed, match in (
+        (theta.half(), "theta is torch.float16"),
+        (theta[0], r"theta is torch.float32 \(7, 20\): want float32 or float64 \[T, b, d\]"),
+        (theta.to("meta"), "theta is on meta: want the CPU or CUDA"),
+        (theta.repeat(1, 1, 2)[..., ::2], "theta has strides .* want contiguous"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            texture_update(changed, seen, texels, features, alpha, 0.9, 0.05)
+    with pytest.raises(ValueError, match="seen has strides"):
+        texture_update(theta, seen.repeat(1, 2)[:, ::2], texels, features, alpha, 0.9, 0.05)
+    with pytest.raises(ValueError, match=r"texels is torch\.int32 on cpu: convert it to torch\.int64"):
+        texture_update(theta, seen, texels.int(), features, alpha, 0.9, 0.05)
+
+
+def test_opcheck_and_compile() -> None:
+    """It is known to torch as an operator that changes its first two arguments and nothing else."""
+    theta, seen, *rest = problem(torch.float32)
+    torch.library.opcheck(torch.ops.ntdm.texture_update.default, (theta, seen, *rest, 0.1, 0.05))
+    other, other_seen = theta.clone(), seen.clone()
+
+    def step(theta: Tensor, seen: Tensor) -> Tensor:
+        texture_update(theta, seen, *rest, 0.9, 0.05)
+        return theta.sum()
+
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)(other, other_seen)
+    assert torch.equal(compiled, step(theta, seen)) and torch.equal(other, theta)

@@ -348,9 +348,9 @@ def test_second_derivative_is_refused():
             "uv is torch.float64 on cpu: convert it to torch.float32",
         ),
         ({"coverage": torch.ones(1, 3, 3, dtype=torch.bool)}, r"coverage has shape \(1, 3, 3\)"),
-        ({"coverage": torch.ones(1, 3, 4)}, "coverage is torch.float32 on cpu: want bool"),
+        ({"coverage": torch.ones(1, 3, 4)}, "coverage is torch.float32 on cpu: convert it to torch.bool"),
         ({"size": 0}, "size is 0: want 1 texel"),
-        ({"size": 2**15 + 1}, "the mean has 2147614722 elements: want 2147483648 at most"),
+        ({"size": 2**15 + 1}, "the mean, .* has 2147614722 elements: want 2147483648 at most"),
         ({"max_extent": 0.5}, "max_extent is 0.5: want more than 0"),
         ({"max_extent": 0.0}, "max_extent is 0.0: want more than 0"),
         ({"uv": torch.full((1, 3, 4, 2), math.inf)}, r"uv\[0\] is not finite at a covered pixel"),
@@ -371,5 +371,5 @@ def test_more_elements_than_are_counted_in_32_bits():
     # One number, repeated by strides of 0: no such memory is there, and none is asked for.
     pixels = (2**11, 2**10, 2**10)
     features, uv = torch.zeros(1).expand(*pixels, 2), torch.zeros(1).expand(*pixels, 2)
-    with pytest.raises(ValueError, match="features has 4294967296 elements: want 2147483648 at most"):
+    with pytest.raises(ValueError, match=r"features, .* has 4294967296 elements: want 2147483648 at most"):
         uv_scatter(features, uv, torch.zeros(1, dtype=torch.bool).expand(pixels), 1)
