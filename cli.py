@@ -37,6 +37,7 @@ from ntdm.cli_options import (
     SetOption,
     ShapesOption,
     SplitsOption,
+    TestCacheOption,
     TrainOnOption,
 )
 from ntdm.config import protocol, reading
@@ -81,8 +82,8 @@ def _sentence(error: Exception) -> str:
     return str(error) or repr(error)
 
 
-# Of a project folder: what a command writes by default is what the next one reads.
-DEFAULT_CACHE, DEFAULT_SHAPES = Path("cache"), Path("shapes")
+# The project folder: what one command writes by default, the next one reads.
+CACHE, SHAPES, RUNS = Path("cache"), Path("shapes"), Path("runs")
 
 app = typer.Typer(cls=Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -154,7 +155,7 @@ def make_data(
 def prep_data(
     dataset: Dataset,
     root: Annotated[Path, typer.Option(help="Folder of the raw dataset.")],
-    cache: CacheOption = DEFAULT_CACHE,
+    cache: CacheOption = CACHE,
     pascal3d: Annotated[
         Path | None, typer.Option(help="PASCAL3D+ root, where poses and CADs come from for the others.")
     ] = None,
@@ -185,19 +186,12 @@ def prep_data(
         raise typer.BadParameter(
             f"{dataset} has no CADs of its own: name the PASCAL3D+ root", param_hint="--pascal3d"
         )
-    prep = PrepConfig(image_size=image_size, compression=compression.value)
+    preparation = PrepConfig(image_size=image_size, compression=compression.value)
     report = prep_data.run(
-        dataset,
-        root,
-        cache,
-        reading.override(prep, settings),
-        pascal3d=pascal3d,
-        splits=cli_options.split(split) or None,
-        categories=cli_options.split(categories) or None,
-        workers=workers,
-        strict=strict,
-        overwrite=overwrite,
-    )
+        dataset, root, cache, reading.override(preparation, settings), pascal3d=pascal3d,
+        splits=cli_options.split(split) or None, categories=cli_options.split(categories) or None,
+        workers=workers, strict=strict, overwrite=overwrite,
+    )  # fmt: skip
     say(report.table())
     print(cache)
 
@@ -221,7 +215,7 @@ def inspect(
 
 @app.command()
 def fit_shapes(
-    out: Annotated[Path, typer.Option(help="Folder for the shapes.")] = DEFAULT_SHAPES,
+    out: Annotated[Path, typer.Option(help="Folder for the shapes.")] = SHAPES,
     cache: Annotated[
         Path | None,
         typer.Option(help="Cache folder: the CADs, and where latents go.", show_default="cache"),
@@ -247,38 +241,25 @@ def fit_shapes(
     from ntdm import fit_shapes
     from ntdm.data_prep.raw import cad
     from ntdm.reports import diagnostics
-    from ntdm.shapes import nearest_faces
 
     if cad_root is None:
-        cache = cache or DEFAULT_CACHE
+        cache = cache or CACHE
     elif cache is not None:
         raise typer.BadParameter("name either --cache or --cad-root")
-    names = cli_options.split(categories) or None
-    found = cad.find_cads(cad_root) if cad_root is not None else None
-    where = cli_options.resolved(device)
-    if device is Device.auto and where == "cuda" and (reason := nearest_faces.missing()):
-        say(f"fit-shapes computes on the CPU: on CUDA it needs Kaolin ({reason})")
-        where = "cpu"
-    settled = reading.resolve(ShapeConfig, config, settings, seed)
-    print(
-        fit_shapes.run(
-            settled,
-            cache,
-            out,
-            names,
-            overwrite,
-            cads=found,
-            frozen=freeze,
-            plot=diagnostics.draw_convergence,
-            device=where,
-        )
-    )
+    shape_config = reading.resolve(ShapeConfig, config, settings, seed)
+    folder = fit_shapes.run(
+        shape_config, cache, out, cli_options.split(categories) or None, overwrite,
+        cads=None if cad_root is None else cad.find_cads(cad_root), frozen=freeze,
+        plot=diagnostics.draw_convergence,
+        device=fit_shapes.default_device() if device is Device.auto else cli_options.resolved(device),
+    )  # fmt: skip
+    print(folder)
 
 
 @app.command()
 def train(
-    cache: CacheOption = DEFAULT_CACHE,
-    shapes: ShapesOption = DEFAULT_SHAPES,
+    cache: CacheOption = CACHE,
+    shapes: ShapesOption = SHAPES,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/<method>")] = None,
     method: Annotated[str | None, typer.Option(help=f"One of {', '.join(protocol.METHODS)}.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the run, in tables. Default: the method.")] = None,
@@ -307,39 +288,28 @@ def train(
     Example: ntdm train --method nemo --cache cache --shapes shapes --out runs/nemo
     """
     from ntdm import train
+    from ntdm.training import monitor
 
     method = method or cli_options.setting(settings, "method")
-    settled = reading.resolve(TrainConfig, config, settings, seed, method)
+    training = reading.resolve(TrainConfig, config, settings, seed, method)
     if method is not None:
-        settled = dataclasses.replace(settled, method=method)
-    validation = None
+        training = dataclasses.replace(training, method=method)
+    names, validation = cli_options.split(categories) or None, None
     if validate_on is not None:
-        from ntdm.io.cache_split import find
-        from ntdm.training.monitor import Validation
-
         keys = cli_options.keys([validate_on], "--validate-on")
         if len(keys) != 1 or watch_every == 0:
             raise typer.BadParameter(
                 "want one DATASET/SPLIT, and --watch-every above 0", param_hint="--validate-on"
             )
-        photos = find(cache, keys[0], cli_options.split(categories) or None)
-        validation = Validation(photos, reading.resolve(InferConfig, config, None, seed))
-    print(
-        train.run(
-            settled,
-            cache,
-            shapes,
-            out or Path("runs", settled.method),
-            train_on=tuple(cli_options.keys(train_on, "--train-on") or ["pascal3d/train"]),
-            categories=cli_options.split(categories) or None,
-            resume=resume,
-            overwrite=overwrite,
-            device=cli_options.resolved(device),
-            name=name,
-            watch_every=watch_every,
-            validate=validation,
-        )
-    )
+        inference = reading.resolve(InferConfig, config, None, seed)
+        validation = monitor.Validation.open(cache, keys[0], names, inference)
+    folder = train.run(
+        training, cache, shapes, out or RUNS / training.method,
+        train_on=tuple(cli_options.keys(train_on, "--train-on") or ["pascal3d/train"]), categories=names,
+        resume=resume, overwrite=overwrite, device=cli_options.resolved(device), name=name,
+        watch_every=watch_every, validate=validation,
+    )  # fmt: skip
+    print(folder)
 
 
 @app.command()
@@ -362,18 +332,17 @@ def infer(
     \b
     Example: ntdm infer photo.jpg --run runs/ntdm --out inferred --bbox 40,25,310,190
     """
-    settled, box = reading.resolve(InferConfig, config, settings, seed), cli_options.box(bbox)
+    inference, box = reading.resolve(InferConfig, config, settings, seed), cli_options.box(bbox)
     from ntdm import infer
 
-    print(infer.run(images, run, out, box, settled, overwrite=overwrite, device=cli_options.resolved(device)))
+    where = cli_options.resolved(device)
+    print(infer.run(images, run, out, box, inference, overwrite=overwrite, device=where))
 
 
 @app.command()
 def evaluate(
-    run: RunOption = Path("runs", "ntdm"),
-    cache: Annotated[
-        Path, typer.Option(exists=True, help="Folder of the cache files, or one of them.")
-    ] = DEFAULT_CACHE,
+    run: RunOption = RUNS / "ntdm",
+    cache: TestCacheOption = CACHE,
     splits: SplitsOption = None,
     config: ConfigOption = "tiny",
     settings: SetOption = None,
@@ -388,11 +357,9 @@ def evaluate(
     """
     from ntdm import evaluate
 
-    settled = reading.resolve(InferConfig, config, settings, seed)
-    wanted = cli_options.wanted_splits(cache, splits)
-    for path in evaluate.run(
-        run, cache, wanted, settled, overwrite=overwrite, device=cli_options.resolved(device)
-    ):
+    inference, where = reading.resolve(InferConfig, config, settings, seed), cli_options.resolved(device)
+    keys = cli_options.split_keys(cache, splits)
+    for path in evaluate.run(run, cache, keys, inference, overwrite=overwrite, device=where):
         print(path)
 
 
@@ -445,19 +412,17 @@ def report(
     Example: ntdm report --table 2 --runs runs/ntdm --runs runs/pose-classifier --out report
     Example: ntdm report --table 3 --runs ablations/* --out report
     """
+    from ntdm.io.run_folder import find_runs
     from ntdm.reports import tables
 
     # A shell hands the paths of a pattern on one by one, and the option takes the first only.
-    found = [*(runs or ()), *(more or ())]
-    found = found or sorted(path.parent for path in Path("runs").glob("*/config.json"))
-    if not found:
-        raise ValueError("no run in ./runs: name one by --runs")
+    folders = [*(runs or ()), *(more or ())] or find_runs(RUNS)
     pictures = None
     if cache is not None:
         from ntdm.evaluation import sheets
 
-        pictures = partial(sheets.run, found, cache)
-    path = tables.report(table, found, out, published, pictures)
+        pictures = partial(sheets.run, folders, cache)
+    path = tables.report(table, folders, out, published, pictures)
     print(path.with_suffix(".md").read_text(encoding="utf-8"))
     print(path)
 
@@ -494,23 +459,16 @@ def ablate(
     by_stage = cli_options.by_stage(settings, ("train", "infer"))
     training = reading.resolve(TrainConfig, config, by_stage["train"], seed, "ntdm")
     inference = reading.resolve(InferConfig, config, by_stage["infer"], seed)
-    wanted = cli_options.keys(splits, "--splits") or ["pascal3d/val"]
-    learned = cli_options.keys(train_on, "--train-on") or ["pascal3d/train"]
+    test_keys = cli_options.keys(splits, "--splits") or ["pascal3d/val"]
+    train_keys = cli_options.keys(train_on, "--train-on") or ["pascal3d/train"]
     from ntdm import ablate
 
-    for folder in ablate.run(
-        training,
-        inference,
-        cache,
-        shapes,
-        out,
-        splits=wanted,
-        train_on=learned,
-        categories=cli_options.split(categories) or None,
-        full=full,
-        overwrite=overwrite,
+    folders = ablate.run(
+        training, inference, cache, shapes, out, splits=test_keys, train_on=train_keys,
+        categories=cli_options.split(categories) or None, full=full, overwrite=overwrite,
         device=cli_options.resolved(device),
-    ):
+    )  # fmt: skip
+    for folder in folders:
         print(folder)
     print(out)
 
@@ -518,7 +476,7 @@ def ablate(
 @app.command()
 def export(
     form: Annotated[Format, typer.Argument(metavar="coco|bop|ood-cv")],
-    cache: Annotated[Path, typer.Option(exists=True, help="Folder of the cache files, or one of them.")],
+    cache: TestCacheOption,
     out: Annotated[Path, typer.Option(help="The file to write.")],
     run: Annotated[
         Path | None, typer.Option(help="Run whose predictions are exported. Default: the truth.")
@@ -534,14 +492,10 @@ def export(
     Example: ntdm export coco --cache cache --run runs/ntdm --splits pascal3d/val --out val.json
     """
     from ntdm import export
-    from ntdm.io.cache_split import find
 
     if order is not None and form is not Format.ood_cv:
         raise typer.BadParameter(f"{form} has no order of rows: it belongs to ood-cv", param_hint="--order")
-    wanted = cli_options.wanted_splits(cache, splits)
-    paths = [cache] if cache.is_file() else [path for split in wanted for path in find(cache, split)]
-    ordered = {"order": order} if order else {}
-    print(export.FORMATS[form](paths, run, out, **ordered))
+    print(export.run(form, cache, cli_options.split_keys(cache, splits), run, out, order))
 
 
 @app.command()

@@ -12,7 +12,8 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 
 
-def native():  # by its path: ntdm itself is not importable under build isolation
+def native():
+    """ntdm/ops/build.py, by its path: ntdm itself is not importable under build isolation."""
     spec = importlib.util.spec_from_file_location("ntdm_build", ROOT / "ntdm" / "ops" / "build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

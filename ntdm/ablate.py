@@ -1,4 +1,4 @@
-"""Ablations: `ntdm ablate`. The runs of Table 3 and one of ours, each with one thing of the method changed.
+"""Ablations: `ntdm ablate`. The runs of Table 3 of arXiv 2306.00118 and one of ours, one change each.
 
     full            nothing
     no-background   cells that look like background do not enter the loss (Eq. 10 without its second sum)
@@ -65,9 +65,17 @@ def run(
     """Train what must be trained and evaluate every ablation; what is finished is kept.
 
     Args:
-        training, inference: the configurations of `full`; the ablations change keys of them.
-        cache, shapes, train_on, categories, device: as for train.run. splits: as for evaluate.run.
+        training: the configuration of `full`; ablations change keys of it.
+        inference: the same of inference.
+        cache: as for train.run.
+        shapes: as for train.run.
+        out: folder of the run folders.
+        splits: as for evaluate.run.
+        train_on: as for train.run.
+        categories: as for train.run.
         full: a finished run of this very configuration and data, whose weights are taken; None: train it.
+        overwrite: replace runs of another configuration.
+        device: as for train.run.
 
     Returns:
         the run folders, `out`/<ablation>, in the order of Table 3; each has its ablation's name in tables.

@@ -13,12 +13,16 @@ import typer
 
 
 class Device(StrEnum):
+    """--device."""
+
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
 
 
 class Dataset(StrEnum):
+    """The raw datasets that prep-data reads."""
+
     pascal3d = "pascal3d"
     occluded_pascal3d = "occluded-pascal3d"
     ood_cv = "ood-cv"
@@ -26,18 +30,24 @@ class Dataset(StrEnum):
 
 
 class Compression(StrEnum):
+    """Of photos and masks in a cache."""
+
     none = "none"
     lzf = "lzf"
     gzip = "gzip"
 
 
 class Predictions(StrEnum):
+    """The formats that import reads."""
+
     csv = "csv"
     ood_cv = "ood-cv"
     nemo = "nemo"
 
 
 class Format(StrEnum):
+    """The formats that export writes."""
+
     coco = "coco"
     bop = "bop"
     ood_cv = "ood-cv"
@@ -75,6 +85,9 @@ DeviceOption = Annotated[Device, typer.Option(help="Where to compute. auto: on C
 CpuOption = Annotated[Device, typer.Option(callback=only_cpu, help="Where to compute: the CPU only.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an output made before.")]
 CacheOption = Annotated[Path, typer.Option(help="Folder of the cache files.")]
+TestCacheOption = Annotated[
+    Path, typer.Option(exists=True, help="Folder of the cache files, or one of them.")
+]
 ShapesOption = Annotated[Path, typer.Option(help="Folder that fit-shapes wrote.")]
 TrainOnOption = Annotated[list[str] | None, typer.Option(help="DATASET/SPLIT, repeat or use commas.")]
 SplitsOption = Annotated[
@@ -91,14 +104,14 @@ def setting(settings: Sequence[str] | None, key: str) -> str | None:
 
 def by_stage(settings: Sequence[str] | None, stages: Sequence[str]) -> dict[str, list[str]]:
     """`--set STAGE.KEY=VALUE` pairs by stage, without its name."""
-    found: dict[str, list[str]] = {stage: [] for stage in stages}
+    pairs: dict[str, list[str]] = {stage: [] for stage in stages}
     for setting in settings or ():
-        stage, dot, rest = setting.partition(".")
-        if not dot or stage.strip() not in found:
-            wanted = " or ".join(f"{stage}.KEY=VALUE" for stage in stages)
-            raise typer.BadParameter(f"{setting!r}: want {wanted}", param_hint="--set")
-        found[stage.strip()].append(rest)
-    return found
+        stage, dot, pair = setting.partition(".")
+        if not dot or stage.strip() not in pairs:
+            forms = " or ".join(f"{stage}.KEY=VALUE" for stage in stages)
+            raise typer.BadParameter(f"{setting!r}: want {forms}", param_hint="--set")
+        pairs[stage.strip()].append(pair)
+    return pairs
 
 
 def split(values: Sequence[str] | None) -> list[str]:
@@ -108,11 +121,11 @@ def split(values: Sequence[str] | None) -> list[str]:
 
 def keys(values: Sequence[str] | None, option: str) -> list[str]:
     """Each DATASET/SPLIT once."""
-    found = [key.strip("/") for key in split(values)]
-    for key in found:
+    given = [key.strip("/") for key in split(values)]
+    for key in given:
         if not re.fullmatch(r"[\w-]+/[\w-]+", key):
             raise typer.BadParameter(f"{key!r}: want DATASET/SPLIT, as pascal3d/val", param_hint=option)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(given))
 
 
 def box(text: str | None) -> tuple[float, float, float, float] | None:
@@ -128,19 +141,8 @@ def box(text: str | None) -> tuple[float, float, float, float] | None:
     return x0, y0, x1, y1
 
 
-def wanted_splits(cache: Path, splits: Sequence[str] | None) -> list[str]:
-    """Those of --splits, else every test split; none of a single file, which is one split by itself."""
+def split_keys(cache: Path, splits: Sequence[str] | None) -> list[str]:
+    """The keys of --splits; none for every test split, and none of a file, which is one split by itself."""
     if cache.is_file() and splits:
         raise typer.BadParameter(f"{cache} is one split by itself; name its folder", param_hint="--splits")
-    return [] if cache.is_file() else keys(splits, "--splits") or every_test_split(cache)
-
-
-def every_test_split(cache: Path) -> list[str]:
-    """Every DATASET/SPLIT under a cache folder but training data."""
-    found = sorted({"/".join(path.parts[-3:-1]) for path in cache.glob("*/*/*.h5")})
-    found = [key for key in found if not key.endswith(("/train", "_train"))]
-    if not found:
-        raise ValueError(
-            f"{cache}: no cache file <dataset>/<split>/<category>.h5 of a test split; run prep-data first"
-        )
-    return found
+    return keys(splits, "--splits")

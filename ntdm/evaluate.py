@@ -21,7 +21,7 @@ from ntdm.data.dataset import SampleDataset
 from ntdm.evaluation import sheets
 from ntdm.evaluation.score import score
 from ntdm.io import predictions
-from ntdm.io.cache_split import CacheSplit
+from ntdm.io.cache_split import CacheSplit, split_files
 from ntdm.io.outputs import sweep, up_to_date
 from ntdm.io.prediction_writer import PredictionWriter, remove_parts
 from ntdm.io.predictions import DenseOutputs, Prediction
@@ -44,7 +44,11 @@ def run(
     """Predict and score splits ("pascal3d/val", ...); under torchrun, its processes share the photos.
 
     Args:
+        run_folder: of a finished training.
         cache: cache root, or one cache file, which is then all there is of its split (`splits` is not used).
+        splits: none for every test split of the cache.
+        config: of inference.
+        overwrite: replace predictions made with another config or other weights.
         device: "cpu" or "cuda", where photos are fitted.
 
     Returns:
@@ -64,11 +68,7 @@ def run(
     weights, trained_on = folder.weights_digest(), folder.trained_on()
     predictor: Predict | None = None
     written = []
-    if cache.is_file():
-        alone = CacheSplit([cache])
-        todo = {f"{header.dataset}/{header.split}": alone for header in alone.headers}
-    else:
-        todo = {split: CacheSplit.open(cache, [split]) for split in splits}
+    todo = {split: CacheSplit(paths) for split, paths in split_files(cache, splits).items()}
     for files in todo.values():
         _check(files, description, trained_on, run_folder)
     for split, files in todo.items():

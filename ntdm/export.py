@@ -26,6 +26,7 @@ from ntdm.evaluation.ood_cv_challenge import OOD_CV_COLUMNS, challenge_name, in_
 from ntdm.geometry.camera_np import rotation_from_angles
 from ntdm.io import cache as caches
 from ntdm.io import predictions
+from ntdm.io.cache_split import split_files
 from ntdm.io.outputs import atomic_path
 from ntdm.io.progress import say, track
 from ntdm.io.run_folder import RunFolder
@@ -46,13 +47,22 @@ class Record:
 
     Attributes:
         image_id: number of the sample among all that are exported, from 1.
-        file_id, index: number of its cache file, from 1, and its place in that file, from 0.
-        dataset, split, category, name: its key.
-        image_size: (H, W) of the crop. focal, principal_point: its camera, pixels, corner-origin frame.
+        file_id: number of its cache file, from 1.
+        index: its place in that file, from 0.
+        dataset: of its cache file.
+        split: of its cache file.
+        category: the true one.
+        name: of the sample, unique in its cache file.
+        image_size: (H, W) of the crop.
+        focal: of the crop's camera, pixels.
+        principal_point: the same, pixels, corner-origin frame.
         viewpoint: f64 [4] azimuth, elevation, theta (radians), distance (CAD units) in that camera; NaN
             where the prediction failed, distance NaN where it is not predicted.
-        score: 1 for the truth. seconds: -1 where not measured. predicted_category: None where not predicted.
-        amodal, visible: u8 [H, W], 0 or 1; None where not annotated, not predicted, or not asked for.
+        score: 1 for the truth.
+        seconds: -1 where not measured.
+        predicted_category: None where not predicted.
+        amodal: u8 [H, W], 0 or 1; None where not annotated, not predicted, or not asked for.
+        visible: as `amodal`.
     """
 
     image_id: int
@@ -170,11 +180,15 @@ def ood_cv(paths: Sequence[Path], run: Path | None, out: Path, order: Path | Non
     """Poses as the OOD-CV challenge's CSV, angles in degrees; a failed prediction is a row of nan.
 
     Args:
+        paths: as for :func:`coco`.
+        run: as for :func:`coco`.
+        out: as for :func:`coco`.
         order: a CSV with the column `imgs`, such as the challenge's labels.csv. The challenge compares row
-            by row: with it the rows are those of `order`, and one that is not in the cache is nan, and said.
+            by row: with it the rows are those of `order`, and one that is not in the cache is nan, and told.
 
-    Others and Raises: as :func:`coco`; ValueError when a name is not `<image>_<object>`, or `order` names
-    none of the samples.
+    Raises:
+        ValueError: as :func:`coco`; a name that is not `<image>_<object>`; an `order` that names none of the
+            samples.
     """
     lines = []
     for record in records(paths, run):
@@ -189,6 +203,27 @@ def ood_cv(paths: Sequence[Path], run: Path | None, out: Path, order: Path | Non
 
 
 FORMATS: dict[str, Callable[..., Path]] = {"coco": coco, "bop": bop, "ood-cv": ood_cv}
+
+
+def run(
+    form: str, cache: Path, splits: Sequence[str], run_folder: Path | None, out: Path,
+    order: Path | None = None,
+) -> Path:  # fmt: skip
+    """Write one file of the splits of a cache; returns out.
+
+    Args:
+        form: a key of FORMATS.
+        cache: cache root, or one cache file (`splits` is not used).
+        splits: "pascal3d/val", ...; none for every test split of the cache.
+        run_folder: whose predictions are written; None for the truth.
+        out: the file.
+        order: ood-cv alone: the challenge's labels.csv, whose rows and order are taken.
+
+    Raises:
+        ValueError: no cache file, or as the format.
+    """
+    paths = [path for files in split_files(cache, splits).values() for path in files]
+    return FORMATS[form](paths, run_folder, out, **({} if order is None else {"order": order}))
 
 
 def records(paths: Sequence[Path], run: Path | None, masks: bool = False) -> Iterator[Record]:

@@ -53,9 +53,11 @@ def run(
     A category is finished when its files are whole; the same command again goes on with the next one.
 
     Args:
-        config: template, network, loss. cache_dir: as prep-data wrote it, or None with `cads`.
+        config: template, network, loss.
+        cache_dir: as prep-data wrote it, or None with `cads`.
         out: folder of the shapes.
-        categories: those to fit, all by default. overwrite: fit again what was fitted with another config.
+        categories: those to fit, all by default.
+        overwrite: fit again what was fitted with another config.
         cads: category -> what returns its CADs by cad_index, for CADs without photos.
         frozen: the shapes in `out` stay as they are; the CADs get latents by :func:`fit_latents`.
         plot: draws the convergence plot of (title, history, path).
@@ -101,6 +103,22 @@ def run(
         others = f"; the {len(wanted) - len(failures)} others are done" if len(wanted) > len(failures) else ""
         raise ValueError("; ".join(failures) + others)
     return Path(out)
+
+
+def default_device() -> str:
+    """Where fit-shapes computes by default: on CUDA where torch sees a device and Kaolin imports.
+
+    Says so where only Kaolin is missing.
+
+    Returns:
+        "cuda" or "cpu".
+    """
+    if not torch.cuda.is_available():
+        return "cpu"
+    if reason := nearest_faces.missing():
+        say(f"fit-shapes computes on the CPU: on CUDA it needs Kaolin ({reason})")
+        return "cpu"
+    return "cuda"
 
 
 def _cache_files(cache_dir: Path) -> dict[str, list[Path]]:

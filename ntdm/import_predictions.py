@@ -49,6 +49,7 @@ def run(
         split: "ood_cv/pose", ...
         cache: root of the cache that holds the split; gives the truth.
         labels: the challenge's labels.csv in its place; then only the pose is scored.
+        overwrite: replace predictions of the split that came from other files.
 
     Returns:
         The error CSV.

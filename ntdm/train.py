@@ -59,13 +59,18 @@ def run(
     """Train one method and write its run folder; under torchrun, all its processes train it together.
 
     Args:
-        cache: cache root; `train_on` names its splits, as "pascal3d/train".
+        config: method, backbone, loss, optimiser.
+        cache: cache root.
         shapes: folder written by `ntdm fit-shapes`; read for the method "ntdm" only.
+        out: the run folder.
+        train_on: splits of the cache, as "pascal3d/train".
+        categories: those to learn; None: all of the splits.
         resume: demand that there is something to resume; an interrupted run goes on anyway.
+        overwrite: replace a run of another configuration.
         device: "cpu" or "cuda", where the steps are computed; random draws are the CPU's on both.
         name: of the run in tables; the method's by default.
-        watch_every: epochs between two sheets, with which photos of `validate` are tried; see
-            ntdm/training/monitor.py.
+        watch_every: epochs between two sheets (ntdm/training/monitor.py).
+        validate: photos that are tried with every sheet.
 
     Returns:
         `out`, holding config.json, run.json, model.safetensors and train.csv.

@@ -46,8 +46,7 @@ def read_bytes(path: Path, largest: int) -> bytes:
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a dataset's archive, as ntdm.io.untrusted unpacks it; ValueError as
-    there and in read_bytes."""
+    """The arrays of a dataset's archive; ValueError as :func:`ntdm.io.untrusted.unpack` and read_bytes."""
     return untrusted.unpack(read_bytes(path, untrusted.LARGEST), path)
 
 

@@ -133,7 +133,8 @@ def blade(root: ArrayLike, tip: ArrayLike, thickness: tuple[float, float], acros
     """Wing, fin or propeller blade.
 
     Args:
-        root, tip: [2, 3], leading and trailing point of either end.
+        root: [2, 3], leading and trailing point of the end at the body.
+        tip: [2, 3], the same of the other end.
         thickness: of the root and of the tip.
         across: axis of the thickness: 2 for wings, 0 for fins.
     """

@@ -55,7 +55,9 @@ def draw(
     """Azimuth, elevation, theta [3] of a photo, radians.
 
     Args:
-        split, category, index: which photo; those of a split and category share one sequence.
+        split: of the photo; the photos of a split and category share one sequence.
+        category: of the photo.
+        index: of the photo in that sequence.
         seed: of the set.
         rng: of the photo.
         lists: folder of the lists to draw from; None: the prior. The pose nuisance never draws from them.

@@ -49,6 +49,7 @@ def make_batch(
         items: as ntdm.data.dataset.SampleDataset gives them.
         categories: the model's; a sample's category becomes its index there.
         num_latents: K of each category; empty for a method that uses no latents.
+        config: of the training.
         augmentation: one a sample.
     """
     index = [categories.index(item["category"]) for item in items]

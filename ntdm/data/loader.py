@@ -26,7 +26,11 @@ class Batches:
     """The batches of a training. Every draw of a step is from a generator seeded by (seed, step).
 
     Args:
-        categories, num_latents: the model's.
+        data: the samples.
+        categories: the model's.
+        num_latents: K of each of them.
+        config: of the training.
+        device: where batches go.
         ahead: make the next batch in a thread while the device works on one. Not on a CPU, which has
             no core to spare.
     """

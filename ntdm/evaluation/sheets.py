@@ -37,8 +37,11 @@ class Fit:
     """A sample's prediction, ready to be drawn.
 
     Attributes:
-        photo: u8 [H, W, 3]. amodal, visible: [H, W], 0 or 1.
-        vertices: f32 [1, V, 3] in the object's frame. viewpoint: f32 [1, 4] radians, CAD units.
+        photo: u8 [H, W, 3].
+        amodal: [H, W], 0 or 1.
+        visible: [H, W], 0 or 1.
+        vertices: f32 [1, V, 3] in the object's frame.
+        viewpoint: f32 [1, 4] radians, CAD units.
         caption: two lines.
     """
 
@@ -54,7 +57,11 @@ def overview(model: NTDM, focal: float, run_folder: Path, split: str, paths: Seq
     """A contact sheet of the split, best to worst pose, in ``<run>/sheets/<split>.png``.
 
     Args:
-        focal: of the crop's nominal camera, pixels. paths: the split's cache files.
+        model: of the run.
+        focal: of the crop's nominal camera, pixels.
+        run_folder: with predictions and errors of the split.
+        split: "pascal3d/val", ...
+        paths: the split's cache files.
     """
     order = _by_error(_errors(run_folder, split))
     chosen = order[np.linspace(0, len(order) - 1, min(OVERVIEW_ROWS, len(order))).round().astype(int)]

@@ -159,10 +159,16 @@ def sample_surface(
     """Points uniform by area.
 
     Args:
-        vertices: [V, 3]; faces: [F, 3] int64; n: number of points; generator: of the random numbers.
+        vertices: [V, 3].
+        faces: [F, 3] int64.
+        n: number of points.
+        generator: of the random numbers.
 
     Returns:
-        points [n, 3], differentiable with respect to vertices. ValueError where the surface has no area.
+        points [n, 3], differentiable with respect to vertices.
+
+    Raises:
+        ValueError: the surface has no area.
     """
     areas = torch.linalg.norm(face_normals(vertices.detach()[None], faces)[0].double(), dim=-1)
     total = areas.cumsum(0)

@@ -21,7 +21,8 @@ def write_obj(
 
     Args:
         path: the .obj; the .mtl and .png get the same stem.
-        vertices: [V, 3] object frame. faces: [F, 3] int64.
+        vertices: [V, 3] object frame.
+        faces: [F, 3] int64.
         sphere_points: [V, 3] the template point of each vertex.
         texture: [T, T, 3] uint8; row i, column j is the texel centred at v = (i+.5)/T, u = (j+.5)/T.
 

@@ -66,7 +66,9 @@ class CacheWriter:
 
     Args:
         path: final path.
-        dataset, split, category: the key of the file, e.g. "pascal3d", "train", "car".
+        dataset: "pascal3d", ...
+        split: "train", ...
+        category: "car", ...
         image_size: (H, W) of every sample.
         config: JSON-ready dictionary of what the file is made with.
         cads: cad_index -> (vertices [V, 3], faces [F, 3]), the category's CADs.

@@ -30,13 +30,42 @@ def find(cache_dir: Path, key: str, categories: Sequence[str] | None = None) -> 
     return [p for name, p in paths.items() if categories is None or name in categories]
 
 
+def split_files(cache: Path, keys: Sequence[str] = ()) -> dict[str, list[Path]]:
+    """The cache files of each split that is tested on.
+
+    Args:
+        cache: cache folder, or one cache file, which is a split by itself.
+        keys: "pascal3d/val", ...; none for every split of the folder but training data.
+
+    Raises:
+        ValueError: no cache file of a split, or of any test split.
+    """
+    if cache.is_file():
+        header = read_header(cache)
+        return {f"{header.dataset}/{header.split}": [cache]}
+    return {key: find(cache, key) for key in keys or every_test_split(cache)}
+
+
+def every_test_split(cache_dir: Path) -> list[str]:
+    """Every "dataset/split" under a cache folder but training data; ValueError where there is none."""
+    keys = sorted({"/".join(path.parts[-3:-1]) for path in cache_dir.glob("*/*/*.h5")})
+    keys = [key for key in keys if not key.endswith(("/train", "_train"))]
+    if not keys:
+        raise ValueError(
+            f"{cache_dir}: no cache file <dataset>/<split>/<category>.h5 of a test split; run prep-data first"
+        )
+    return keys
+
+
 @dataclass(frozen=True)
 class Header:
     """What one cache file says beside its photos.
 
     Attributes:
         path: the file.
-        dataset, split, category: its key.
+        dataset: "pascal3d", ...
+        split: "train", ...
+        category: "car", ...
         image_size: (H, W) of the crops.
         nominal_focal: crop pixels.
         names: of the samples.
@@ -104,7 +133,7 @@ class CacheSplit:
 
     @property
     def names(self) -> set[str]:
-        """ "category/name" of every sample."""
+        """Of every sample, as "category/name"."""
         return {f"{header.category}/{name}" for header in self.headers for name in header.names}
 
     @cached_property

@@ -129,10 +129,11 @@ def made_with(path: Path) -> dict[str, Any]:
 
 
 def read_geometry(path: Path, keys: Sequence[tuple[str, str]]) -> DenseOutputs:
-    """Masks, latents and scales of the samples `keys` ((category, name)), in that order.
+    """Masks, latents and scales of samples, in the order that they are asked for.
 
     Args:
         path: the ``.h5`` (or the ``.csv`` beside it).
+        keys: (category, name) of each sample.
 
     Raises:
         ValueError: not a whole prediction file, or a sample that it does not hold.

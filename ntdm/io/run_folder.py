@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,14 @@ DESCRIPTION: dict[str, type | tuple[type, ...]] = {  # what a run's config.json 
     "typical_box": (float, int), "shapes": dict,
 }  # fmt: skip
 LAST_CHECKPOINT = Path("checkpoints", "last.safetensors")
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Every run directly in a folder, in alphabetical order; ValueError where there is none."""
+    runs = sorted(path.parent for path in folder.glob("*/config.json"))
+    if not runs:
+        raise ValueError(f"no run in {os.path.join('.', folder)}: name one by --runs")
+    return runs
 
 
 class RunFolder:
@@ -72,7 +81,7 @@ class RunFolder:
             part.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
     def trained_on(self) -> set[str]:
-        """ "category/name" of every sample of the training; ValueError where the list is lost."""
+        """Every sample of the training, as "category/name"; ValueError where the list is lost."""
         names = set(self.train_names.read_text(encoding="utf-8").split("\n")) - {""}
         if not names:
             raise ValueError(f"{self.train_names} is empty: restore it, or train again")

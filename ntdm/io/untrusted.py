@@ -35,10 +35,12 @@ def unpack(data: bytes, path: Path) -> dict[str, np.ndarray]:
     """The arrays of an archive by name; a field that holds None is left out, as if it were not there.
 
     Args:
-        data: what `path`, which errors name, holds.
+        data: the archive's bytes.
+        path: where they come from, for errors.
 
-    Raises ValueError naming the file, and the field where one is to blame: no archive, cut short, larger
-    than any annotation, or a field that holds a pickled object.
+    Raises:
+        ValueError: names the file, and the field where one is to blame: no archive, cut short, larger than
+            any annotation, or a field that holds a pickled object.
     """
     try:
         # Counted before zipfile makes an object of each. Packed bytes hardly ever look like an entry.

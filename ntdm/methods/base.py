@@ -19,8 +19,8 @@ class Method:
         joint: whether the processes of torchrun can train it together.
         shapes: what the model is built around, an object a category: "" nothing, "fitted" what fit-shapes
             wrote, "cads" cuboids around the CADs of the caches.
-        describe: such an object as JSON, for config.json; restore: the same, untrained, from that and the
-            file's name.
+        describe: such an object as JSON, for config.json.
+        restore: the same, untrained, from that and the file's name.
     """
 
     build: Callable[[TrainConfig, Sequence[str], Mapping[str, Any]], Model]

@@ -22,11 +22,14 @@ class Cuboid(nn.Module):
     """The gridded box of one category, in the object frame, CAD units.
 
     Args:
-        low, high: [3] its corners. vertices: about how many it gets.
+        low: [3] its corner of least coordinates.
+        high: [3] its corner of largest coordinates.
+        vertices: about how many it gets.
 
     Attributes:
         vertices: [V, 3]; side after side, each a whole grid: z low, z high, y low, y high, x low, x high.
-        faces: [F, 3] int64. normals: [V, 3] outward normal of each vertex's side.
+        faces: [F, 3] int64.
+        normals: [V, 3] outward normal of each vertex's side.
     """
 
     num_latents = 1  # a shape of no freedom, for the solver

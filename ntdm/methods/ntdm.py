@@ -202,6 +202,7 @@ class NTDM(FeatureModel):
         Args:
             features: unit [B, h, w, d].
             surface: the annotated meshes on their grid.
+            batch: whose patches hide the cells.
         """
         config, bank = self.config, self.bank.valid()
         if batch.hidden is None or len(bank) == 0:
@@ -280,7 +281,7 @@ class TextureRenderer:
         return self.model.surface_map(vertices_cam, camera, view)
 
     def features(self, sphere: Tensor, local_view: Tensor) -> tuple[Tensor, Tensor]:
-        """Blended texture f' [P, d] (Eq. 6) and the evidence [P] for it."""
+        """Blended texture f' [P, d] (Eq. 4 and 5) and the evidence [P] for it."""
         which = torch.full((len(sphere),), self.category, device=sphere.device)
         return self.model.texture.lookup(which, sphere_uv(sphere), self.model.texture.alpha(local_view))
 

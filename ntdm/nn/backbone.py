@@ -220,9 +220,11 @@ TRUNKS: dict[str, type[Trunk]] = {"tiny": TinyTrunk, "resnet50": ResNet50Trunk}
 
 
 def feature_net(name: str, feature_dim: int, weights: str = "") -> FeatureNet:
-    """A feature extractor by name, a key of FEATURES, channels-last.
+    """A feature extractor by name, channels-last.
 
     Args:
+        name: a key of FEATURES.
+        feature_dim: d of its features.
         weights: path of a local torchvision ResNet-50 state dict (only for "resnet50"); "" is from scratch.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The deformable mesh of one category, Γ(z) = s * (v + Psi(v, z))  (main paper Eq. 1).
+"""The deformable mesh of one category, Γ(z) = s * (v + Psi(v, z))  (Eq. 1 of arXiv 2306.00118).
 
 v are the vertices of the unit icosphere, s the category's extents along x, y, z, and Psi moves every vertex:
 

@@ -1,4 +1,4 @@
-"""The contrastive loss of Eq. 7-9, as the one cross entropy the paper's words describe.
+"""The contrastive loss, Eq. 7 to 9 of arXiv 2306.00118, as one cross entropy (the end of its section 3.3).
 
 Each visible texel's feature is classified among: its own texture feature, far-away texels of the same
 category, texels of every other category, and background features. Logits are cosines over a temperature;
@@ -26,7 +26,7 @@ def texel_cross_entropy(
         negatives: unit features [M, d].
         log_weight: log of each negative's term weight [M].
         far: bool [N, M]; False removes a negative that lies too near its texel on the surface.
-        temperature: 0.07 in the paper.
+        temperature: of the softmax; NeMo's 0.07, the paper gives none.
 
     Returns:
         scalar; zero (with a graph) when N is 0.

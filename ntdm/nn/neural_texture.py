@@ -1,4 +1,4 @@
-"""Neural textures: learned features on the template's UV square, one set a viewing bin (Eq. 3-6).
+"""Neural textures: learned features on the template's UV square, one set a viewing bin (Eq. 4, 5).
 
 A texture of category c holds theta [q, q, b, d]: at every texel, b unit vectors of d channels, one for
 each direction from which that texel may be seen. The bins' directions are fixed in the surface's own
@@ -86,7 +86,8 @@ class LocalView(nn.Module):
 
         Args:
             frames: of the surface, as :meth:`frames` gives them; a change of size leaves them as they are.
-            vertices: [B, V, 3], in the same frame as the camera's centre [B, 3].
+            vertices: [B, V, 3] object frame.
+            centre: [B, 3] of the camera, in the same frame.
         """
         to_camera = F.normalize((centre[:, None] - vertices).permute(1, 2, 0), dim=1)
         return (frames * to_camera[:, None]).sum(2).permute(2, 0, 1)
@@ -117,7 +118,7 @@ class NeuralTexture(nn.Module):
         self.register_buffer("directions", bin_directions(view_bins), persistent=False)
 
     def alpha(self, local_view: Tensor) -> Tensor:
-        """Bin weights [..., b] of view directions [..., 3] of any length in the local frame (Eq. 4)."""
+        """Bin weights [..., b] of view directions [..., 3] of any length in the local frame (Eq. 5)."""
         scale = self.temperature * local_view.square().sum(-1, keepdim=True).clamp_min(1e-24).rsqrt()
         return F.softmax((local_view * scale) @ self.directions.T, -1)
 
@@ -144,9 +145,11 @@ class NeuralTexture(nn.Module):
         """theta_b <- normalise(theta_b + (1 - m) alpha_b (f - theta_b)); the first visit sets theta_b = f.
 
         Args:
+            category: number of the texture.
             texels: distinct flat indices [N] of visible texels.
             features: unit features [N, d] scattered from the photo.
             alpha: [N, b].
+            momentum: m.
             first_visit: a bin counts as visited for the first time when its alpha exceeds this.
         """
         texture_update(

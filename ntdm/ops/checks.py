@@ -36,11 +36,13 @@ def check_fragments(face_index: Tensor, faces: Tensor) -> None:
 
 
 def check_faces(name: str, faces: Tensor) -> None:
+    """ValueError unless faces are [F, 3] int64."""
     if faces.dim() != 2 or faces.shape[1] != 3 or faces.dtype != torch.int64:
         raise ValueError(f"{name}: faces must be [F, 3] int64, got {list(faces.shape)} {faces.dtype}")
 
 
 def check_face_index(name: str, face_index: Tensor) -> None:
+    """ValueError unless face_index is [B, H, W] int64."""
     if face_index.dim() != 3 or face_index.dtype != torch.int64:
         raise ValueError(
             f"{name}: face_index must be [B, H, W] int64, got {list(face_index.shape)} {face_index.dtype}"
@@ -48,6 +50,7 @@ def check_face_index(name: str, face_index: Tensor) -> None:
 
 
 def check_elements(name: str, argument: str, shape: tuple[int, ...]) -> None:
+    """ValueError where a tensor of this shape has more elements than 32-bit indices reach."""
     if math.prod(shape) > MOST_ELEMENTS:
         raise ValueError(
             f"{name}: {argument}, {list(shape)}, has {math.prod(shape)} elements: "
@@ -56,6 +59,7 @@ def check_elements(name: str, argument: str, shape: tuple[int, ...]) -> None:
 
 
 def check_mesh(vertices_cam: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor) -> None:
+    """ValueError where the arguments of `rasterize` do not fit each other."""
     if vertices_cam.dim() != 3 or vertices_cam.shape[2] != 3:
         raise ValueError(f"rasterize: vertices_cam must be [B, V, 3], got {list(vertices_cam.shape)}")
     batch, dtype = vertices_cam.shape[0], vertices_cam.dtype

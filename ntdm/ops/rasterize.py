@@ -182,6 +182,7 @@ def rasterize_reference(
 
 
 def pixel_centres(size: tuple[int, int], like: Tensor) -> Tensor:
+    """Centres [H * W, 2] of the pixels of a map, x and y in pixels, row by row."""
     rows, columns = (torch.arange(n, dtype=like.dtype, device=like.device) + 0.5 for n in size)
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).view(-1, 2)
 
@@ -189,7 +190,7 @@ def pixel_centres(size: tuple[int, int], like: Tensor) -> Tensor:
 def projected_faces(
     vertices: Tensor, faces: Tensor, focal: Tensor, principal_point: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    # Indices of the faces that are not dropped [F'], their corners in pixels [F', 3, 2] and depths [F', 3].
+    """The faces that are not dropped: numbers [F'], corners in pixels [F', 3, 2] and depths [F', 3]."""
     usable = vertices.detach().isfinite().all(-1) & (vertices.detach()[:, 2] < -NEAR)
     kept = usable[faces].all(-1).nonzero()[:, 0]
     xy, depth = camera.project(vertices[faces[kept]], focal, principal_point.view(1, 2))

@@ -2,8 +2,8 @@
 
 A texture [q, q, b, d] holds, at texel (i, j) with centre u = (j + 0.5) / q, v = (i + 0.5) / q, one feature
 theta per view bin and a mark `seen` (0 or 1) saying whether training ever visited that bin. At a surface
-point with bin weights alpha (method: Eq. 3-6), bilinear weights w_c over the four texels c around it,
-u wrapping and v clamped,
+point with bin weights alpha (Eq. 4 and 5 of arXiv 2306.00118), bilinear weights w_c over the four texels c
+around it, u wrapping and v clamped,
 
     g        = sum_c w_c sum_b alpha_b seen_cb theta_cb
     feature  = g / |g|                                   (0 where |g| < 1e-6: nothing was seen there)
@@ -112,7 +112,11 @@ def texture_similarity(
     """Product of each point's feature with a target: the cosine when the targets have unit length.
 
     Args:
-        texture, seen, map_index, uv, alpha: as :func:`texture_lookup`.
+        texture: as for :func:`texture_lookup`, as are the next four.
+        seen: 0 or 1.
+        map_index: each point's texture.
+        uv: each point's place on it.
+        alpha: each point's bin weights.
         target: [P, d] one row a point; or, with `target_index`, [N, d] rows shared between points (many
             poses rendered against one picture need no gathered copy of its features).
         target_index: [P] int64 in [0, N), each point's row of `target`.

@@ -47,10 +47,13 @@ def texture_update(
     """Move the texels of one texture towards the features seen on them.
 
     Args:
-        theta: unit features of T texels and b view bins. seen: 1 where training has visited.
+        theta: unit features of T texels and b view bins.
+        seen: 1 where training has visited.
         texels: [N] distinct texel numbers in [0, T).
-        features: [N, d] unit features. alpha: [N, b] bin weights.
-        momentum: m, 0.9 in the paper. first_visit: the least alpha that counts as a first visit.
+        features: [N, d] unit features.
+        alpha: [N, b] bin weights.
+        momentum: m, 0.9 in the paper.
+        first_visit: the least alpha that counts as a first visit.
 
     Raises:
         ValueError: shapes, dtypes or layouts that do not fit, or a texel out of range.

@@ -1,4 +1,7 @@
-"""Photos as the solver compares them: features, and how well the background explains each cell (Eq. 10)."""
+"""Photos as the solver compares them: features, and how well the background explains each cell.
+
+Equations are those of arXiv 2306.00118: the background is Eq. 6, the gain of a cell a summand of Eq. 10.
+"""
 
 from typing import NamedTuple
 

@@ -24,7 +24,8 @@ class RowAdam:
         rows: those that still move [L, P].
         live: their numbers among the B rows [L].
         rate: how often the rate of each has fallen [L].
-        best, best_loss: of all rows [B, P] and [B]; infinite before the first loss.
+        best: the best iterate of all rows [B, P].
+        best_loss: of all rows [B]; infinite before the first loss.
     """
 
     def __init__(self, rows: Tensor, config: InferConfig, steps: int, patience: int) -> None:

@@ -2,7 +2,7 @@
 
 For one category and a batch of photos: every start (azimuth x elevation x in-plane x latent) is rendered once
 and compared with every photo in one product; the best starts are refined by Adam through the rasterizer. The
-loss is the clutter-relative mean over all cells i of the feature map (method: Eq. 3 and 10),
+loss (Eq. 3 and 10 of arXiv 2306.00118) is the clutter-relative mean over all cells i of the feature map,
 
     L = 1 - mean_i [ m_i max(f_i . f'_i - f_i . beta_i, -kappa) ]
 

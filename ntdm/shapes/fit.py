@@ -1,4 +1,4 @@
-"""Fitting of Γ(z) to meshes, and of latents to CADs it was not fitted to (Eq. 2 of the paper)."""
+"""Fitting of Γ(z) to meshes, and of latents to CADs it was not fitted to (Eq. 2 of arXiv 2306.00118)."""
 
 import math
 from collections.abc import Sequence
@@ -24,12 +24,17 @@ def fit(
     """Fit Γ to the K CADs of one category, CAD k at the one-hot latent z_k.
 
     Args:
-        surfaces: of the K CADs. config: template, network, loss. label: for the progress.
+        surfaces: of the K CADs.
+        config: template, network, loss.
+        label: for the progress.
         device: to compute on.
 
     Returns:
         the model, on the CPU, and the history of its meshes, [step, loss] about forty times for each
-        template. ValueError if the fit diverges.
+        template.
+
+    Raises:
+        ValueError: the fit diverges.
     """
     meshes, _, history = fit_meshes(surfaces, config, label, device=device)
     return fit_network(meshes.to(device), config, f"{label}, network").cpu(), history

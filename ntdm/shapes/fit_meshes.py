@@ -40,13 +40,18 @@ def fit_meshes(
     """Meshes of one topology, mesh k like CAD k.
 
     Args:
-        surfaces: of the K CADs. config: template and loss. label: for the progress.
+        surfaces: of the K CADs.
+        config: template and loss.
+        label: for the progress.
         joint: corresponding vertices are to be corresponding parts; otherwise each CAD for itself.
         device: of the descent; starts and smoothing are computed on the CPU.
 
     Returns:
         vertices [K, V, 3] in CAD units, their template (the unit icosphere), and [step, loss] about forty
-        times; all on the CPU. ValueError if the fit diverges.
+        times; all on the CPU.
+
+    Raises:
+        ValueError: the fit diverges.
     """
     generator = torch.Generator().manual_seed(config.seed)
     boxes, outlines = Boxes(surfaces), Outlines(surfaces, config.seed)

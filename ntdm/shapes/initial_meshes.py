@@ -27,7 +27,9 @@ class Boxes:
     """K surfaces, each stretched along x, y, z so that all fill one box: the mean of theirs, of diagonal 1.
 
     Attributes:
-        half: [3] half extents of that box. points, normals: of the K surfaces in it, lists of [P, 3].
+        half: [3] half extents of that box.
+        points: of the K surfaces in it, a list of [P, 3].
+        normals: of the points, a list of [P, 3].
     """
 
     def __init__(self, surfaces: Sequence[Surface]) -> None:
@@ -82,7 +84,12 @@ def _plan(
     """Where each point should go: the optimal one-to-one plan to area-uniform points of CAD k.
 
     Args:
-        start, normals: [V, 3] points in the common box and their normals. plans: random draws, averaged.
+        start: [V, 3] points in the common box.
+        normals: [V, 3] of the points.
+        boxes: the common box of the CADs.
+        k: number of the CAD.
+        plans: random draws, averaged.
+        generator: of the draws.
 
     Returns:
         [V, 3] in the common box. The cost is the squared distance plus NORMAL_COST^2 times the normals'.

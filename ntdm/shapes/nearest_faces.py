@@ -36,7 +36,8 @@ def nearest_faces(meshes: Sequence[tuple[Tensor, Tensor]], unit: float) -> Neare
     """The nearest faces of K meshes at once, on the device that they lie on.
 
     Args:
-        meshes: vertices [V, 3] and faces [F, 3] of each. unit: none is longer, CAD units.
+        meshes: vertices [V, 3] and faces [F, 3] of each.
+        unit: no mesh is longer, CAD units.
 
     Raises:
         ValueError: they lie on CUDA, and Kaolin is missing.

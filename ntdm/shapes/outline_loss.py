@@ -28,7 +28,8 @@ class Outlines:
     """Masks of K CADs, seen from VIEWS directions.
 
     Args:
-        surfaces: of the CADs. seed: turns the directions, so that they are not those of the quality table.
+        surfaces: of the CADs.
+        seed: turns the directions, so that they are not those of the quality table.
     """
 
     def __init__(self, surfaces: Sequence[Surface], seed: int) -> None:
@@ -52,7 +53,10 @@ class Outlines:
         """What grows as the meshes' outlines move away from the CADs'; only its derivative means anything.
 
         Args:
-            vertices: [K, V, 3] CAD units; faces: [F, 3]. views: seen of each mesh, drawn from `generator`.
+            vertices: [K, V, 3] CAD units.
+            faces: [F, 3].
+            views: number of views of each mesh.
+            generator: of the views.
 
         Returns:
             [K] means over the outlines' pixels of signed lengths in diagonals, differentiable with respect to

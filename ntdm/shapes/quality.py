@@ -22,8 +22,10 @@ class ShapeQuality:
     """Measures meshes against one CAD.
 
     Args:
-        cad, surface: the CAD and its visible surface.
-        views: directions of the silhouettes, evenly over the sphere; size: their side in pixels.
+        cad: the mesh that Γ is compared with.
+        surface: what of it is visible.
+        views: directions of the silhouettes, evenly over the sphere.
+        size: their side in pixels.
     """
 
     def __init__(self, cad: Cad, surface: Surface, views: int = 48, size: int = 96) -> None:
@@ -91,7 +93,9 @@ def transfer(
     """Carry every named point of CAD j to CAD k: through the template, and by taking the nearest point.
 
     Args:
-        shapes: [K, V, 3] Γ(z_k); faces: [F, 3]. surfaces: of the K CADs.
+        shapes: [K, V, 3] Γ(z_k).
+        faces: [F, 3].
+        surfaces: of the K CADs.
         anchors: of each CAD, name -> [3] in its object frame; a CAD may lack some.
 
     Returns:

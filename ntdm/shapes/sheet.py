@@ -34,8 +34,12 @@ def write_sheet(
     """A row a CAD: four views of the CAD, four of Γ, four of Γ coloured by its distance to the CAD.
 
     Args:
-        path: of the PNG. category: for the captions. cads: by cad_index. surfaces: their visible surfaces.
-        shapes: [K, V, 3] Γ(z_k) in the same order. faces: [F, 3].
+        path: of the PNG.
+        category: for the captions.
+        cads: by cad_index.
+        surfaces: their visible surfaces.
+        shapes: [K, V, 3] Γ(z_k) in the same order.
+        faces: [F, 3].
 
     Returns:
         path.

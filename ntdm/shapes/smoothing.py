@@ -49,7 +49,8 @@ class SmoothDescent:
     """Adam on K meshes, with one step size a mesh, seen through the smoother.
 
     Args:
-        smoother: of the meshes' topology. like: [K, V, 3].
+        smoother: of the meshes' topology.
+        like: [K, V, 3].
     """
 
     def __init__(self, smoother: Smoother, like: Tensor) -> None:

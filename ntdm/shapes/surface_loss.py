@@ -41,7 +41,8 @@ class ShapeLoss:
     """Eq. 2 and its regularisers for K meshes of one topology; lengths in units of each CAD's diagonal.
 
     Args:
-        faces: [F, 3] of every Γ(z_k), on the device where the loss is computed. surfaces: of the K CADs.
+        faces: [F, 3] of every Γ(z_k), on the device where the loss is computed.
+        surfaces: of the K CADs.
         config: weights and, unless given as `samples`, how many points are drawn from a CAD and from its Γ.
     """
 
@@ -86,7 +87,8 @@ class ShapeLoss:
         between two arms cannot go to both, but it can shrink.
 
         Args:
-            vertices: [K, V, 3] CAD units. draw: the points at which it is taken.
+            vertices: [K, V, 3] CAD units.
+            draw: the points at which it is taken.
 
         Returns:
             [K] diagonals, differentiable with respect to vertices.

@@ -29,8 +29,10 @@ class Surface:
 
     Attributes:
         vertices: [V, 3] float32, object frame, CAD units.
-        faces: [F, 3] int64, the faces of which something is seen; all_faces: [G, 3] those of the whole CAD.
-        points, normals: [P, 3] visible points uniform by area; unit normals on the side they are seen from.
+        faces: [F, 3] int64, the faces of which something is seen.
+        all_faces: [G, 3] those of the whole CAD.
+        points: [P, 3] visible points, uniform by area.
+        normals: [P, 3] their unit normals, on the side they are seen from.
         corners: [Q, 3] the visible vertices.
         diagonal: of the bounding box, CAD units.
     """

@@ -18,6 +18,7 @@ from ntdm.data.batch import make_batch
 from ntdm.data.dataset import SampleDataset
 from ntdm.geometry import metrics
 from ntdm.geometry.camera import rotation
+from ntdm.io.cache_split import find
 from ntdm.io.progress import say
 from ntdm.io.run_folder import RunFolder
 from ntdm.methods.ntdm import NTDM
@@ -36,6 +37,13 @@ class Validation:
 
     paths: Sequence[Path]
     inference: InferConfig
+
+    @classmethod
+    def open(
+        cls, cache_dir: Path, key: str, categories: Sequence[str] | None, inference: InferConfig
+    ) -> "Validation":
+        """The files of `key` ("pascal3d/val") in a cache folder; ValueError as :func:`find`."""
+        return cls(find(cache_dir, key, categories), inference)
 
 
 class TrainingMonitor:

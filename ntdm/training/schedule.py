@@ -11,6 +11,7 @@ SGD_MOMENTUM = 0.9
 
 
 def make_optimiser(config: TrainConfig, learned: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser that `config.optimiser` names, of the parameters that are learned."""
     if config.optimiser == "sgd":
         return torch.optim.SGD(learned, config.learning_rate, SGD_MOMENTUM, weight_decay=config.weight_decay)
     return torch.optim.Adam(learned, lr=config.learning_rate, weight_decay=config.weight_decay)

@@ -106,7 +106,11 @@ def describe(
     """A caption of two lines: the sample, then predicted class, pose error in degrees, IoU in percent.
 
     Args:
-        rotation_error: radians. amodal_iou: a share. None for what was not measured.
+        name: of the sample.
+        category: the true one.
+        predicted: the chosen category; None where none was.
+        rotation_error: radians; None where not measured.
+        amodal_iou: 0 to 1; None where not measured.
     """
     parts = []
     if predicted is not None:

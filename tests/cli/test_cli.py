@@ -13,10 +13,10 @@ from typer.testing import CliRunner, Result
 import raw_trees as raw
 from ntdm import doctor
 from ntdm.cli import app
-from ntdm.cli_options import every_test_split
 from ntdm.config.protocol import METHODS
 from ntdm.config.reading import NAMED_CONFIGS, load_toml
 from ntdm.config.stages import InferConfig, ShapeConfig, TrainConfig
+from ntdm.io.cache_split import every_test_split
 from ntdm.methods.classifier import HEADS
 from ntdm.shapes import nearest_faces
 

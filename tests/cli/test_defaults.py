@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import raw_trees
+from ntdm import train
 from ntdm.cli import app
 from tiny_world import INFER, SHAPE, TRAIN
 
@@ -26,6 +28,10 @@ def settings(config: object, *keys: str) -> list[str]:
         value = list(value) if isinstance(value, tuple) else str(value).lower()
         pairs += ["--set", f"{key}={value}"]
     return pairs
+
+
+def project_files(folder: Path) -> list[Path]:
+    return sorted((folder / "cache").rglob("*.h5"))
 
 
 def run(*command: str) -> list[str]:
@@ -54,6 +60,29 @@ def test_a_project_folder(project):
     assert sorted(path.name for path in project.iterdir()) == ["cache", "report", "runs", "shapes"]
 
 
+def test_prep_data_makes_and_keeps_a_cache(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw_trees.write_pascal3d(tmp_path / "raw", train=2, val=1)
+    command = ("prep-data", "pascal3d", "--root", "raw", "--image-size", "32", "48")
+    assert run(*command)[-1] == "cache"
+    before = {path: path.read_bytes() for path in project_files(tmp_path)}
+    assert {path.name for path in before} == {"car.h5"} and len(before) == 2
+    result = CliRunner().invoke(app, [*command, "--set", "objects=all"])
+    assert result.exit_code == 1 and "--overwrite" in result.output
+    assert {path: path.read_bytes() for path in project_files(tmp_path)} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [((), "ntdm"), (("--method", "nemo"), "nemo"), (("--set", "method=res50-pose"), "res50-pose")],
+)
+def test_a_method_has_a_folder_of_its_own(arguments, folder, project, monkeypatch):
+    outs = []
+    monkeypatch.setattr(train, "run", lambda config, cache, shapes, out, **_: outs.append(out) or out)
+    assert run("train", *arguments)[-1] == str(Path("runs", folder))
+    assert outs == [Path("runs", folder)]
+
+
 def test_nothing_is_replaced_by_a_default(project):
     quick = settings(SHAPE, "subdivisions", "width", "layers", "frequencies")
     run("fit-shapes", *quick, "--set", "steps=3", "--set", "network_steps=3")
@@ -71,3 +100,5 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
     ):
         result = CliRunner().invoke(app, command)
         assert result.exit_code == 1 and message in result.output.replace(os.sep, "/")
+    result = CliRunner().invoke(app, ["evaluate"])
+    assert result.exit_code == 2 and "'cache' does not exist" in " ".join(result.output.split())

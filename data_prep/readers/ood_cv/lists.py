@@ -18,8 +18,9 @@ from ntdm.data_prep.readers.pascal3d import items_of
 
 
 def read_lists(root: Path, pascal3d: Path, categories: Sequence[str], splits: Sequence[str]) -> Contents:
-    """What the lists at `root` name. Where one of a category's test lists cannot be read, neither can `iid`,
-    which is what the others leave.
+    """What the lists at `root` name.
+
+    Where one of a category's test lists cannot be read, neither can `iid`, which is what the others leave.
     """
     contents = Contents(root, train_root=pascal3d)
     train: dict[str, tuple[list[Item], Counter[str]]] = {}

@@ -71,16 +71,19 @@ class Label:
 
 
 def read_tables(root: Path, pascal3d: Path, categories: Sequence[str], splits: Sequence[str]) -> Contents:
-    """What the tables of packaging A name. One that cannot be read, lacks a column, or is not the only one of
-    its folder is `unread`.
+    """What the tables of packaging A name.
+
+    One that cannot be read, lacks a column, or is not the only one of its folder is `unread`.
     """
     make = partial(_table_item, root, pascal3d)
     return _contents(root, categories, splits, "*.csv", _TABLE, make)
 
 
 def read_crops(root: Path, pascal3d: Path, categories: Sequence[str], splits: Sequence[str]) -> Contents:
-    """What the labels of packaging A' name, as :func:`read_tables`. Raises ValueError where `pascal3d` has no
-    annotations.
+    """What the labels of packaging A' name, as :func:`read_tables`.
+
+    Raises:
+        ValueError: `pascal3d` has no annotations.
     """
     check_root(pascal3d, PASCAL3D, "Annotations")
     return _contents(root, categories, splits, "labels.csv", _LABELS, partial(_crop_item, pascal3d))
