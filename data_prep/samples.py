@@ -22,8 +22,8 @@ from ntdm.data_prep.raw.annotation import (
 from ntdm.data_prep.raw.files import read_bytes, read_npz
 from ntdm.geometry.crop import DEGENERATE_DISTANCE, box_distance, crop_map
 from ntdm.io.cache import Sample
-from ntdm.io.fault import reason
 from ntdm.io.photo import FORMATS, LARGEST_FILE, essential, to_rgb
+from ntdm.io.untrusted import reason
 from ntdm.ops.amodal_mask import amodal_mask
 
 MOST_OBJECTS = 100  # of one category in a photo: more than anyone annotates
@@ -203,7 +203,7 @@ def _sample(
     return Sample(
         name=name,
         source=photo.source,
-        images=pixels,
+        image=pixels,
         amodal_mask=amodal,
         visible_mask=amodal if occluder is None else amodal & ~occluder,
         occluder_mask=occluder,

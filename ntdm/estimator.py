@@ -29,11 +29,12 @@ from ntdm.io.photo import photo_from_array, photo_from_image, read_photo
 from ntdm.io.run_folder import RunFolder
 from ntdm.methods import load as methods_load
 from ntdm.methods.ntdm import NTDM, TextureRenderer
-from ntdm.ops.rasterize import interpolate, rasterize
+from ntdm.ops.rasterize import rasterize
 from ntdm.ops.uv_scatter import uv_scatter
 from ntdm.render_and_compare.encode import EncodedPhotos, encode
 from ntdm.render_and_compare.solver import Solution, Solver, fit_categories
 from ntdm.viz import pictures
+from ntdm.viz.shading import shading
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -363,7 +364,6 @@ class _Fit:
         camera = Pinhole(cam.new_tensor([solver.focal / crop_map.zoom]), point, shape)
         fragments = rasterize(cam, model.faces, *camera)
         amodal = fragments.face_index[0] >= 0
-        normals = interpolate(mesh.vertex_normals(cam, model.faces), model.faces, fragments)
         rows, columns = amodal.nonzero(as_tuple=True)
         pixels = np.stack([columns.cpu().numpy() + 0.5, rows.cpu().numpy() + 0.5], -1)
         height, width = solver.image_size
@@ -372,7 +372,7 @@ class _Fit:
         values = F.grid_sample(logit, grid, align_corners=False, padding_mode="border")[0, 0, 0]
         visible = torch.zeros_like(amodal)
         visible[rows, columns] = values >= 0
-        return amodal.cpu().numpy(), visible.cpu().numpy(), pictures.shade(normals[0].cpu().numpy())
+        return amodal.cpu().numpy(), visible.cpu().numpy(), shading(cam, model.faces, fragments)
 
 
 def read(photo: Photo) -> np.ndarray:

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from ntdm.geometry.camera import cam_from_obj
 from ntdm.geometry.metrics import iou
-from ntdm.io.cache import CacheFile, Cads
+from ntdm.io.cache import CacheFile, Cad, Cads
 from ntdm.io.outputs import atomic_path
 from ntdm.io.progress import track
 from ntdm.ops.amodal_mask import amodal_mask
@@ -168,7 +168,7 @@ def _sheet(file: CacheFile, cads: Cads, out: Path) -> tuple[Path, float | None]:
     viewpoints, cad_index, names = file["viewpoint"], file["cad_index"], file["name"]
     # Even steps through the samples in order of azimuth: all views are seen, rare ones too.
     order = np.argsort(viewpoints[:, 0], kind="stable")
-    chosen = order[np.linspace(0, len(order) - 1, min(SHEET_ROWS, len(order))).round().astype(int)]
+    chosen = order[pictures.even_rows(len(order), SHEET_ROWS)]
     occluders = "occluder_mask" in file
     rows, captions, agreement = [], [], []
     for i in map(int, chosen):
@@ -195,7 +195,7 @@ def _sheet(file: CacheFile, cads: Cads, out: Path) -> tuple[Path, float | None]:
     return out, min(agreement) if agreement else None
 
 
-def _annotated(file: CacheFile, index: int, cad: tuple[np.ndarray, np.ndarray] | None) -> pictures.Picture:
+def _annotated(file: CacheFile, index: int, cad: Cad | None) -> pictures.Picture:
     """The crop at the tile's size, with the outline of its CAD and its box: lines finer than crop pixels."""
     height, width = file.image_size
     zoom = TILE / max(height, width)
@@ -211,7 +211,7 @@ def _annotated(file: CacheFile, index: int, cad: tuple[np.ndarray, np.ndarray] |
     return np.asarray(photo)
 
 
-def _project(file: CacheFile, index: int, cad: tuple[np.ndarray, np.ndarray], zoom: float) -> np.ndarray:
+def _project(file: CacheFile, index: int, cad: Cad, zoom: float) -> np.ndarray:
     """Where the CAD covers the crop enlarged `zoom` times: bool [zoom H, zoom W]."""
     height, width = file.image_size
     vertices, faces = torch.from_numpy(cad[0]).double(), torch.from_numpy(cad[1]).long()

@@ -15,6 +15,7 @@ counter-clockwise in the picture. The camera centre is distance * (cos e sin a, 
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,6 +68,12 @@ def angles_from_rotation(R: Tensor) -> Tensor:
     elevation = torch.asin(R[..., 2, 2].clamp(-1, 1))
     theta = torch.atan2(-R[..., 0, 2], R[..., 1, 2])
     return torch.stack([azimuth, elevation, theta], -1)
+
+
+def viewpoints_at(directions: np.ndarray, distance: float) -> Tensor:
+    """Viewpoints f32 [N, 4] of upright cameras that stand in unit directions [N, 3] of the object frame."""
+    angles = [(math.atan2(x, -y), math.asin(z), 0.0, distance) for x, y, z in directions.tolist()]
+    return torch.tensor(angles)
 
 
 def cam_from_obj(points: Tensor, viewpoint: Tensor) -> Tensor:

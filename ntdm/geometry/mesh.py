@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Cad = tuple[np.ndarray, np.ndarray]  # vertices f32 [V, 3] in the object frame, faces [F, 3]
+from ntdm.io.cache import Cad
 
 # Closer to the axis than this the longitude of a unit vector is rounding noise.
 POLE_RADIUS = 1e-6
@@ -183,12 +183,21 @@ def sample_surface(
     return (1 - r) * a + r * (1 - s) * b + r * s * c
 
 
-def as_mesh(cad: Cad) -> tuple[Tensor, Tensor]:
-    """A CAD as float32 vertices [V, 3] and int64 faces [F, 3]."""
-    return torch.from_numpy(np.asarray(cad[0], np.float32)), torch.from_numpy(np.asarray(cad[1], np.int64))
+def as_mesh(cad: Cad) -> Mesh:
+    """A CAD's arrays as a mesh of tensors."""
+    vertices, faces = cad
+    return Mesh(
+        torch.from_numpy(np.asarray(vertices, np.float32)), torch.from_numpy(np.asarray(faces, np.int64))
+    )
 
 
-def middle(vertices: Tensor, faces: Tensor) -> Tensor:
-    """[3]: centre of the bounding box of the vertices that faces use."""
-    used = vertices[faces.reshape(-1)]
-    return (used.amin(0) + used.amax(0)) / 2
+def bounding_box(mesh: Mesh) -> tuple[Tensor, Tensor]:
+    """Least and greatest corner [3] of the box around the vertices that faces use; others do not count."""
+    corners = mesh.vertices[mesh.faces.reshape(-1)]
+    return corners.amin(0), corners.amax(0)
+
+
+def box_centre(mesh: Mesh) -> Tensor:
+    """[3]: the middle of the :func:`bounding_box`."""
+    low, high = bounding_box(mesh)
+    return (low + high) / 2

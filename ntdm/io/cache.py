@@ -14,7 +14,7 @@
     name, source     utf-8 [N]      unique sample name; path relative to the dataset's root
     cad/<k>/vertices f32 [V,3], cad/<k>/faces i32 [F,3]
 
-and the attributes of cache_check.ATTRIBUTES. A file has its final name only when it is whole.
+and the attributes of cache_schema.ATTRIBUTES. A file has its final name only when it is whole.
 """
 
 import contextlib
@@ -40,7 +40,8 @@ from ntdm.io.outputs import atomic_hdf5
 
 _PIXELS = ("images", "amodal_mask", "visible_mask", "occluder_mask", "source_mask")
 
-Cads = Mapping[int, tuple[np.ndarray, np.ndarray]]
+Cad = tuple[np.ndarray, np.ndarray]  # vertices f32 [V, 3] in the object frame, faces i32 [F, 3]
+Cads = Mapping[int, Cad]  # by cad_index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class Sample:
 
     name: str
     source: str
-    images: np.ndarray  # u8 [H, W, 3]
+    image: np.ndarray  # u8 [H, W, 3], a row of `images`
     amodal_mask: np.ndarray  # bool or 0/1 [H, W]
     visible_mask: np.ndarray  # [H, W]
     viewpoint: np.ndarray  # f64 [4]
@@ -133,7 +134,7 @@ class CacheWriter:
         assert sample.cad_index < 0 or sample.cad_index in self._cads, f"{sample.name}: CAD not in the file"
         self._names.add(sample.name)
         for name, (_, shape) in self._layout.items():
-            value = getattr(sample, name)
+            value = getattr(sample, "image" if name == "images" else name)
             assert np.shape(value) == resolved(shape, self._size), (
                 f"{sample.name}: {name} is {np.shape(value)}"
             )
@@ -276,7 +277,7 @@ class CacheFile:
             text = f"{self.path}: dataset {name} is damaged ({error})"
             raise ValueError(f"{text}; make it again with prep-data --overwrite") from None
 
-    def cads(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    def cads(self) -> dict[int, Cad]:
         """cad_index -> (vertices f32 [V, 3] in the object frame, faces i32 [F, 3]), ascending."""
         group = self._file["cad"]
         with self._whole("cad"):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ntdm.io.fault import reason
+from ntdm.io.untrusted import reason
 
 # Some of ImageNet's .JPEG are PNGs. Not every format that Pillow knows: some start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")

@@ -55,7 +55,8 @@ def cuda_sources() -> list[Path]:
 def user_cache() -> Path:
     """Where a library is built at first use: $XDG_CACHE_HOME/ntdm, else ~/.cache/ntdm.
 
-    BuildError where there is neither."""
+    BuildError where there is neither.
+    """
     if named := os.environ.get("XDG_CACHE_HOME"):
         return Path(named) / "ntdm"
     try:

@@ -7,7 +7,6 @@ outline's outward motion. That is the derivative of :meth:`Outlines.excess`; a m
 """
 
 import copy
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +15,7 @@ from scipy.ndimage import binary_closing, binary_fill_holes, distance_transform_
 from torch import Tensor
 
 from ntdm.geometry import camera
+from ntdm.geometry.mesh import box_centre
 from ntdm.ops.rasterize import coverage, rasterize
 from ntdm.shapes.visible_surface import Surface, directions
 
@@ -35,10 +35,10 @@ class Outlines:
     def __init__(self, surfaces: Sequence[Surface], seed: int) -> None:
         turn = np.linalg.qr(np.random.default_rng(seed).standard_normal((3, 3)))[0]
         towards = np.clip(directions(VIEWS) @ turn.T, -1, 1)
-        self._angles = torch.tensor([(math.atan2(x, -y), math.asin(z), 0.0, 0.0) for x, y, z in towards])
+        self._angles = camera.viewpoints_at(towards, 0.0)
         self._diagonal = torch.tensor([s.diagonal for s in surfaces])
-        self._centre = torch.stack([_middle(s) for s in surfaces])
-        self._depth = torch.stack([_signed(self._masks(k, s)) for k, s in enumerate(surfaces)])
+        self._centre = torch.stack([box_centre(s.whole) for s in surfaces])
+        self._depth = torch.stack([signed_distance(self._masks(k, s)) for k, s in enumerate(surfaces)])
 
     def of(self, which: Sequence[int], device: str = "cpu") -> "Outlines":
         """Those of some of the CADs, for meshes on the device."""
@@ -70,16 +70,17 @@ class Outlines:
         principal_point = torch.full((count, 2), SIZE / 2, device=device)
         with torch.no_grad():
             seen = rasterize(posed, faces, focal, principal_point, (SIZE, SIZE))
-            image, row, column, outward = _rim(seen.face_index >= 0)
+            image, row, column, outward = rim_pixels(seen.face_index >= 0)
             wrong = self._depth[torch.arange(K)[:, None], pick].flatten(0, 1)[image, row, column]
             share = wrong / torch.bincount(image, minlength=count).clamp_min(1)[image]
             corner = faces[seen.face_index[image, row, column]] + (image * vertices.shape[1])[:, None]
             weights = seen.barycentric[image, row, column]
-        rim = (
+        outline = (
             posed.reshape(-1, 3).index_select(0, corner.reshape(-1)).view(-1, 3, 3) * weights[..., None]
         ).sum(1)
         # Depth is held: moving towards the camera would make every outline grow.
-        x, y = rim[:, 0] / -rim[:, 2].detach(), rim[:, 1] / -rim[:, 2].detach()
+        depth = -outline[:, 2].detach()
+        x, y = outline[:, 0] / depth, outline[:, 1] / depth
         moved = DISTANCE * (x * outward[:, 0] - y * outward[:, 1])  # of a row y points down
         return torch.zeros(count, device=device).index_add(0, image, share * moved).view(K, views).mean(1)
 
@@ -95,12 +96,7 @@ class Outlines:
         return np.stack([coverage(v, surface.all_faces, *camera_of).numpy() for v in posed])
 
 
-def _middle(surface: Surface) -> Tensor:
-    used = surface.vertices[surface.all_faces.reshape(-1)]
-    return (used.amin(0) + used.amax(0)) / 2
-
-
-def _signed(masks: np.ndarray) -> Tensor:
+def signed_distance(masks: np.ndarray) -> Tensor:
     """[N, H, W] in -1..1: 0 on the masks' outermost pixels, 1 more a pixel outwards, 1 less inwards.
 
     0 also in holes, of which a sphere has none: it would be eaten away between the spokes of a wheel.
@@ -116,7 +112,7 @@ def _holes(mask: np.ndarray) -> np.ndarray:
     return (binary_fill_holes(mask) & ~mask) | (binary_fill_holes(closed) & ~closed)
 
 
-def _rim(inside: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def rim_pixels(inside: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of masks [N, H, W]: image, row and column [P] of their outermost pixels, and [P, 2] (x, y) outwards."""
     padded = torch.nn.functional.pad(inside.float(), (1, 1, 1, 1))
     around = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]

@@ -4,7 +4,6 @@ Two yardsticks stand beside it: the floor, the category's scaled sphere, and the
 topology that is fitted to one CAD alone (fit_meshes.py).
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,7 +11,9 @@ import torch
 from torch import Tensor
 
 from ntdm.geometry import camera, metrics
-from ntdm.geometry.mesh import Cad, as_mesh, face_neighbours, face_normals, middle, sample_surface
+from ntdm.geometry.mesh import Mesh, as_mesh, box_centre, face_neighbours, face_normals, sample_surface
+from ntdm.io.cache import Cad, Cads
+from ntdm.io.progress import track
 from ntdm.ops.rasterize import coverage
 from ntdm.shapes.nearest_faces import nearest_faces, points_on_faces
 from ntdm.shapes.visible_surface import Surface, crossing_faces, directions
@@ -31,14 +32,11 @@ class ShapeQuality:
     def __init__(self, cad: Cad, surface: Surface, views: int = 48, size: int = 96) -> None:
         self.surface = surface
         self._target = nearest_faces([(surface.vertices, surface.faces)], surface.diagonal)
-        truth, truth_faces = as_mesh(cad)
-        self._centre = middle(truth, truth_faces)
-        self._views = [
-            torch.tensor((math.atan2(x, -y), math.asin(z), 0.0, 5 * surface.diagonal))
-            for x, y, z in directions(views).tolist()
-        ]
+        truth = as_mesh(cad)
+        self._centre = box_centre(truth)
+        self._views = camera.viewpoints_at(directions(views), 5 * surface.diagonal)
         self._size = size
-        self._truth = self._masks(truth, truth_faces)
+        self._truth = self._masks(truth)
 
     def __call__(self, vertices: Tensor, faces: Tensor) -> dict[str, float]:
         """How well the mesh [V, 3], [F, 3] copies the CAD.
@@ -55,18 +53,48 @@ class ShapeQuality:
         return {
             "chamfer_l1": metrics.chamfer_l1(precision, recall),
             "f_score": metrics.f_score(precision, recall, 0.01),
-            "silhouette_iou": float(metrics.iou(self._masks(vertices, faces), self._truth).mean()),
+            "silhouette_iou": float(metrics.iou(self._masks(Mesh(vertices, faces)), self._truth).mean()),
             **folds(vertices, faces),
         }
 
-    def _masks(self, vertices: Tensor, faces: Tensor) -> np.ndarray:
+    def _masks(self, mesh: Mesh) -> np.ndarray:
         # A unit diagonal at distance 5 fills 90 % of the picture.
         size = self._size
         view = (torch.tensor(4.5 * size), torch.tensor([size / 2, size / 2]), (size, size))
-        centred = vertices - self._centre
+        centred = mesh.vertices - self._centre
         return np.stack(
-            [coverage(camera.cam_from_obj(centred, v), faces, *view).numpy() for v in self._views]
+            [coverage(camera.cam_from_obj(centred, v), mesh.faces, *view).numpy() for v in self._views]
         )
+
+
+def measure(
+    category: str, cads: Cads, surfaces: Sequence[Surface], shapes: Tensor, faces: Tensor
+) -> dict[str, dict[str, float]]:
+    """The :class:`ShapeQuality` of a category's meshes.
+
+    Args:
+        category: for the progress.
+        cads: K CADs by cad_index.
+        surfaces: their visible surfaces.
+        shapes: [K, V, 3] their meshes.
+        faces: [F, 3].
+
+    Returns:
+        "mean" over the CADs, and each cad_index -> the figures of its mesh.
+    """
+    pairs = track(zip(cads.values(), surfaces, shapes, strict=True), f"{category}: measuring", len(cads))
+    measured = [ShapeQuality(cad, surface)(vertices, faces) for cad, surface, vertices in pairs]
+    mean = {name: float(np.mean([m[name] for m in measured])) for name in measured[0]}
+    return {"mean": mean, **{str(k): m for k, m in zip(cads, measured, strict=True)}}
+
+
+def in_words(figures: Mapping[str, float]) -> str:
+    """The figures of :class:`ShapeQuality` in a line."""
+    return (
+        f"silhouette IoU {figures['silhouette_iou']:.3f}, Chamfer-L1 {figures['chamfer_l1']:.4f}, F-score "
+        f"{figures['f_score']:.3f}, {100 * figures['flipped']:.1f} % of the faces flipped, "
+        f"{100 * figures['crossing']:.1f} % crossing"
+    )
 
 
 def folds(vertices: Tensor, faces: Tensor) -> dict[str, float]:

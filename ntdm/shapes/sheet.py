@@ -1,7 +1,7 @@
 """The picture sheet of a category: each CAD, its Γ and where they differ, from four sides."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,14 @@ from PIL import Image
 from torch import Tensor
 
 from ntdm.geometry import camera
-from ntdm.geometry.mesh import Cad, as_mesh, face_normals, middle
+from ntdm.geometry.mesh import as_mesh, box_centre
+from ntdm.io.cache import Cads
 from ntdm.io.outputs import atomic_path
-from ntdm.ops.rasterize import interpolate, rasterize
+from ntdm.ops.rasterize import interpolate
 from ntdm.shapes.nearest_faces import nearest_faces
 from ntdm.shapes.visible_surface import Surface
 from ntdm.viz import pictures
+from ntdm.viz.shading import seen_from_ahead, shading
 
 VIEWS = ((-60, 20), (30, 20), (90, 0), (0, 70))  # azimuth, elevation in degrees
 TILE = 160  # pixels
@@ -26,7 +28,7 @@ _PALE, _MIDDLE, _STRONG = (np.array(c, float) for c in ((225, 225, 225), (240, 1
 def write_sheet(
     path: Path,
     category: str,
-    cads: Mapping[int, Cad],
+    cads: Cads,
     surfaces: Sequence[Surface],
     shapes: Tensor,
     faces: Tensor,
@@ -46,8 +48,8 @@ def write_sheet(
     """
     rows, captions = [], []
     for (k, cad), surface, vertices in zip(cads.items(), surfaces, shapes, strict=True):
-        truth, truth_faces = as_mesh(cad)
-        centre = middle(truth, truth_faces)
+        truth = as_mesh(cad)
+        centre = box_centre(truth)
         nearest = nearest_faces([(surface.vertices, surface.faces)], surface.diagonal)
         error = (nearest(vertices[None])[2][0] - vertices).norm(dim=1) / surface.diagonal
         tiles: list[list[pictures.Picture]] = [[], [], []]
@@ -55,8 +57,10 @@ def write_sheet(
             viewpoint = torch.tensor(
                 [math.radians(azimuth), math.radians(elevation), 0.0, 5 * surface.diagonal]
             )
-            posed, true_posed = (camera.cam_from_obj(v - centre, viewpoint) for v in (vertices, truth))
-            tiles[0].append(_view(true_posed, truth_faces))
+            posed, true_posed = (
+                camera.cam_from_obj(v - centre, viewpoint) for v in (vertices, truth.vertices)
+            )
+            tiles[0].append(_view(true_posed, truth.faces))
             tiles[1].append(_view(posed, faces))
             tiles[2].append(_view(posed, faces, error))
         rows.append([tile for kind in tiles for tile in kind])
@@ -81,14 +85,11 @@ def error_colours(error: Tensor) -> np.ndarray:
 def _view(vertices_cam: Tensor, faces: Tensor, error: Tensor | None = None) -> pictures.Picture:
     """One mesh in the camera frame as a shaded tile u8 [TILE, TILE, 3]."""
     # A unit diagonal at distance 5 would just leave the picture; none is seen at its full length.
-    focal, principal_point = torch.tensor([5.2 * TILE]), torch.full((1, 2), TILE / 2)
-    fragments = rasterize(vertices_cam[None], faces, focal, principal_point, (TILE, TILE))
-    seen = fragments.face_index[0]
-    normals = face_normals(vertices_cam[None], faces)[0][seen.clamp_min(0)]
-    normals = torch.where(seen[..., None] >= 0, normals, torch.zeros(()))
+    cam = vertices_cam[None]
+    fragments = seen_from_ahead(cam, faces, 5.2 * TILE, (TILE, TILE))
     colour = _PALE
     if error is not None:
-        per_vertex = torch.from_numpy(error_colours(error)).to(vertices_cam.dtype)[None]
+        per_vertex = torch.from_numpy(error_colours(error)).to(cam)[None]
         colour = interpolate(per_vertex, faces, fragments)[0].numpy()
-    shaded = colour * pictures.shade(normals.numpy())[..., None]
-    return np.where((seen >= 0)[..., None].numpy(), shaded, 255).astype(np.uint8)
+    shaded = colour * shading(cam, faces, fragments, smooth=False)[..., None]
+    return np.where((fragments.face_index[0] >= 0)[..., None].numpy(), shaded, 255).astype(np.uint8)

@@ -12,7 +12,9 @@ import open3d
 import torch
 from torch import Tensor
 
-from ntdm.geometry.mesh import Cad, face_normals, sample_surface
+from ntdm.geometry.mesh import Mesh, bounding_box, face_normals, sample_surface
+from ntdm.io.cache import Cad, Cads
+from ntdm.io.progress import track
 from ntdm.shapes.nearest_faces import as_o3d, bvh
 
 VIEWS, GRID = 60, 128  # parallel views from which faces are looked for, rays along a side of each
@@ -45,6 +47,11 @@ class Surface:
     corners: Tensor
     diagonal: float
 
+    @property
+    def whole(self) -> Mesh:
+        """The whole CAD."""
+        return Mesh(self.vertices, self.all_faces)
+
 
 def directions(n: int) -> np.ndarray:
     """n unit vectors [n, 3] float32 spread evenly over the sphere (Fibonacci lattice)."""
@@ -73,11 +80,11 @@ def visible_surface(cad: Cad, generator: torch.Generator, name: str = "CAD") -> 
     wrong = faces[(faces < 0) | (faces >= len(vertices))]
     if len(wrong):
         raise ValueError(f"{name} has a face that names vertex {wrong[0]} of {len(vertices)}")
-    used = vertices[faces.reshape(-1)]
-    if not np.isfinite(used).all():
+    if not np.isfinite(vertices[faces.reshape(-1)]).all():
         raise ValueError(f"{name} has vertices that are not finite numbers")
-    centre, diagonal = (used.min(0) + used.max(0)) / 2, float(np.linalg.norm(np.ptp(used, axis=0)))
     cloud = torch.from_numpy(vertices)
+    low, high = (corner.numpy() for corner in bounding_box(Mesh(cloud, torch.from_numpy(faces))))
+    centre, diagonal = (low + high) / 2, float(np.linalg.norm(high - low))
     if diagonal and not SMALLEST <= diagonal <= LARGEST:
         unit = " (is it in millimetres?)" if diagonal > LARGEST else ""
         raise ValueError(
@@ -113,6 +120,15 @@ def visible_surface(cad: Cad, generator: torch.Generator, name: str = "CAD") -> 
     normals *= torch.where((normals * outward).sum(1, keepdim=True) < 0, -1.0, 1.0)
     corners = corners if len(corners) else points
     return Surface(cloud, seen, torch.from_numpy(faces), points, normals, corners, diagonal)
+
+
+def visible_surfaces(category: str, cads: Cads, seed: int) -> list[Surface]:
+    """The visible surfaces of a category's CADs, in their order; errors as :func:`visible_surface`."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        visible_surface(cad, generator, f"CAD {k + 1:02d} of {category}")
+        for k, cad in track(cads.items(), f"{category}: visible surfaces", len(cads))
+    ]
 
 
 def crossing_faces(mesh: Cad) -> np.ndarray:

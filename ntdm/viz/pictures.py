@@ -174,6 +174,11 @@ def contact_sheet(
     return np.asarray(sheet)
 
 
+def even_rows(count: int, most: int) -> NDArray[np.int64]:
+    """Which of `count` candidates a sheet of at most `most` rows shows: first, last, even steps between."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)
+
+
 def legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int, size: int = 17) -> Picture:
     """One strip u8 [h, width, 3] of coloured squares with their names; what does not fit is cut off."""
     font = ImageFont.load_default(size)

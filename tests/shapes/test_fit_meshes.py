@@ -104,13 +104,13 @@ def test_outlines_say_which_way_the_area_grows():
 def test_an_outline_that_fits_is_left_alone_by_the_pixel():
     mask = np.zeros((1, 9, 9), bool)
     mask[0, 2:7, 3:6] = True
-    signed = outline_loss._signed(mask)[0]
+    signed = outline_loss.signed_distance(mask)[0]
     assert signed[4].tolist() == [1, 1, 1, 0, -1, 0, 1, 1, 1]
-    image, row, column, outward = outline_loss._rim(torch.from_numpy(mask))
+    image, row, column, outward = outline_loss.rim_pixels(torch.from_numpy(mask))
     assert len(image) == 5 * 3 - 3
     assert (signed[row, column] == 0).all()
     mask[0, 4, 4] = False
-    assert outline_loss._signed(mask)[0, 4, 4] == 0
+    assert outline_loss.signed_distance(mask)[0, 4, 4] == 0
     left = (row == 4) & (column == 3)
     torch.testing.assert_close(outward[left], torch.tensor([[-1.0, 0.0]]))
 

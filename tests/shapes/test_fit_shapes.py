@@ -111,7 +111,7 @@ def test_roughness_prefers_the_sphere():
 def test_fit_copies_simple_cads_and_repeats_itself():
     cads = [ellipsoid(0.25, 0.4, 0.15), box(0.2, 0.35, 0.12)]
     surfaces = [seen(cad) for cad in cads]
-    model, history = fit.fit(surfaces, SMALL, "test")
+    model, _, history = fit.fit(surfaces, SMALL, "test")
     assert history[-1][1] < 0.25 * history[0][1]
     with torch.no_grad():
         shapes = model(model.one_hot())
@@ -159,7 +159,7 @@ def write_cache(path, cads, cad_index):
         path, dataset=dataset, split=split, category=category, image_size=(16, 16), config={}, cads=cads
     ) as writer:
         for i, k in enumerate(cad_index):
-            sample = {"name": f"a{i}", "source": f"a{i}.jpg", "images": np.zeros((16, 16, 3), np.uint8)}
+            sample = {"name": f"a{i}", "source": f"a{i}.jpg", "image": np.zeros((16, 16, 3), np.uint8)}
             camera = {
                 "viewpoint": np.array([0.0, 0, 0, 5]),
                 "focal": 60.0,
