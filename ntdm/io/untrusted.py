@@ -75,9 +75,8 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray | Non
     if member.compress_type not in _METHODS:
         raise ValueError(f"field {member.filename.removesuffix('.npy')} is compressed by another method")
     with archive.open(member) as file:
-        content = file.read(
-            member.file_size
-        )  # with the size, or a member could unpack to more than it claims
+        # With the size, or a member could unpack to more than it claims.
+        content = file.read(member.file_size)
     try:
         return _array(content)
     except ValueError as error:
@@ -118,6 +117,6 @@ def _is_none(pickled: bytes) -> bool:
         steps = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(pickled)]
     except (ValueError, IndexError):
         return False
-    words = {word for _, said in steps if isinstance(said, str) for word in said.split(" ")}
+    words = {word for _, text in steps if isinstance(text, str) for word in text.split(" ")}
     names = [name for name, _ in steps if name not in _BOOKKEEPING]
     return words <= _WORDS and names[-len(_ENDING) :] == _ENDING

@@ -1,4 +1,4 @@
-"""The picture sheet of a category: each CAD, its Γ and where they differ, from four sides."""
+"""Picture sheet of a category: each CAD, its Γ and where they differ, from four sides."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from ntdm.viz.shading import seen_from_ahead, shading
 
 VIEWS = ((-60, 20), (30, 20), (90, 0), (0, 70))  # azimuth, elevation in degrees
 TILE = 160  # pixels
-WORST = 0.03  # error, in diagonals, that has the last colour
+WORST = 0.03  # error, in diagonals, from which a point has the last colour
 _PALE, _MIDDLE, _STRONG = (np.array(c, float) for c in ((225, 225, 225), (240, 160, 20), (190, 20, 30)))
 
 
@@ -83,8 +83,8 @@ def error_colours(error: Tensor) -> np.ndarray:
 
 
 def _view(vertices_cam: Tensor, faces: Tensor, error: Tensor | None = None) -> pictures.Picture:
-    """One mesh in the camera frame as a shaded tile u8 [TILE, TILE, 3]."""
-    # A unit diagonal at distance 5 would just leave the picture; none is seen at its full length.
+    """A shaded tile u8 [TILE, TILE, 3] of one mesh [V, 3] in the camera frame, coloured by errors [V]."""
+    # At this focal length a diagonal at distance 5 is 1.04 tiles long; no view shows it at its full length.
     cam = vertices_cam[None]
     fragments = seen_from_ahead(cam, faces, 5.2 * TILE, (TILE, TILE))
     colour = _PALE
