@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from ntdm import cli_options
 from ntdm.cli_options import (
@@ -41,7 +41,7 @@ from ntdm.cli_options import (
     TrainOnOption,
 )
 from ntdm.config import protocol, reading
-from ntdm.config.stages import InferConfig, PrepConfig, ShapeConfig, SyntheticConfig, TrainConfig
+from ntdm.config.stages import InferConfig, PrepConfig, ShapeConfig, SyntheticConfig
 from ntdm.io.progress import say
 from ntdm.ops import build
 
@@ -65,6 +65,18 @@ class Commands(TyperGroup):
                 raise
             say(f"ntdm: {_sentence(error)}", error=True)
             raise typer.Exit(1) from None
+
+
+class TrainCommand(TyperCommand):
+    """Its help names the methods, whose modules import torch: only when it is shown."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from ntdm.methods.registry import METHODS
+
+        for option in self.params:
+            if isinstance(option, TyperOption) and option.name == "method":
+                option.help = f"One of {', '.join(METHODS)}."
+        super().format_help(ctx, formatter)
 
 
 def _sentence(error: Exception) -> str:
@@ -256,12 +268,12 @@ def fit_shapes(
     print(folder)
 
 
-@app.command()
+@app.command(cls=TrainCommand)
 def train(
     cache: CacheOption = CACHE,
     shapes: ShapesOption = SHAPES,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/<method>")] = None,
-    method: Annotated[str | None, typer.Option(help=f"One of {', '.join(protocol.METHODS)}.")] = None,
+    method: Annotated[str | None, typer.Option(help="See --help.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the run, in tables. Default: the method.")] = None,
     train_on: TrainOnOption = None,
     categories: CategoriesOption = None,
@@ -288,12 +300,10 @@ def train(
     Example: ntdm train --method nemo --cache cache --shapes shapes --out runs/nemo
     """
     from ntdm import train
+    from ntdm.methods.registry import configure
     from ntdm.training import monitor
 
-    method = method or cli_options.setting(settings, "method")
-    training = reading.resolve(TrainConfig, config, settings, seed, method)
-    if method is not None:
-        training = dataclasses.replace(training, method=method)
+    training = configure(config, settings, seed, method)
     names, validation = cli_options.split(categories) or None, None
     if validate_on is not None:
         keys = cli_options.keys([validate_on], "--validate-on")
@@ -457,12 +467,13 @@ def ablate(
     Example: ntdm ablate --cache cache --shapes shapes --out ablations --set train.epochs=20
     """
     by_stage = cli_options.by_stage(settings, ("train", "infer"))
-    training = reading.resolve(TrainConfig, config, by_stage["train"], seed, "ntdm")
+    from ntdm import ablate
+    from ntdm.methods.registry import configure
+
+    training = configure(config, by_stage["train"], seed, "ntdm")
     inference = reading.resolve(InferConfig, config, by_stage["infer"], seed)
     test_keys = cli_options.keys(splits, "--splits") or ["pascal3d/val"]
     train_keys = cli_options.keys(train_on, "--train-on") or ["pascal3d/train"]
-    from ntdm import ablate
-
     folders = ablate.run(
         training, inference, cache, shapes, out, splits=test_keys, train_on=train_keys,
         categories=cli_options.split(categories) or None, full=full, overwrite=overwrite,

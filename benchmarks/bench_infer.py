@@ -19,13 +19,14 @@ import torch
 from torch.nn.functional import normalize
 
 from ntdm.config.reading import resolve
-from ntdm.config.stages import InferConfig, ShapeConfig, TrainConfig
+from ntdm.config.stages import InferConfig, ShapeConfig
 from ntdm.data.dataset import SampleDataset
 from ntdm.geometry import metrics
 from ntdm.geometry.camera import rotation
 from ntdm.io import cache_split
 from ntdm.methods import load
 from ntdm.methods.ntdm import NTDM, NTDMPredictor, TextureRenderer
+from ntdm.methods.registry import configure
 from ntdm.nn.deformable_mesh import DeformableMesh
 from ntdm.render_and_compare.encode import encode
 from ntdm.render_and_compare.solver import Solver
@@ -54,9 +55,8 @@ def main() -> None:
 
 def bench_untrained(args: argparse.Namespace) -> None:
     (height, width), count = SIZES[args.config]
-    shape, training, inference = (
-        resolve(cls, args.config, None, None) for cls in (ShapeConfig, TrainConfig, InferConfig)
-    )
+    shape, inference = (resolve(cls, args.config) for cls in (ShapeConfig, InferConfig))
+    training = configure(args.config, method="ntdm")
     inference = dataclasses.replace(inference, patience=0)
     torch.manual_seed(0)
     shapes = {f"category {i}": DeformableMesh(shape, 10) for i in range(count)}

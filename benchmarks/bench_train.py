@@ -17,12 +17,13 @@ import torch
 from measure import machine, synchronize
 from torch.profiler import ProfilerActivity, profile
 
-from ntdm.config.reading import override, resolve
-from ntdm.config.stages import ShapeConfig, TrainConfig
+from ntdm.config.reading import resolve
+from ntdm.config.stages import ShapeConfig
 from ntdm.data.augment import draw_augmentation
 from ntdm.data.batch import Batch, make_batch
 from ntdm.geometry.camera import PASCAL3D_FOCAL_PX, cam_from_obj
 from ntdm.methods.ntdm import NTDM
+from ntdm.methods.registry import configure
 from ntdm.nn.deformable_mesh import DeformableMesh
 from ntdm.ops.rasterize import coverage
 from ntdm.training import schedule
@@ -53,8 +54,8 @@ def main() -> None:
     args = parser.parse_args()
     print(machine(args.device))
     size, count, batch_size = SIZES[args.config]
-    config = override(
-        resolve(TrainConfig, args.config, args.set, None), [f"batch_size={args.batch or batch_size}"]
+    config = configure(
+        args.config, [*(args.set or ()), f"batch_size={args.batch or batch_size}"], None, "ntdm"
     )
     torch.manual_seed(0)
     shape = resolve(ShapeConfig, args.config, None, None)

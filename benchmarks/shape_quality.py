@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from measure import machine
 
-from ntdm.config.reading import apply_overrides, from_dict
+from ntdm.config.reading import from_dict, override
 from ntdm.config.stages import ShapeConfig
 from ntdm.data_prep.raw.cad import find_cads, read_anchors
 from ntdm.io.cache import Cad
@@ -113,7 +113,7 @@ def measure(category: str, cads: dict[int, Cad], arguments: argparse.Namespace) 
         elif what == "ceiling":
             found[what] = ceiling(surfaces, judges, model.config, arguments.ceiling_weights)
         else:
-            shorter = apply_overrides(model.config, arguments.leave_one_out_set)
+            shorter = override(model.config, arguments.leave_one_out_set)
             found[what] = leave_one_out(surfaces, judges, shorter)
         with atomic_path(path) as part:
             part.write_text(json.dumps(found, indent=1) + "\n")

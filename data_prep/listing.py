@@ -23,6 +23,7 @@ class Item:
         object: index of the only object wanted; None for what the protocol (PrepConfig.objects) says.
         masks: the .npz of the occluder, where the dataset has one.
         photo: base name of the photo's file, where that is not `name`.
+        file: the photo's file as a table spells it, suffix and all, where it does; looked for first.
         pose: reads the pose of the one object where the annotation is no `record`: given this item and the
             photo's (h, w); raises SampleError. A module-level function, so that it can go to a worker.
     """
@@ -33,6 +34,7 @@ class Item:
     object: int | None = None
     masks: Path | None = None
     photo: str | None = None
+    file: str | None = None
     pose: "Callable[[Item, tuple[int, int]], ObjectPose] | None" = None
 
 

@@ -23,7 +23,10 @@ from ntdm.io.photo import LARGEST_FILE, decode
 from ntdm.ops.amodal_mask import amodal_mask
 
 MOST_OBJECTS = 100  # of one category in a photo: more than anyone annotates
-_IMAGE_SUFFIXES = (".JPEG", ".jpg", ".jpeg", ".JPG", ".png")
+_IMAGE_SUFFIXES = (
+    ".JPEG", ".jpg", ".jpeg", ".JPG", ".png", ".Jpg", ".Jpeg", ".PNG",
+    *(suffix for name in ("webp", "bmp", "gif") for suffix in (f".{name}", f".{name.upper()}")),
+)  # fmt: skip
 
 
 def make_samples(listing: Listing, item: Item, config: PrepConfig) -> list[Sample | SampleError]:
@@ -124,12 +127,11 @@ def _refuse_cad(index: int, listing: Listing, item: Item) -> None:
 
 def _read_photo(listing: Listing, item: Item) -> _Photo:
     folder, name = listing.root / item.folder, item.photo or item.name
-    for suffix in _IMAGE_SUFFIXES:
-        path = folder / f"{name}{suffix}"
-        if path.is_file():
-            break
-    else:
-        raise SampleError("image_missing", f"{folder}/{name}.JPEG does not exist")
+    paths = [folder / f"{name}{suffix}" for suffix in _IMAGE_SUFFIXES]
+    paths = [folder / item.file, *paths] if item.file else paths
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise SampleError("image_missing", f"{paths[0]} does not exist")
     try:
         data = read_bytes(path, LARGEST_FILE)
     except ValueError as error:

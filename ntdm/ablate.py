@@ -26,8 +26,7 @@ from ntdm.io.outputs import atomic_path, up_to_date
 from ntdm.io.progress import say
 from ntdm.io.run_folder import RunFolder
 from ntdm.methods import load
-from ntdm.methods.registry import METHODS
-from ntdm.shapes.files import load_shape
+from ntdm.methods.base import FITTED_SHAPES
 
 
 @dataclass(frozen=True)
@@ -99,16 +98,15 @@ def run(
             _share(full, folder, name, overwrite)
         elif ablation.train or name == "full":
             say(f"ablation {name}: train")
-            own_training = replace(training, **ablation.train)
             train.run(
-                own_training, cache, shapes, folder, train_on, categories,
+                replace(training, **ablation.train), cache, shapes, folder, train_on, categories,
                 overwrite=overwrite, device=device, name=name,
             )  # fmt: skip
         else:
             _share(out / "full", folder, name, overwrite)
         say(f"ablation {name}: evaluate")
-        own_inference = replace(inference, **ablation.infer)
-        evaluate.run(folder, cache, splits, own_inference, overwrite=overwrite, device=device)
+        ablated = replace(inference, **ablation.infer)
+        evaluate.run(folder, cache, splits, ablated, overwrite=overwrite, device=device)
     return [out / name for name in ABLATIONS]
 
 
@@ -116,16 +114,16 @@ def _check_full(
     full: Path, training: TrainConfig, train_on: Sequence[str], split: CacheSplit, shapes: Path
 ) -> None:
     _, described = load.load(full)
-    wanted = {
+    expected = {
         "train": to_dict(training),
         "train_on": list(train_on),
         "data_fingerprint": split.fingerprint,
         "shapes": {
-            name: METHODS["ntdm"].describe(load_shape(shapes / f"{name}.safetensors"))
-            for name in split.categories
+            name: FITTED_SHAPES.describe(shape)
+            for name, shape in FITTED_SHAPES.gather(training, split, shapes).items()
         },
     }
-    differing = difference({key: described.get(key) for key in wanted}, wanted)
+    differing = difference({key: described.get(key) for key in expected}, expected)
     if differing:
         raise ValueError(
             f"{full} was made with another config or on other data ({differing}): it is not full"
@@ -135,10 +133,10 @@ def _check_full(
 def _share(full: Path, folder: Path, name: str, overwrite: bool) -> None:
     """Make `folder` a run of the name `name` with the weights of the run `full`."""
     source, target = RunFolder(full), RunFolder(folder)
-    described = source.description() | {"method": name}
+    described = load.read_description(source) | {"method": name}
     if target.config.exists() and target.weights.exists():
         same_weights = target.weights_digest() == source.weights_digest()
-        if same_weights and up_to_date(folder, target.description(), described, overwrite):
+        if same_weights and up_to_date(folder, load.read_description(target), described, overwrite):
             return
         if not overwrite:
             raise ValueError(f"{folder} has other weights than {full}; pass --overwrite to replace it")

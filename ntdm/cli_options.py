@@ -96,12 +96,6 @@ SplitsOption = Annotated[
 RunOption = Annotated[Path, typer.Option(help="Folder of a trained run.")]
 
 
-def setting(settings: Sequence[str] | None, key: str) -> str | None:
-    """The value that --set gives to a key, as text."""
-    pairs = [setting.partition("=") for setting in settings or ()]
-    return next((value.strip(" \"'") for name, _, value in reversed(pairs) if name.strip() == key), None)
-
-
 def by_stage(settings: Sequence[str] | None, stages: Sequence[str]) -> dict[str, list[str]]:
     """`--set STAGE.KEY=VALUE` pairs by stage, without its name."""
     pairs: dict[str, list[str]] = {stage: [] for stage in stages}

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from ntdm import evaluate, fit_shapes, infer, train
-from ntdm.config import reading
 from ntdm.config.protocol import NUISANCES, OCCLUSION_LEVELS
 from ntdm.config.reading import Config, override
 from ntdm.config.stages import InferConfig, PrepConfig, ShapeConfig, SyntheticConfig, TrainConfig
@@ -16,6 +15,7 @@ from ntdm.data_prep import make_data, prep_data
 from ntdm.data_prep.raw.annotation import object_pose, read_objects
 from ntdm.evaluation import sheets
 from ntdm.io.progress import say
+from ntdm.methods.registry import configure
 from ntdm.reports import diagnostics, tables
 
 RAW_FOLDERS = {
@@ -43,15 +43,15 @@ def run(out: Path, device: str, *, quick: bool, seed: int, overwrite: bool) -> I
     that all runs and not how well. Raises ValueError as the stages.
     """
 
-    def shorter(cls: type[Config]) -> tuple[str, ...]:
+    def shorter(cls: type) -> tuple[str, ...]:
         return QUICK[cls] if quick else ()
 
-    def configured(cls: type[Config]) -> Config:
-        return override(cls(), shorter(cls), seed)
+    def configured(default: Config) -> Config:
+        return override(default, shorter(type(default)), seed)
 
     data, cache, shapes = out / "data", out / "cache", out / "shapes"
     say("demo 1/5: synthetic datasets")
-    make_data.make_data(configured(SyntheticConfig), data, overwrite=overwrite)
+    make_data.make_data(configured(SyntheticConfig()), data, overwrite=overwrite)
     say("demo 2/5: cache files")
     pascal3d = data / RAW_FOLDERS["pascal3d"]
     prep = PrepConfig(image_size=(128, 128))
@@ -64,15 +64,15 @@ def run(out: Path, device: str, *, quick: bool, seed: int, overwrite: bool) -> I
         say(report.table())
     say("demo 3/5: shapes")
     fit_shapes.run(
-        configured(ShapeConfig), cache, shapes, overwrite=overwrite, plot=diagnostics.draw_convergence
+        configured(ShapeConfig()), cache, shapes, overwrite=overwrite, plot=diagnostics.draw_convergence
     )
     runs = [out / "runs" / method for method in ("ntdm", "pose-classifier")]
     for folder in runs:
         say(f"demo 4/5: {folder.name}: train, predict, score")
-        config = reading.resolve(TrainConfig, "tiny", shorter(TrainConfig), seed, folder.name)
+        config = configure("tiny", shorter(TrainConfig), seed, folder.name)
         train.run(config, cache, shapes, folder, overwrite=overwrite, device=device)
-        evaluate.run(folder, cache, SPLITS, configured(InferConfig), overwrite=overwrite, device=device)
-    meshes = _infer_examples(pascal3d, runs[0], out / "inferred", configured(InferConfig), device)
+        evaluate.run(folder, cache, SPLITS, configured(InferConfig()), overwrite=overwrite, device=device)
+    meshes = _infer_examples(pascal3d, runs[0], out / "inferred", configured(InferConfig()), device)
     say("demo 5/5: tables")
     pictures = partial(sheets.run, runs, cache)
     written = [tables.report(table, runs, out / "report", False, pictures) for table in (1, 2)]

@@ -77,7 +77,7 @@ def run(
         kept = table.exists() and up_to_date(table, predictions.made_with(table), made_with, overwrite)
         distributed.barrier()  # every process has looked
         if not kept:
-            data = SampleDataset(paths)
+            data = SampleDataset(files)
             if predictor is None:
                 method = METHODS[model.config.method]
                 predictor = method.predictor(model, config, data.image_size, description["nominal_focal"])

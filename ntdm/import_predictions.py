@@ -1,26 +1,26 @@
 """Anyone's predictions into a run folder, scored: `ntdm import`. Afterwards it is a run like any other.
 
 The truth is that of a cache split, or a label table as the OOD-CV challenge published it. Every sample of the
-truth needs a prediction, a failed one as nan. The formats are those of prediction_formats.py.
+truth needs a prediction, a failed one as nan. The formats are those of evaluation/prediction_formats.py.
 """
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ntdm.config.protocol import NUISANCES
-from ntdm.evaluation.ood_cv_challenge import challenge_rows, challenge_sample
-from ntdm.evaluation.prediction_formats import ANGLES, FORMATS, Guess, Truth, number
+from ntdm.evaluation.ood_cv_challenge import ANGLES, challenge_angles, challenge_rows, challenge_sample
+from ntdm.evaluation.prediction_formats import FORMATS, Imports, Truth
 from ntdm.evaluation.score import score
 from ntdm.geometry import camera_np, metrics
 from ntdm.io.cache_split import CacheSplit
 from ntdm.io.error_table import write_errors
 from ntdm.io.outputs import sweep, up_to_date
 from ntdm.io.prediction_writer import write_predictions
-from ntdm.io.predictions import FREE_POSE_COLUMNS, Prediction, SampleKey, made_with, read_predictions
+from ntdm.io.predictions import PREDICTION_COLUMNS, Prediction, SampleKey, made_with, read_predictions
 from ntdm.io.progress import say
 from ntdm.io.run_folder import RunFolder
 from ntdm.io.table import KEY_COLUMNS
@@ -74,8 +74,7 @@ def run(
     else:
         assert labels is not None
         truth = _label_truth(labels, dataset, name)
-    guesses = FORMATS[form](files, truth)
-    rows = _joined(guesses, truth, files)
+    rows = _in_order(FORMATS[form](files, truth), truth, files)
     folder = RunFolder(out)
     _describe(folder, method)
     target, errors = folder.predictions(split), folder.errors(split)
@@ -105,7 +104,7 @@ def _label_truth(labels: Path, dataset: str, split: str) -> Truth:
     found: dict[SampleKey, tuple[float, ...]] = {}
     for where, row in challenge_rows(labels):
         sample = challenge_sample(row["imgs"], row["labels"], where)
-        angles = tuple(number(row[name], where, name) for name in ANGLES)
+        angles = tuple(challenge_angles(row, where))
         if not all(map(math.isfinite, angles)):
             raise ValueError(f"{where}: an angle is not a finite number, and this is the truth")
         if found.setdefault(sample, angles) != angles:
@@ -116,42 +115,30 @@ def _label_truth(labels: Path, dataset: str, split: str) -> Truth:
     return Truth(labels, dataset, split, tuple(found), "", viewpoint)
 
 
-def _joined(guesses: Mapping[SampleKey, Guess], truth: Truth, files: Sequence[Path]) -> list[Prediction]:
-    """A row a sample of the truth, in its order."""
-    known = set(truth.samples)
-    for sample, guess in guesses.items():
-        if sample not in known:
-            raise ValueError(f"{guess.where}: {tuple(sample)} is none of the samples of {truth.where}")
-    missing = [sample for sample in truth.samples if sample not in guesses]
+def _in_order(imports: Imports, truth: Truth, files: Sequence[Path]) -> list[Prediction]:
+    """The predictions in the order of the truth's samples, one of each."""
+    samples = set(truth.samples)
+    for sample, (where, _) in imports.items():
+        if sample not in samples:
+            raise ValueError(f"{where}: {tuple(sample)} is none of the samples of {truth.where}")
+    missing = [sample for sample in truth.samples if sample not in imports]
     if missing:
         raise ValueError(
-            f"{', '.join(map(str, files))}: no prediction for {len(missing)} of the {len(known)} samples of "
-            f"{truth.where}, the first is {tuple(missing[0])}: write a failed prediction with nan as its pose"
+            f"{', '.join(map(str, files))}: no prediction for {len(missing)} of the {len(samples)} samples "
+            f"of {truth.where}, the first is {tuple(missing[0])}: write a failed prediction with nan as its "
+            "pose"
         )
-    _check_alike(guesses)
-    rows = []
-    for sample in truth.samples:
-        guess = guesses[sample]
-        rows.append(
-            Prediction(
-                truth.dataset, truth.split, *sample, guess.predicted_category,
-                guess.azimuth, guess.elevation, guess.theta, guess.distance, guess.score, guess.seconds,
-                *guess.free,
-            )
-        )  # fmt: skip
-    return rows
+    _check_alike(imports)
+    return [imports[sample].prediction for sample in truth.samples]
 
 
-def _check_alike(guesses: Mapping[SampleKey, Guess]) -> None:
+def _check_alike(imports: Imports) -> None:
     """ValueError where one file predicts what another one leaves out: the columns would have holes."""
-    first, *others = guesses.values()
-    names = (*Guess._fields[:-1], *FREE_POSE_COLUMNS)
-    for guess in others:
-        for name, ours, theirs in zip(
-            names, (*first[:-1], *first.free), (*guess[:-1], *guess.free), strict=True
-        ):
-            if (ours is None) != (theirs is None):
-                has, lacks = (guess, first) if ours is None else (first, guess)
+    first, *others = imports.values()
+    for other in others:
+        for name, a, b in zip(PREDICTION_COLUMNS, first.prediction, other.prediction, strict=True):
+            if (a is None) != (b is None):
+                has, lacks = (other, first) if a is None else (first, other)
                 raise ValueError(
                     f"{lacks.where}: {name} is empty, but {has.where} has it: all files of a split must "
                     "predict the same"

@@ -168,7 +168,7 @@ def _sheet(file: CacheFile, cads: Cads, out: Path) -> tuple[Path, float | None]:
     viewpoints, cad_index, names = file["viewpoint"], file["cad_index"], file["name"]
     # Even steps through the samples in order of azimuth: all views are seen, rare ones too.
     order = np.argsort(viewpoints[:, 0], kind="stable")
-    chosen = order[pictures.even_rows(len(order), SHEET_ROWS)]
+    chosen = pictures.even_steps(order, SHEET_ROWS)
     occluders = "occluder_mask" in file
     rows, captions, agreement = [], [], []
     for i in map(int, chosen):

@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 
@@ -26,15 +24,13 @@ from ntdm.config.stages import TrainConfig
 from ntdm.data import distributed
 from ntdm.data.dataset import SampleDataset
 from ntdm.data.loader import Batches
-from ntdm.io.cache import CacheFile
 from ntdm.io.cache_split import CacheSplit
 from ntdm.io.outputs import atomic_path, sweep, up_to_date
 from ntdm.io.progress import say, track
-from ntdm.io.run_folder import LAST_CHECKPOINT, RunFolder, check_focal
-from ntdm.methods import cuboid
+from ntdm.io.run_folder import LAST_CHECKPOINT, SCHEMA, SCHEMA_VERSION, RunFolder, check_focal
+from ntdm.methods import load
 from ntdm.methods.registry import METHODS
 from ntdm.nn.base import Model
-from ntdm.shapes.files import load_shape
 from ntdm.training import checkpoints
 from ntdm.training.monitor import TrainingMonitor, Validation
 from ntdm.training.schedule import learning_rate, make_optimiser
@@ -81,65 +77,56 @@ def run(
             trains in one.
     """
     distributed.join(device)
-    first = distributed.rank() == 0  # the process that writes
+    first, folder = distributed.rank() == 0, RunFolder(out)  # the first process writes
     if first:
         sweep(out)
-    split, folder = CacheSplit.open(cache, train_on, categories), RunFolder(out)
+    if resume and overwrite:
+        raise ValueError("--resume goes on with a run and --overwrite begins it anew: pass one of them")
     method = METHODS[config.method]
     if distributed.size() > 1 and not method.joint:
         raise ValueError(f"{config.method} trains in one process: start it without torchrun")
-    if method.shapes == "fitted":
-        split.require_latents()
-    data = SampleDataset(split.paths, KEPT_BYTES)
-    names = split.categories
-    built_on = _shapes(config, split, shapes)
-    focal = split.nominal_focal
+
+    split = CacheSplit.open(cache, train_on, categories)
+    data = SampleDataset(split, KEPT_BYTES)
+    built_on = method.shapes.gather(config, split, shapes)
     description = {
-        "schema": "ntdm-run",
-        "schema_version": 1,
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
         "method": name or config.method,
         "train": to_dict(config),
         "train_on": list(train_on),
-        "categories": names,
+        "categories": split.categories,
         "image_size": list(data.image_size),
-        "nominal_focal": focal,
+        "nominal_focal": split.nominal_focal,
         "typical_box": split.typical_box,
-        "shapes": {c: method.describe(shape) for c, shape in built_on.items()},
+        "shapes": {c: method.shapes.describe(shape) for c, shape in built_on.items()},
         "data_fingerprint": split.fingerprint,
     }
-    same = (
-        not overwrite and folder.config.exists() and up_to_date(out, folder.description(), description, False)
-    )
-    if same and folder.weights.exists():
-        say(f"{out}: finished already, with the same config")
-        return out
-    if resume and overwrite:
-        raise ValueError("--resume goes on with a run and --overwrite begins it anew: pass one of them")
+    if not overwrite and folder.config.exists():
+        before = load.read_description(folder)
+        if up_to_date(out, before, description, overwrite) and folder.weights.exists():
+            say(f"{out}: finished already, with the same config")
+            return out
     if resume and not folder.checkpoint.exists():
         raise ValueError(f"--resume: {folder.checkpoint} does not exist; there is nothing to go on from")
+
     torch.manual_seed(config.seed)
-    model = method.build(config, names, built_on).to(device)
+    model = method.build(config, split.categories, built_on).to(device)
     distributed.with_joint_norm(model)
-    _check_image_size(data.image_size, model)
-    batch_size = min(config.batch_size, len(data))
-    if batch_size < distributed.size():
-        raise ValueError(
-            f"a batch of {batch_size} samples cannot be shared by {distributed.size()} processes: start fewer"
-        )
+    _check_sizes(config, data, model)
     if validate is not None:
         _check_validation(CacheSplit(validate.paths), description, split.names)
-    distributed.barrier()  # every process has looked at what is there
-    if first:  # all checks have passed: old files may go
+
+    distributed.barrier()  # every process has checked all: old files may go
+    if first:
         if overwrite:
             folder.clear()
-        folder.describe(description)
-        with atomic_path(folder.train_names) as part:
-            part.write_text("".join(f"{name}\n" for name in sorted(split.names)))
+        folder.describe(description, split.names)
     distributed.barrier()
-    watch = TrainingMonitor(data, out, watch_every, focal, validate) if first else None
-    seconds = _fit(model, data, config, out, device, watch)
-    if watch is not None:
-        watch.close()
+    monitor = TrainingMonitor(data, out, watch_every, split.nominal_focal, validate) if first else None
+    seconds = _fit(model, data, config, out, device, monitor)
+    if monitor is not None:
+        monitor.close()
         _write_result(model, data, config, folder, description, seconds, device)
     distributed.barrier()
     return out
@@ -179,33 +166,33 @@ def _fit(
     config: TrainConfig,
     out: Path,
     device: str,
-    watch: TrainingMonitor | None,
+    monitor: TrainingMonitor | None,
 ) -> float:
     """Trains to the end, from the checkpoint where there is one; returns the seconds it took in all."""
     batches = Batches(data, model.categories, model.num_latents, config, device)
     per_epoch, total = batches.per_epoch, batches.per_epoch * config.epochs
-    learned = [p for p in model.parameters() if p.requires_grad]
-    optimiser = make_optimiser(config, learned)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimiser = make_optimiser(config, parameters)
     keys = data.keys()
     history, first = checkpoints.restore(out / LAST_CHECKPOINT, model, optimiser)
     model.train()
     start = time.monotonic() - (history[-1]["seconds"] if history else 0.0)
     sums: dict[str, float] = {}
     count = 0
-    for made in track(batches.steps(range(first, total)), f"train {config.method}", total - first):
-        step = made.number
-        if watch is not None:
-            watch.seen.update(keys[i][0] for i in made.samples)
+    for work in track(batches.steps(range(first, total)), f"train {config.method}", total - first):
+        step = work.number
+        if monitor is not None:
+            monitor.seen.update(keys[i][0] for i in work.samples)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(config, step, total)
-        loss, figures = model.training_loss(made.batch, made.generator)
+        loss, figures = model.training_loss(work.batch, work.generator)
         if not math.isfinite(figures["loss"]):
             raise ValueError(
                 f"the loss is {figures['loss']} at step {step}: lower learning_rate or set bf16 to false"
             )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        distributed.sum_gradients(learned)
+        distributed.sum_gradients(parameters)
         optimiser.step()
         sums = {k: sums.get(k, 0.0) + v for k, v in figures.items()}
         count += 1
@@ -219,50 +206,27 @@ def _fit(
             row = {"epoch": (step + 1) // per_epoch, "step": step + 1, "seconds": time.monotonic() - start}
             history.append(row | {k: v / count for k, v in sums.items()})
             sums, count = {}, 0
-            if watch is not None:
-                watch.after(history[-1], config.epochs, model)
+            if monitor is not None:
+                monitor.after(history[-1], config.epochs, model)
                 checkpoints.save(out, model, optimiser, history)
-    if watch is not None:
+    if monitor is not None:
         checkpoints.write_history(out, history)  # a kill may have come between the last checkpoint and it
     return history[-1]["seconds"]
 
 
-def _check_image_size(image_size: tuple[int, int], model: Model) -> None:
+def _check_sizes(config: TrainConfig, data: SampleDataset, model: Model) -> None:
+    """ValueError where photos do not fit the backbone, or a batch not the processes."""
     multiple = model.multiple
-    if any(side % multiple for side in image_size):
+    if any(side % multiple for side in data.image_size):
         raise ValueError(
-            f"the caches have images of {image_size}: backbone {model.config.backbone} wants multiples of "
+            f"the caches have images of {data.image_size}: backbone {config.backbone} wants multiples of "
             f"{multiple}; prepare them again with such an --image-size"
         )
-
-
-def _shapes(config: TrainConfig, split: CacheSplit, folder: Path) -> dict[str, Any]:
-    """What the method's model is built around, by category."""
-    kind = METHODS[config.method].shapes
-    if kind == "fitted":
-        fitted = {name: load_shape(folder / f"{name}.safetensors") for name in split.categories}
-        for header in split.headers:
-            wanted = fitted[header.path.stem].num_latents
-            if header.num_latents != wanted:
-                raise ValueError(
-                    f"{header.path} has latents of {header.num_latents} entries, {folder} a shape of "
-                    f"{wanted}: train with the shapes that fit-shapes made from this cache, or run it again"
-                )
-        return fitted
-    if kind != "cads":
-        return {}
-    cads: dict[str, list[np.ndarray]] = {}
-    for path in split.paths:
-        if not cads.get(path.stem):  # splits of a category carry the same ones
-            with CacheFile(path) as file:
-                cads[path.stem] = [vertices for vertices, _ in file.cads().values()]
-    lacking = [name for name in split.categories if not cads[name]]
-    if lacking:
+    batch_size = min(config.batch_size, len(data))
+    if batch_size < distributed.size():
         raise ValueError(
-            f"the caches of {lacking[0]} hold no CAD to build {config.method}'s cuboid around; prepare them "
-            "from a dataset with CADs"
+            f"a batch of {batch_size} samples cannot be shared by {distributed.size()} processes: start fewer"
         )
-    return {name: cuboid.around(cads[name], config.vertices, name) for name in split.categories}
 
 
 def _provenance(

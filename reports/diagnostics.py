@@ -18,8 +18,11 @@ def draw_viewpoints(
     """Histograms of a cache file's viewpoints, beside its samples by CAD and its dropped ones by reason.
 
     Args:
+        title: of the figure.
         viewpoint: [N, 4] azimuth, elevation, theta (radians), distance (CAD units).
-        cads: label -> samples. dropped: reason -> count.
+        cads: label -> samples.
+        dropped: reason -> count.
+        path: of the PNG.
     """
     figure = Figure(_VIEWPOINTS, layout="constrained")
     (azimuth, elevation, theta), (distance, cad, lost) = figure.subplots(2, 3)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,7 +14,7 @@ from matplotlib.ticker import NullFormatter
 from ntdm.io.outputs import atomic_path
 from ntdm.reports.page import Picture
 from ntdm.reports.runs import PUBLISHED_SUFFIX, Run
-from ntdm.reports.typeset import Block, Line
+from ntdm.reports.typeset import Blocks
 
 _LINES_PANEL, _BARS_PANEL = (4.2, 3.2), (8.4, 2.3)  # inches
 _LEGEND_ENTRY = 2.4  # inches
@@ -39,7 +40,7 @@ Styles = dict[str, tuple[str, Any]]  # method -> marker, colour
 def draw_all(
     target: Path,
     title: str,
-    blocks: Sequence[Block],
+    blocks: Blocks,
     ordered: bool,
     splits: Mapping[str, str],
     runs: Sequence[Run],
@@ -50,7 +51,11 @@ def draw_all(
 
     Args:
         target: path of the table; a figure has its name and an ending of its own.
-        blocks: the table. ordered: whether its columns are a scale. splits: column -> ``dataset/split``.
+        title: of the table.
+        blocks: the table.
+        ordered: whether its columns are a scale.
+        splits: column -> ``dataset/split``.
+        runs: those of the table.
     """
     drawn: list[Picture] = []
 
@@ -61,17 +66,18 @@ def draw_all(
         drawn.append(Picture(path, caption))
 
     colours = _paired_colours(
-        [*(run.method for run in runs), *(line.method for block in blocks for line in block.lines)]
+        [*(run.method for run in runs), *(method for block in blocks.values() for method in block.index)]
     )
     save("", "The table, with 95 % intervals; pale: published.", draw_table, title, blocks, ordered, colours)
     curves: dict[str, dict[str, np.ndarray]] = {column: {} for column in splits}
-    guesses: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {run.method: {} for run in runs}
+    guesses: dict[str, dict[str, pd.Series]] = {run.method: {} for run in runs}
     for run in runs:
         for column, split in splits.items():
-            if split in run.errors and run.errors[split].measured("rotation_error"):
-                curves[column][run.method] = np.degrees(run.errors[split]["rotation_error"])
-            if split in run.predicted:
-                guesses[run.method][column] = run.errors[split]["category"], run.predicted[split]
+            errors = run.errors.get(split, pd.DataFrame())
+            if "rotation_error" in errors:
+                curves[column][run.method] = np.degrees(errors["rotation_error"].to_numpy())
+            if "predicted_category" in errors:
+                guesses[run.method][column] = errors["predicted_category"]
     if any(curves.values()):
         caption = "Share of images with a smaller pose error; dotted: π/18 and π/6."
         save("_curves", caption, draw_error_curves, "Cumulative pose error", curves, colours)
@@ -79,7 +85,7 @@ def draw_all(
         caption = "Images of a category (row) by predicted category (column), percent of the row."
         save("_confusion", caption, draw_confusion, "Predicted categories", guesses, tuple(splits))
     training = {run.method: float(run.about["seconds"]) for run in runs if "seconds" in run.about}
-    timed = {run.method: [t["seconds"] for t in run.errors.values() if t.measured("seconds")] for run in runs}
+    timed = {run.method: [e["seconds"] for e in run.errors.values() if "seconds" in e] for run in runs}
     prediction = {method: float(np.concatenate(times).mean()) for method, times in timed.items() if times}
     if training or prediction:
         caption = "Time of the stages, each on the device that its run.json names."
@@ -92,18 +98,20 @@ def draw_all(
     return drawn
 
 
-def draw_table(
-    title: str, blocks: Sequence[Block], ordered: bool, colours: Mapping[str, Any], path: Path
-) -> None:
+def draw_table(title: str, blocks: Blocks, ordered: bool, colours: Mapping[str, Any], path: Path) -> None:
     """One panel a block: lines over ordered columns (occlusion levels), bars over unordered ones.
 
     Published rows are dashed or hatched and pale; a cell that was not measured is left out.
 
     Args:
-        blocks: the table. ordered: whether its columns are a scale. colours: by method.
+        title: of the table.
+        blocks: the table.
+        ordered: whether its columns are a scale.
+        colours: by method.
+        path: of the PNG.
     """
-    lines = sorted((line for block in blocks for line in block.lines), key=lambda line: line.published)
-    methods = list(dict.fromkeys(line.method for line in lines))
+    names = dict.fromkeys(method for block in blocks.values() for method in block.index)
+    methods = sorted(names, key=_published)
     styles = {m: (_MARKERS[i % len(_MARKERS)], colours[m]) for i, m in enumerate(methods)}
     columns = min(len(blocks), 2) if ordered else 1
     rows = -(-len(blocks) // columns)
@@ -117,11 +125,11 @@ def draw_table(
     for panel in axes[len(blocks) :]:
         panel.remove()
     handles: dict[str, Any] = {}
-    for block, panel in zip(blocks, axes, strict=False):
+    for (heading, block), panel in zip(blocks.items(), axes, strict=False):
         (_lines if ordered else _bars)(panel, block, styles, handles)
         if len(blocks) > 1:
-            panel.set_title(block.heading, fontsize=10)
-        panel.set_xticks(range(len(block.columns)), block.columns)
+            panel.set_title(heading, fontsize=10)
+        panel.set_xticks(range(len(block["value"].columns)), block["value"].columns)
         panel.set_ylim(0, 103 if ordered else 114)  # room for markers, for numbers above the bars
         panel.set_yticks(range(0, 101, 20))
         panel.set_ylabel("%")
@@ -147,7 +155,10 @@ def draw_error_curves(
     """Share of samples with a smaller pose error, by error; a panel a column, a line a method.
 
     Args:
-        errors: column -> method -> [N] degrees. colours: by method.
+        title: of the figure.
+        errors: column -> method -> [N] degrees.
+        colours: by method.
+        path: of the PNG.
     """
     shown = {column: methods for column, methods in errors.items() if methods}
     names = list(dict.fromkeys(method for methods in shown.values() for method in methods))
@@ -194,7 +205,7 @@ def draw_error_curves(
 
 def draw_confusion(
     title: str,
-    guesses: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
+    guesses: Mapping[str, Mapping[str, pd.Series]],
     columns: Sequence[str],
     path: Path,
 ) -> None:
@@ -203,11 +214,14 @@ def draw_confusion(
     The method's name has a line of its own above its row: it may be longer than a matrix is wide.
 
     Args:
-        guesses: method -> column -> true and predicted categories, text [N].
+        title: of the figure.
+        guesses: method -> column -> predicted categories [N], the true ones in its index.
+        columns: those of the table, in their order.
+        path: of the PNG.
     """
     shown = {method: pairs for method, pairs in guesses.items() if pairs}
     across = [column for column in columns if any(column in pairs for pairs in shown.values())]
-    names = sorted({str(n) for pairs in shown.values() for pair in pairs.values() for n in np.unique(pair)})
+    names, shares = _confusion({(m, c): guess for m, pairs in shown.items() for c, guess in pairs.items()})
     # One picture with a cell between the matrices: an axes for each would take seconds.
     numbers = len(names) <= _MOST_NUMBERS
     cell = max(_CONFUSION_CELL[0], 1.3 / len(names)) if numbers else _CONFUSION_CELL[1]
@@ -223,7 +237,7 @@ def draw_confusion(
             if column not in pairs:
                 continue
             row, left = down * i, step * j
-            grid[row : row + len(names), left : left + len(names)] = _confusion(*pairs[column], names)
+            grid[row : row + len(names), left : left + len(names)] = shares[method, column]
             panel.text(left - 0.5, row - 0.6, column, fontsize=size + 1, va="bottom")
         if len(shown) > 1:
             above = down * i - 0.6 - 0.17 / cell
@@ -248,12 +262,24 @@ def draw_confusion(
     )
 
 
-def _confusion(true: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Percent [K, K] of every true category's samples; NaN in the row of one without samples."""
-    pairs = np.searchsorted(names, true) * len(names) + np.searchsorted(names, predicted)
-    counts = np.bincount(pairs, minlength=len(names) ** 2).reshape(len(names), len(names)).astype(np.float64)
-    total = counts.sum(1, keepdims=True)
-    return np.divide(100 * counts, total, out=np.full_like(counts, np.nan), where=total > 0)
+def _confusion(
+    guesses: Mapping[tuple[str, str], pd.Series],
+) -> tuple[list[str], dict[tuple[str, str], np.ndarray]]:
+    """Percent of a true category's samples (row) by predicted category (column), NaN of one without samples.
+
+    Args:
+        guesses: (method, column) -> predicted categories [N], the true ones in the index.
+
+    Returns:
+        The K categories that any of them has, and (method, column) -> [K, K].
+    """
+    every = pd.concat(guesses, names=["method", "column"])
+    counts = every.groupby(level=["method", "column", "category"]).value_counts().unstack(fill_value=0)
+    names = sorted({*counts.columns, *every.index.unique("category")})
+    rows = pd.MultiIndex.from_tuples([(*key, name) for key in guesses for name in names])
+    counts = counts.reindex(rows, columns=names, fill_value=0)
+    shares = (100.0 * counts).div(counts.sum(axis=1), axis=0).to_numpy()
+    return names, dict(zip(guesses, shares.reshape(len(guesses), len(names), len(names)), strict=True))
 
 
 def draw_seconds(
@@ -262,7 +288,10 @@ def draw_seconds(
     """The stages' times as dots on logarithmic scales, where a bar would have no foot to begin at.
 
     Args:
-        stages: stage and its unit -> method -> seconds. colours: by method.
+        title: of the figure.
+        stages: stage and its unit -> method -> seconds.
+        colours: by method.
+        path: of the PNG.
     """
     shown = {stage: times for stage, times in stages.items() if times}
     most = max(len(times) for times in shown.values())
@@ -302,58 +331,62 @@ def _paired_colours(methods: Sequence[str]) -> dict[str, Any]:
     return {method: palette(different.index(name) % palette.N) for method, name in names.items()}
 
 
-def _lines(panel: Axes, block: Block, styles: Styles, handles: dict[str, Any]) -> None:
-    for line in block.lines:
-        marker, colour = styles[line.method]
-        (handles[line.method],) = panel.plot(
-            range(len(block.columns)),
-            _values(line),
+def _published(method: str) -> bool:
+    return method.endswith(PUBLISHED_SUFFIX)
+
+
+def _lines(panel: Axes, block: pd.DataFrame, styles: Styles, handles: dict[str, Any]) -> None:
+    places = np.arange(len(block["value"].columns))
+    for method, cells in zip(block.index, _cells(block), strict=True):
+        published, (marker, colour) = _published(method), styles[method]
+        (handles[method],) = panel.plot(
+            places,
+            cells[0],
             color=colour,
             marker=marker,
-            markersize=4 if line.published else 6,
-            linewidth=1.1 if line.published else 2.2,
-            linestyle="--" if line.published else "-",
-            alpha=0.65 if line.published else 1.0,
+            markersize=4 if published else 6,
+            linewidth=1.1 if published else 2.2,
+            linestyle="--" if published else "-",
+            alpha=0.65 if published else 1.0,
         )
-        if not line.published:
-            _whiskers(panel, np.arange(len(block.columns)), line, colour)
+        if not published:
+            _whiskers(panel, places, cells, colour)
 
 
-def _bars(panel: Axes, block: Block, styles: Styles, handles: dict[str, Any]) -> None:
-    width = 0.84 / len(block.lines)
-    for i, line in enumerate(block.lines):
-        places = np.arange(len(block.columns)) - 0.42 + width * (i + 0.5)
-        values = _values(line)
-        handles[line.method] = panel.bar(
+def _bars(panel: Axes, block: pd.DataFrame, styles: Styles, handles: dict[str, Any]) -> None:
+    width = 0.84 / len(block)
+    for i, (method, cells) in enumerate(zip(block.index, _cells(block), strict=True)):
+        places = np.arange(cells.shape[1]) - 0.42 + width * (i + 0.5)
+        published, (values, _, high) = _published(method), cells
+        handles[method] = panel.bar(
             places,
             values,
             width * 0.92,
-            color=styles[line.method][1],
-            hatch="///" if line.published else None,
+            color=styles[method][1],
+            hatch="///" if published else None,
             edgecolor="white",
             linewidth=0.0,
-            alpha=0.55 if line.published else 1.0,
+            alpha=0.55 if published else 1.0,
         )
-        if not line.published:
-            _whiskers(panel, places, line, "0.25")
-        if len(block.lines) * len(block.columns) <= _MOST_BAR_NUMBERS:
-            for x, cell in zip(places, line.cells, strict=True):
-                if cell is not None:
-                    top = cell.value if cell.high is None else cell.high
-                    panel.text(x, top + 1, f"{cell.value:.1f}", ha="center", va="bottom", fontsize=6)
+        if not published:
+            _whiskers(panel, places, cells, "0.25")
+        if len(block) * len(places) <= _MOST_BAR_NUMBERS:
+            tops = np.where(np.isnan(high), values, high)
+            for x, value, top in zip(places, values, tops, strict=True):
+                if not np.isnan(value):
+                    panel.text(x, top + 1, f"{value:.1f}", ha="center", va="bottom", fontsize=6)
 
 
-def _whiskers(panel: Axes, places: np.ndarray, line: Line, colour: Any) -> None:
-    """95 % intervals of the cells that have one."""
-    bounded = [
-        (x, cell.value, cell.value - cell.low, cell.high - cell.value)
-        for x, cell in zip(places, line.cells, strict=True)
-        if cell is not None and cell.low is not None and cell.high is not None
-    ]
-    if bounded:
-        x, value, below, above = np.array(bounded).T
-        panel.errorbar(x, value, [below, above], fmt="none", ecolor=colour, elinewidth=1.0, capsize=2.5)
+def _whiskers(panel: Axes, places: np.ndarray, cells: np.ndarray, colour: Any) -> None:
+    """95 % intervals of the cells [3, C] that have one."""
+    value, low, high = cells
+    bounded = ~np.isnan(low)
+    if bounded.any():
+        reach = np.stack([value - low, high - value])[:, bounded]
+        panel.errorbar(places[bounded], value[bounded], reach, fmt="none", ecolor=colour, elinewidth=1.0,
+                       capsize=2.5)  # fmt: skip
 
 
-def _values(line: Line) -> np.ndarray:
-    return np.array([np.nan if cell is None else cell.value for cell in line.cells])
+def _cells(block: pd.DataFrame) -> np.ndarray:
+    """Value, low and high of a block's rows and columns, [R, 3, C]."""
+    return np.stack([block[name].to_numpy() for name in ("value", "low", "high")], 1)

@@ -1,13 +1,17 @@
 """A report as one HTML page that needs nothing beside it: sortable tables with intervals, figures inside."""
 
 import base64
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+import pandas as pd
+
 from ntdm.reports.measures import ALL, CLASS_MEAN
-from ntdm.reports.typeset import Block, Line, printed_cells
+from ntdm.reports.runs import PUBLISHED_SUFFIX
+from ntdm.reports.typeset import Blocks, counts, printed_cells
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1b1b1f }
@@ -62,7 +66,7 @@ document.querySelectorAll("thead button").forEach(button => button.addEventListe
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file and what it shows."""
+    """A PNG file and what it shows, in a sentence."""
 
     path: Path
     caption: str
@@ -70,28 +74,30 @@ class Picture:
 
 def html(
     title: str,
-    blocks: Sequence[Block],
+    blocks: Blocks,
     notes: Sequence[str],
-    breakdown: Sequence[Block],
+    breakdown: Blocks,
     pictures: Sequence[Picture],
     provenance: Sequence[tuple[str, str]],
 ) -> str:
     """The page.
 
     Args:
-        blocks: the table. notes: its caption.
+        title: of the page.
+        blocks: the table.
+        notes: its caption.
         breakdown: by method and category, folded up.
         pictures: read and put into the page.
         provenance: method, and how its run was made.
     """
     parts = [f"<h1>{escape(title)}</h1>", "<ul>", *(f"<li>{escape(note)}</li>" for note in notes), "</ul>"]
-    parts += [_table(block) for block in blocks]
+    parts += [_table(heading, block) for heading, block in blocks.items()]
     parts += ["<h2>Figures</h2>", *map(_figure, pictures)]
     if breakdown:
         parts.append("<h2>By category</h2>")
         parts += [
-            f"<details><summary>{escape(block.heading)}</summary>{_table(block)}</details>"
-            for block in breakdown
+            f"<details><summary>{escape(heading)}</summary>{_table(heading, block)}</details>"
+            for heading, block in breakdown.items()
         ]
     if provenance:
         parts += ["<h2>Runs</h2>", "<dl>"]
@@ -106,36 +112,39 @@ def html(
     )
 
 
-def _table(block: Block) -> str:
-    by_category = any(line.category for line in block.lines)
-    texts = ("method", "category") if by_category else ("method",)
-    heads = [f'<th class="text" scope="col"><button>{name}</button></th>' for name in texts]
-    heads += [f'<th scope="col"><button>{escape(c)}</button></th>' for c in (*block.columns, "n")]
+def _table(heading: str, block: pd.DataFrame) -> str:
+    heads = [f'<th class="text" scope="col"><button>{name}</button></th>' for name in block.index.names]
+    heads += [f'<th scope="col"><button>{escape(c)}</button></th>' for c in (*block["value"], "n")]
     printed, best = printed_cells(block)
+    if "category" in block.index.names:
+        best[:] = False
+    labels = block.index.to_frame().to_numpy().tolist()
+    cells = zip(*(frame.to_numpy() for frame in (printed, best, block["value"], block["low"], block["high"])),
+                strict=True)  # fmt: skip
     rows = [
-        _row(line, cells, [None] * len(best) if by_category else best)
-        for line, cells in zip(block.lines, printed, strict=True)
+        _row(texts, zip(*row, strict=True), n)
+        for texts, row, n in zip(labels, cells, counts(block), strict=True)
     ]
     return (
-        f'<div class="scroll"><table><caption>{escape(block.heading)}</caption>'
+        f'<div class="scroll"><table><caption>{escape(heading)}</caption>'
         f"<thead><tr>{''.join(heads)}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody></table></div>"
     )
 
 
-def _row(line: Line, printed: Sequence[str], best: Sequence[float | None]) -> str:
-    kind = "published" if line.published else "whole" if line.category in (ALL, CLASS_MEAN) else ""
-    texts = [line.method, line.category] if line.category else [line.method]
-    cells = [f'<td class="text" data-value="{escape(text)}">{escape(text)}</td>' for text in texts]
-    for cell, text, most in zip(line.cells, printed, best, strict=True):
-        if cell is None:
+def _row(labels: Sequence[str], row: Iterable[tuple[str, bool, float, float, float]], n: str) -> str:
+    """A row of method (and category), cells of text, whether it is the best, value and interval, and n."""
+    published = labels[0].endswith(PUBLISHED_SUFFIX)
+    kind = "published" if published else "whole" if labels[-1] in (ALL, CLASS_MEAN) else ""
+    cells = [f'<td class="text" data-value="{escape(text)}">{escape(text)}</td>' for text in labels]
+    for text, best, value, low, high in row:
+        if not text:
             cells.append('<td data-value=""></td>')
             continue
-        number = f"<b>{text}</b>" if most is not None and float(text) == most else text
-        if cell.low is not None and cell.high is not None:
-            number += f"<small>{cell.low:.1f} to {cell.high:.1f}</small>"
-        cells.append(f'<td data-value="{cell.value:.6f}">{number}</td>')
-    count = "" if line.n is None else str(line.n)
-    cells.append(f'<td data-value="{count}">{count}</td>')
+        number = f"<b>{text}</b>" if best else text
+        if not math.isnan(low):
+            number += f"<small>{low:.1f} to {high:.1f}</small>"
+        cells.append(f'<td data-value="{value:.6f}">{number}</td>')
+    cells.append(f'<td data-value="{n}">{n}</td>')
     return f'<tr class="{kind}">{"".join(cells)}</tr>'
 
 

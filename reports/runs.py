@@ -8,20 +8,21 @@ the predicted categories and of the test data.
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ntdm.config.protocol import KNOWN_SPLITS
-from ntdm.io.error_table import read_errors
+from ntdm.io.error_table import ERROR_COLUMNS, OPTIONAL_ERROR_COLUMNS, read_errors
 from ntdm.io.predictions import made_with, read_predictions
 from ntdm.io.run_folder import RunFolder
-from ntdm.io.table import Table
+from ntdm.io.table import KEY_COLUMNS, Table
 
 PUBLISHED_SUFFIX = " (published)"
+SAMPLE = ["category", "name"]  # the key of a sample within its split
+_MEASURED = tuple(c for c in (*ERROR_COLUMNS, *OPTIONAL_ERROR_COLUMNS) if c not in KEY_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,19 @@ class Run:
     """A run's row name and its error files by ``dataset/split``, those that exist.
 
     Attributes:
-        path: the run folder. method: the name of its row.
+        path: the run folder.
+        method: the name of its row.
         about: what run.json says, empty where there is none.
-        errors: validated tables, rows sorted by category and name.
-        predicted: predicted categories, text [N] in the order of `errors`, of splits that have them.
+        errors: a row a sample, indexed and sorted by SAMPLE; the columns of the error file that were measured
+            (f64), `predicted_category` (text) where the predictions have it, and `line`, that of the error
+            file.
         test_data: digest of the cache files that a split was predicted on, where it is known.
     """
 
     path: Path
     method: str
     about: dict[str, Any]
-    errors: dict[str, Table]
-    predicted: dict[str, np.ndarray] = field(default_factory=dict)
+    errors: dict[str, pd.DataFrame]
     test_data: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -48,6 +50,11 @@ class Run:
         """Digest of the training data; None where it is not known."""
         found = self.about.get("data_fingerprint")
         return None if found is None else str(found)
+
+
+def run_folders(runs: Path | str | Sequence[Path | str]) -> list[Path]:
+    """One run folder or several, as paths."""
+    return [Path(run) for run in ([runs] if isinstance(runs, Path | str) else runs)]
 
 
 def read_run(path: Path, splits: Sequence[str]) -> Run:
@@ -79,7 +86,8 @@ def read_run(path: Path, splits: Sequence[str]) -> Run:
         file = folder.errors(split)
         if file.exists():
             run.errors[split] = _read_split(file, split)
-            _read_predicted(run, split)
+            if folder.predictions(split).exists():
+                _join_predictions(run, split, folder.predictions(split))
     return run
 
 
@@ -106,21 +114,16 @@ def check_comparable(runs: Sequence[Run]) -> None:
                         f"{other.test_data[split]} and {run.test_data[split]} in predictions/{split}.h5): "
                         "evaluate both on the same cache"
                     )
-        for split, table in run.errors.items():
-            other = next(run for run in runs if split in run.errors)
-            if table.keys() != other.errors[split].keys():
-                _refuse_other_samples(other.errors[split], table)
-
-
-def _refuse_other_samples(ours: Table, theirs: Table) -> None:
-    odd = set(ours.keys()) ^ set(theirs.keys())
-    key = min(odd)
-    has, lacks = (ours, theirs) if key in set(ours.keys()) else (theirs, ours)
-    line = has.lines[has.keys().index(key)]
-    raise ValueError(
-        f"{lacks.path} lacks the sample {key} of {has.path}, line {line}: methods are "
-        "compared on the same samples; write a failed prediction as pi and IoU 0"
-    )
+        for split, errors in run.errors.items():
+            first = next(run for run in runs if split in run.errors)
+            if not errors.index.equals(first.errors[split].index):
+                odd = first.errors[split].index.symmetric_difference(errors.index)
+                has, lacks = (first, run) if odd[0] in first.errors[split].index else (run, first)
+                raise ValueError(
+                    f"{RunFolder(lacks.path).errors(split)} lacks the sample {odd[0]} of "
+                    f"{RunFolder(has.path).errors(split)}, line {has.errors[split]['line'][odd[0]]}: methods "
+                    "are compared on the same samples; write a failed prediction as pi and IoU 0"
+                )
 
 
 def _check_split_names(run: Path) -> None:
@@ -133,40 +136,40 @@ def _check_split_names(run: Path) -> None:
                 )
 
 
-def _read_split(file: Path, split: str) -> Table:
+def _read_split(file: Path, split: str) -> pd.DataFrame:
     table = read_errors(file)
     if not len(table):
         raise ValueError(f"{file} has no rows: a split that was not evaluated should have no file")
     for column, want in zip(("dataset", "split"), split.split("/"), strict=True):
-        wrong = np.flatnonzero(table[column] != want)
-        if len(wrong):
-            line, value = table.lines[wrong[0]], str(table[column][wrong[0]])
+        wrong = table[column] != want
+        if wrong.any():
+            row = wrong.argmax()
             raise ValueError(
-                f"{file}, line {line}: {column} is {value!r}, want {want!r} as in the file's path"
+                f"{file}, line {table.lines[row]}: {column} is {str(table[column][row])!r}, want {want!r} as "
+                "in the file's path"
             )
-    order = np.lexsort((table["name"], table["category"]))
-    return replace(
-        table, columns={name: c[order] for name, c in table.columns.items()}, lines=table.lines[order]
-    )
+    return _frame(table, _MEASURED)
 
 
-def _read_predicted(run: Run, split: str) -> None:
-    file = RunFolder(run.path).predictions(split)
-    if not file.exists():
-        return
+def _join_predictions(run: Run, split: str, file: Path) -> None:
+    """The predicted categories beside the errors, and what is known of the test data."""
     digest = made_with(file).get("data")
     if isinstance(digest, str):
         run.test_data[split] = digest
-    table, scored = read_predictions(file), run.errors[split]
-    key = ["category", "name"]
-    predicted = pd.DataFrame({name: table[name] for name in (*key, "predicted_category")})
-    joined = pd.DataFrame({name: scored[name] for name in key}).merge(predicted, "left", key, indicator=True)
-    missing = joined.loc[joined["_merge"] == "left_only", key].to_numpy().tolist()
-    if missing or len(predicted) != len(joined):
-        said = f"lacks {tuple(missing[0])}" if missing else f"has {len(predicted)} samples, not {len(joined)}"
-        raise ValueError(f"{file} {said}, unlike {scored.path}: score the split again")
-    if table.measured("predicted_category"):
-        run.predicted[split] = joined["predicted_category"].to_numpy(str)
+    predicted, scored = _frame(read_predictions(file), ["predicted_category"]), run.errors[split]
+    if not predicted.index.equals(scored.index):
+        missing = scored.index.difference(predicted.index)
+        said = f"lacks {missing[0]}" if len(missing) else f"has {len(predicted)} samples, not {len(scored)}"
+        raise ValueError(f"{file} {said}, unlike {RunFolder(run.path).errors(split)}: score the split again")
+    if "predicted_category" in predicted:
+        run.errors[split] = scored.assign(predicted_category=predicted["predicted_category"])
+
+
+def _frame(table: Table, columns: Sequence[str]) -> pd.DataFrame:
+    """A row a sample, indexed and sorted by SAMPLE: `line`, and of the columns those that were measured."""
+    index = pd.MultiIndex.from_arrays([table[name] for name in SAMPLE], names=SAMPLE)
+    values = {name: table[name] for name in columns if table.measured(name)}
+    return pd.DataFrame({"line": table.lines} | values, index).sort_index()
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,9 +7,8 @@
 What is read of a run is said in runs.py, how intervals are made in measures.py.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,36 +18,32 @@ from ntdm.config.protocol import ABLATIONS, NUISANCES
 from ntdm.geometry import metrics
 from ntdm.io.outputs import atomic_path, sweep
 from ntdm.reports import figures, page
-from ntdm.reports.measures import (
-    ALL,
-    FURTHER,
-    LABELS,
-    MEAN,
-    MEAN_MACRO,
-    MEDIAN,
-    METRICS,
-    RESAMPLES,
-    Estimate,
-    Key,
-    estimate,
-)
+from ntdm.reports.measures import ALL, FURTHER, LABELS, MEAN, MEAN_MACRO, MEDIAN, METRICS, RESAMPLES, estimate
 from ntdm.reports.page import Picture
-from ntdm.reports.runs import PUBLISHED_SUFFIX, Run, check_comparable, read_run
-from ntdm.reports.typeset import Block, Cell, Line, latex, markdown
+from ntdm.reports.runs import PUBLISHED_SUFFIX, Run, check_comparable, read_run, run_folders
+from ntdm.reports.typeset import latex, markdown
 
-Estimates = Mapping[Key, Estimate]
 _TABLE_3_METRICS = ("pose_acc_pi_6", "pose_acc_pi_18", "amodal_iou")
+_BOUNDED = ["value", "low", "high"]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which splits a table shows, and how."""
+    """Which splits a table shows, and how.
+
+    Attributes:
+        title: of the table.
+        splits: column -> dataset/split.
+        means: whether columns mean and mean_macro follow.
+        ordered: whether the columns are a scale, drawn as lines.
+        notes: said when published rows are shown.
+    """
 
     title: str
-    splits: dict[str, str]  # column -> dataset/split
-    means: bool  # whether columns mean and mean_macro follow
-    ordered: bool  # whether the columns are a scale, drawn as lines
-    notes: tuple[str, ...]  # said when published rows are shown
+    splits: dict[str, str]
+    means: bool
+    ordered: bool
+    notes: tuple[str, ...]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -84,17 +79,6 @@ LAYOUTS = {
 }
 
 
-@dataclass(frozen=True)
-class Row:
-    """One method and metric: cells by column, None where not measured; n samples, None if published."""
-
-    method: str
-    metric: str
-    cells: dict[str, Cell]
-    n: int | None
-    published: bool
-
-
 def report(
     table: int,
     runs: Sequence[Path],
@@ -120,13 +104,16 @@ def report(
             runs on different data; an error file that breaks its contract (file, line and column named).
     """
     sweep(out)
-    layout, found, estimates, rows, blocks = _measure(table, runs, published)
+    layout, measured, estimates, rows = _measure(table, runs, published)
+    blocks = _blocks(table, rows)
     target = out / f"table_{table}.csv"
-    notes = [*_notes(found, layout, rows), *(layout.notes if published else ())]
+    notes = [*_notes(measured, layout, rows), *(layout.notes if published else ())]
     label = f"Table {table}"
     # First what may still refuse: a cache that has not what was predicted.
     shown = pictures(layout.splits, target.with_name(f"{target.stem}_pictures")) if pictures else ()
-    drawn = figures.draw_all(target, f"{label}. {layout.title}", blocks, layout.ordered, layout.splits, found)
+    drawn = figures.draw_all(
+        target, f"{label}. {layout.title}", blocks, layout.ordered, layout.splits, measured
+    )
     text = {
         ".md": markdown(label, layout.title, blocks, notes, drawn[0].path.name),
         ".tex": latex(label, layout.title, blocks, notes),
@@ -136,108 +123,161 @@ def report(
             notes,
             _breakdown_blocks(estimates, layout),
             [*drawn, *(Picture(path, caption) for path, caption in shown)],
-            _provenance(found),
+            _provenance(measured),
         ),
     }
     for suffix, typeset in text.items():
         with atomic_path(target.with_suffix(suffix)) as temporary:
             temporary.write_text(typeset, encoding="utf-8")
-    _write_csv(target.with_name(f"{target.stem}_breakdown.csv"), _breakdown_frame(estimates))
-    _write_csv(target, _frame(layout, table, rows, blocks))
+    _write_csv(target.with_name(f"{target.stem}_breakdown.csv"), estimates)
+    _write_csv(target, pd.concat([rows["value"], rows["n"]], axis=1))
     return target
 
 
-def table(number: int, runs: Sequence[Path | str], published: bool = False) -> pd.DataFrame:
-    """A table as a frame.
+def table(number: int, runs: Path | str | Sequence[Path | str], published: bool = False) -> pd.DataFrame:
+    """A table as `ntdm report` prints it.
 
     Args:
         number: 1 (occlusion), 2 (nuisances) or 3 (ablations).
-        runs: run folders, in the order of the rows.
-        published: whether the papers' rows stand above the measured ones.
+        runs: run folders, in the order of the rows; of Table 3 the ablations stand in the paper's order.
+        published: whether the papers' rows stand above the measured ones, "(published)" after their method.
 
     Returns:
-        Rows (method, metric), of Table 3 method; columns as printed and n, the number of samples; percent,
-        NaN where not measured. `frame.attrs["intervals"]` has every estimate with its 95 % interval: method,
-        metric, category, column, value, low, high, n.
+        Indexed by method and metric, of Table 3 by method. The columns as printed, percent, NaN where not
+        measured; `n`, samples, NA of a published row; then `<column>_low` and `<column>_high` of every
+        printed column, the bounds of its 95 % interval.
 
     Raises:
         ValueError: as :func:`report`.
     """
-    layout, _, estimates, rows, blocks = _measure(number, [Path(run) for run in runs], published)
-    frame = _frame(layout, number, rows, blocks).set_index(
-        ["method"] if number == 3 else ["method", "metric"]
-    )
-    frame.attrs["intervals"] = _breakdown_frame(estimates)
-    return frame
+    rows = _measure(number, runs, published).rows
+    bounds = [rows[bound].add_suffix(f"_{bound}") for bound in _BOUNDED[1:]]
+    return pd.concat([rows["value"], rows["n"], *bounds], axis=1)
+
+
+def breakdown(number: int, runs: Path | str | Sequence[Path | str]) -> pd.DataFrame:
+    """Every number of a table by category, with its 95 % interval.
+
+    Args:
+        number: 1 (occlusion), 2 (nuisances) or 3 (ablations).
+        runs: run folders.
+
+    Returns:
+        Indexed by method, metric, category ("all": every photo, "class mean": the mean of the categories) and
+        column; value, low, high (percent; of median_error_deg degrees) and n, samples.
+
+    Raises:
+        ValueError: as :func:`report`.
+    """
+    return _measure(number, runs, published=False).estimates
 
 
 class _Measured(NamedTuple):
-    """What a table is made of."""
+    """What a table is made of.
+
+    Attributes:
+        layout: of the table.
+        runs: as read, in the order of the rows.
+        estimates: as measures.estimate gives them.
+        rows: indexed by method and metric, of Table 3 by method; columns value, low, high of every printed
+            column, and n.
+    """
 
     layout: Layout
     runs: list[Run]
-    estimates: Estimates
-    rows: list[Row]
-    blocks: list[Block]
+    estimates: pd.DataFrame
+    rows: pd.DataFrame
 
 
-def _measure(number: int, paths: Sequence[Path], published: bool) -> _Measured:
+def _measure(number: int, runs: Path | str | Sequence[Path | str], published: bool) -> _Measured:
     if number not in LAYOUTS:
         raise ValueError(f"table {number} is unknown: want 1, 2 or 3")
     layout = LAYOUTS[number]
-    runs = [read_run(Path(path), list(layout.splits.values())) for path in paths]
+    read = [read_run(path, list(layout.splits.values())) for path in run_folders(runs)]
     if number == 3:
-        runs.sort(key=lambda run: ABLATIONS.index(run.method) if run.method in ABLATIONS else len(ABLATIONS))
-    check_comparable(runs)
-    estimates = estimate(runs, layout.splits, layout.means)
-    rows = read_published(number) if published else []
-    rows += measured_rows(runs, layout, estimates)
-    # Table 3 has no column for what only a classifier measures.
-    rows = [row for row in rows if number != 3 or row.metric in _TABLE_3_METRICS]
-    if not rows:
-        wanted = ", ".join(f"errors/{split}.csv" for split in layout.splits.values())
+        read.sort(key=lambda run: ABLATIONS.index(run.method) if run.method in ABLATIONS else len(ABLATIONS))
+    check_comparable(read)
+    estimates = estimate(read, layout.splits, layout.means)
+    parts = [read_published(number)] if published else []
+    rows = pd.concat([*parts, _measured_rows(read, layout, estimates)])
+    if number == 3:
+        rows = _metric_columns(rows)
+    if not len(rows):
+        files = ", ".join(f"errors/{split}.csv" for split in layout.splits.values())
         raise ValueError(
-            f"nothing to show in table {number}: no run given has errors that it shows in {wanted}; "
+            f"nothing to show in table {number}: no run given has errors that it shows in {files}; "
             "run evaluate first"
         )
-    blocks = _metric_columns(rows) if number == 3 else _metric_blocks(layout.columns, rows)
-    return _Measured(layout, runs, estimates, rows, blocks)
+    return _Measured(layout, read, estimates, rows)
 
 
-def measured_rows(runs: Sequence[Run], layout: Layout, estimates: Estimates) -> Iterator[Row]:
+def _measured_rows(runs: Sequence[Run], layout: Layout, estimates: pd.DataFrame) -> pd.DataFrame:
     """The rows of runs: one for every metric that is measured in at least one column."""
-    for run in runs:
-        for metric in METRICS:
-            cells: dict[str, Cell] = {
-                column: estimates.get(Key(run.method, metric, ALL, column)) for column in layout.columns
-            }
-            n = sum(cell.n or 0 for c in layout.splits if (cell := cells[c]) is not None)
-            if n:
-                yield Row(run.method, metric, cells, n, False)
+    whole = estimates[estimates.index.get_level_values("category") == ALL]
+    rows = _wide(whole.droplevel("category"), layout)
+    order = [(run.method, metric) for run in runs for metric in METRICS]
+    return rows.loc[[key for key in order if key in rows.index]]
 
 
-def read_published(table: int) -> list[Row]:
-    """The paper's rows of a table, in its order, from published.csv."""
-    layout = LAYOUTS[table]
-    published = pd.read_csv(Path(__file__).with_name("published.csv"), keep_default_na=False)
-    published = published[published["table"] == table]
-    cells: dict[tuple[str, str], dict[str, Cell]] = {
-        (str(method), str(metric)): {
-            str(column): Estimate(float(value))
-            for column, value in zip(lines["column"], lines["value"], strict=True)
-        }
-        for (method, metric), lines in published.groupby(["method", "metric"], sort=False)
-    }
-    rows = []
-    for (method, metric), values in cells.items():
-        numbers = [cell.value for c in layout.splits if (cell := values.get(c)) is not None]
-        if layout.means and len(numbers) == len(layout.splits):
-            values[MEAN_MACRO] = Estimate(sum(numbers) / len(numbers))
-        rows.append(Row(method + PUBLISHED_SUFFIX, metric, values, None, True))
+def _wide(estimates: pd.DataFrame, layout: Layout) -> pd.DataFrame:
+    """Estimates with their columns side by side, value, low, high and n, in the order that they come in."""
+    order = estimates.index.droplevel("column").unique()
+    columns = pd.MultiIndex.from_product([_BOUNDED, layout.columns])
+    rows = estimates[_BOUNDED].unstack("column").reindex(order, columns=columns)
+    samples = estimates["n"].unstack("column").reindex(order, columns=list(layout.splits))
+    rows["n", ""] = samples.sum(axis=1).astype("Int64")
     return rows
 
 
-def _notes(runs: Sequence[Run], layout: Layout, rows: Sequence[Row]) -> list[str]:
+def read_published(number: int) -> pd.DataFrame:
+    """The paper's rows of a table, in its order, from published.csv: no interval, no n."""
+    layout = LAYOUTS[number]
+    lines = pd.read_csv(
+        Path(__file__).with_name("published.csv"),
+        dtype={"table": int, "method": str, "metric": str, "column": str, "value": str},
+        keep_default_na=False,
+    ).astype({"value": float})  # from text: each the nearest number
+    lines = lines[lines["table"] == number].assign(method=lambda lines: lines["method"] + PUBLISHED_SUFFIX)
+    cells = lines.set_index(["method", "metric", "column"])["value"]
+    values = cells.unstack("column").reindex(cells.index.droplevel("column").unique())
+    if layout.means:
+        values[MEAN_MACRO] = values[list(layout.splits)].mean(axis=1)
+    rows = pd.concat({"value": values}, axis=1)
+    rows = rows.reindex(columns=pd.MultiIndex.from_product([_BOUNDED, layout.columns]))
+    rows["n", ""] = pd.array([pd.NA] * len(rows), "Int64")
+    return rows
+
+
+def _metric_columns(rows: pd.DataFrame) -> pd.DataFrame:
+    """Table 3: a row a method, a column a metric; without what only a classifier measures."""
+    rows = rows[rows.index.get_level_values("metric").isin(_TABLE_3_METRICS)]
+    order = rows.index.unique("method")
+    columns = pd.MultiIndex.from_product([_BOUNDED, _TABLE_3_METRICS])
+    cells = pd.concat({name: rows[name]["all"].unstack("metric") for name in _BOUNDED}, axis=1)
+    table = cells.reindex(order, columns=columns)
+    table["n", ""] = rows["n"].groupby(level="method").first()
+    return table
+
+
+def _blocks(number: int, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """A block a metric that any row has; of Table 3 the one that there is."""
+    if number == 3:
+        return {"Ablation": rows.rename(columns=LABELS)}
+    measured = rows.index.unique("metric")
+    return {LABELS[metric]: rows.xs(metric, level="metric") for metric in METRICS if metric in measured}
+
+
+def _breakdown_blocks(estimates: pd.DataFrame, layout: Layout) -> dict[str, pd.DataFrame]:
+    """A block a metric, a row a method and category; lower is better in the last, the median error."""
+    measured = estimates.index.unique("metric")
+    return {
+        LABELS[metric]: _wide(estimates.xs(metric, level="metric"), layout)
+        for metric in (*METRICS, *FURTHER, MEDIAN)
+        if metric in measured
+    }
+
+
+def _notes(runs: Sequence[Run], layout: Layout, rows: pd.DataFrame) -> list[str]:
     """What a reader must know beside the numbers: protocol, sizes, seeds, intervals, what is missing."""
     notes = ["Percent; accuracies count errors strictly below the threshold, means are over images."]
     notes.append(
@@ -252,72 +292,21 @@ def _notes(runs: Sequence[Run], layout: Layout, rows: Sequence[Row]) -> list[str
     seeds = [f"{run.method} {run.about['seed']}" for run in runs if "seed" in run.about]
     if seeds:
         notes.append(f"Seeds: {', '.join(seeds)}.")
-    cells = [cell for row in rows for cell in row.cells.values() if cell is not None]
-    reach = [
-        max(c.high - c.value, c.value - c.low) for c in cells if c.low is not None and c.high is not None
-    ]
-    if reach:
+    reach = pd.concat([rows["high"] - rows["value"], rows["value"] - rows["low"]]).max().max()
+    if pd.notna(reach):
         notes.append(
-            f"95 % intervals (bootstrap, {RESAMPLES} resamples) reach at most {max(reach):.1f} from a cell; "
+            f"95 % intervals (bootstrap, {RESAMPLES} resamples) reach at most {reach:.1f} from a cell; "
             "each is on the HTML page and in the breakdown."
         )
     for run in runs:
-        poses = [t["rotation_error"] for t in run.errors.values() if t.measured("rotation_error")]
-        failed = sum(int((p >= metrics.FAILED_ROTATION_ERROR).sum()) for p in poses)
+        poses = [errors["rotation_error"] for errors in run.errors.values() if "rotation_error" in errors]
+        failed = sum(int((pose >= metrics.FAILED_ROTATION_ERROR).sum()) for pose in poses)
         if failed:
             notes.append(f"{run.method}: failed predictions, counted as wrong: {failed}.")
         missing = [column for column, split in layout.splits.items() if split not in run.errors]
         if missing:
             notes.append(f"{run.method}: not evaluated on {', '.join(missing)}.")
     return notes
-
-
-def _metric_blocks(columns: Sequence[str], rows: Sequence[Row]) -> list[Block]:
-    """One block a metric that any row has."""
-    blocks = []
-    for metric in METRICS:
-        lines = [
-            Line(row.method, tuple(row.cells.get(c) for c in columns), row.n, row.published)
-            for row in rows
-            if row.metric == metric
-        ]
-        if lines:
-            blocks.append(Block(LABELS[metric], tuple(columns), tuple(lines)))
-    return blocks
-
-
-def _metric_columns(rows: Sequence[Row]) -> list[Block]:
-    """Table 3's one block: a line a method, a column a metric."""
-    lines = []
-    for method in dict.fromkeys(row.method for row in rows):
-        mine = {row.metric: row for row in rows if row.method == method}
-        first = next(iter(mine.values()))
-        cells = tuple(mine[m].cells["all"] if m in mine else None for m in _TABLE_3_METRICS)
-        lines.append(Line(method, cells, first.n, first.published))
-    return [Block("Ablation", tuple(LABELS[m] for m in _TABLE_3_METRICS), tuple(lines))]
-
-
-def _breakdown_blocks(estimates: Estimates, layout: Layout) -> list[Block]:
-    """A block a metric, a line a method and category; lower is better in the last, the median error."""
-    blocks = []
-    for metric in (*METRICS, *FURTHER, MEDIAN):
-        named = dict.fromkeys((key.method, key.category) for key in estimates if key.metric == metric)
-        lines = []
-        for method, category in named:
-            cells = tuple(estimates.get(Key(method, metric, category, c)) for c in layout.columns)
-            n = sum(cell.n or 0 for cell in cells[: len(layout.splits)] if cell is not None)
-            lines.append(Line(method, cells, n, False, category))
-        if lines:
-            blocks.append(Block(LABELS[metric], layout.columns, tuple(lines)))
-    return blocks
-
-
-def _breakdown_frame(estimates: Estimates) -> pd.DataFrame:
-    """A row an estimate, with its interval."""
-    return pd.DataFrame(
-        [(*astuple(key), *astuple(estimate)) for key, estimate in estimates.items()],
-        columns=["method", "metric", "category", "column", "value", "low", "high", "n"],
-    ).astype({"n": "Int64"})
 
 
 def _provenance(runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -334,24 +323,7 @@ def _provenance(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return lines
 
 
-def _frame(layout: Layout, number: int, rows: Sequence[Row], blocks: Sequence[Block]) -> pd.DataFrame:
-    """The table as its CSV has it: a row a method and metric, of Table 3 a row a method."""
-    if number == 3:
-        header = ["method", *_TABLE_3_METRICS, "n"]
-        lines = [[line.method, *map(_value, line.cells), line.n] for line in blocks[0].lines]
-    else:
-        header = ["method", "metric", *layout.columns, "n"]
-        lines = [
-            [row.method, row.metric, *(_value(row.cells.get(c)) for c in layout.columns), row.n]
-            for row in rows
-        ]
-    return pd.DataFrame(lines, columns=header).astype({"n": "Int64"})
-
-
-def _value(cell: Cell) -> float:
-    return math.nan if cell is None else cell.value
-
-
 def _write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """An index and its columns, four decimals."""
     with atomic_path(path) as temporary:
-        frame.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
+        frame.to_csv(temporary, float_format="%.4f", lineterminator="\n", encoding="utf-8")

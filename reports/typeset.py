@@ -1,38 +1,22 @@
-"""A table on paper: blocks of rows, as Markdown and LaTeX with one decimal and the best of a column bold."""
+"""A table on paper: blocks of rows, as Markdown and LaTeX with one decimal and the best of a column bold.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+A block is a frame under a heading: indexed by method, of a breakdown by method and category; columns value,
+low and high of every printed column, and n. A cell that was not measured is NaN, a published row has neither
+interval nor n. DataFrame.to_latex and Styler write one block a table, to_markdown needs another package.
+"""
 
-from ntdm.reports.measures import Estimate
+from collections.abc import Callable, Mapping, Sequence
 
-Cell = Estimate | None  # None: not measured, an empty cell, never 0
+import pandas as pd
 
-
-@dataclass(frozen=True)
-class Line:
-    """One method's cells, in the block's column order; n samples, None for a published row."""
-
-    method: str
-    cells: tuple[Cell, ...]
-    n: int | None
-    published: bool
-    category: str = ""  # of a breakdown
+Blocks = Mapping[str, pd.DataFrame]
 
 
-@dataclass(frozen=True)
-class Block:
-    """Lines under one header: a metric over columns, or (Table 3) several metrics."""
-
-    heading: str
-    columns: tuple[str, ...]
-    lines: tuple[Line, ...]
-
-
-def markdown(label: str, title: str, blocks: Sequence[Block], notes: Sequence[str], figure: str) -> str:
+def markdown(label: str, title: str, blocks: Blocks, notes: Sequence[str], figure: str) -> str:
     """GitHub Markdown: caption, one table a block, the figure's link, the notes as a list."""
     parts = [f"**{label}. {title}**"]
-    for block in blocks:
-        header = [_escape_markdown(block.heading), *block.columns, "n"]
+    for heading, block in blocks.items():
+        header = [_escape_markdown(heading), *block["value"], "n"]
         grid = [header, ["---", *["---:"] * (len(header) - 1)]]
         grid += _grid(block, "**{}**", _escape_markdown)
         parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in grid))
@@ -41,13 +25,14 @@ def markdown(label: str, title: str, blocks: Sequence[Block], notes: Sequence[st
     return "\n\n".join(parts) + "\n"
 
 
-def latex(label: str, title: str, blocks: Sequence[Block], notes: Sequence[str]) -> str:
+def latex(label: str, title: str, blocks: Blocks, notes: Sequence[str]) -> str:
     """A LaTeX table that needs no package; the blocks stand below each other, the notes in the caption."""
-    assert len({len(block.columns) for block in blocks}) == 1, "blocks of one table have the same columns"
-    width = len(blocks[0].columns) + 2
+    widths = {len(block["value"].columns) + 2 for block in blocks.values()}
+    assert len(widths) == 1, "blocks of one table have the same columns"
+    (width,) = widths
     body = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}", r"\hline"]
-    for block in blocks:
-        header = [block.heading, *block.columns, "n"]
+    for heading, block in blocks.items():
+        header = [heading, *block["value"], "n"]
         body.append(" & ".join(map(_escape_latex, header)) + r" \\ \hline")
         body += [" & ".join(cells) + r" \\" for cells in _grid(block, r"\textbf{{{}}}", _escape_latex)]
         body.append(r"\hline")
@@ -57,25 +42,24 @@ def latex(label: str, title: str, blocks: Sequence[Block], notes: Sequence[str])
     return "\n".join(body) + "\n"
 
 
-def printed_cells(block: Block) -> tuple[list[list[str]], list[float | None]]:
-    """The cells of every line with one decimal, and the best of every column as printed."""
-    printed = [["" if cell is None else f"{cell.value:.1f}" for cell in line.cells] for line in block.lines]
-    best = [
-        max((float(text) for text in column if text), default=None) for column in zip(*printed, strict=True)
-    ]
-    return printed, best
+def printed_cells(block: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Values with one decimal, empty where not measured, and whether they print like their column's best."""
+    printed = block["value"].map("{:.1f}".format)
+    numbers = printed.astype(float)
+    return printed.replace("nan", ""), numbers == numbers.max()
 
 
-def _grid(block: Block, bold: str, escape: Callable[[str], str]) -> list[list[str]]:
-    """Printed cells of every line. Cells that print alike as the best of their column are all bold."""
+def counts(block: pd.DataFrame) -> list[str]:
+    """n of every row, empty of a published one."""
+    return ["" if pd.isna(n) else str(n) for n in block["n"]]
+
+
+def _grid(block: pd.DataFrame, bold: str, escape: Callable[[str], str]) -> list[list[str]]:
+    """Method, cells and n of every row. Cells that print alike as the best of their column are all bold."""
     printed, best = printed_cells(block)
+    cells = printed.where(~best, printed.map(bold.format)).to_numpy().tolist()
     return [
-        [
-            escape(line.method),
-            *(bold.format(t) if t and float(t) == b else t for t, b in zip(texts, best, strict=True)),
-            "" if line.n is None else str(line.n),
-        ]
-        for line, texts in zip(block.lines, printed, strict=True)
+        [escape(method), *row, n] for method, row, n in zip(block.index, cells, counts(block), strict=True)
     ]
 
 

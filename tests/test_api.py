@@ -20,6 +20,8 @@ def surface() -> dict[str, Any]:
 
 
 def described(value: Any) -> Any:
+    if hasattr(value, "__all__"):
+        return sorted(value.__all__)
     if inspect.ismodule(value):
         return sorted(
             name

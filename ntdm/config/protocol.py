@@ -26,4 +26,3 @@ ABLATIONS = (
 PASCAL3D_FOCAL_PX = 3000.0
 # NeMo's protocol rescales every crop as if the object stood this far away (CAD units).
 NOMINAL_DISTANCE = 5.0
-METHODS = ("ntdm", "nemo", "mask-rcnn", "pose-classifier", "res50-pose", "res50-class")

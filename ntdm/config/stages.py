@@ -1,13 +1,12 @@
 """Configurations: one frozen dataclass a stage, TOML in, JSON stored beside every output.
 
-An unknown key is an error, so is a value of another type or out of range.
+An unknown key is an error, so is a value of another type or out of range. The keys that one method alone has
+stand beside its code, in a subclass of TrainConfig.
 """
 
 import sys
 from dataclasses import dataclass
-from typing import Any
-
-from ntdm.config.protocol import METHODS
+from typing import Any, ClassVar
 
 LARGEST_SEED = 10**9  # a step has a seed of its own: this one times a million
 
@@ -28,9 +27,9 @@ class SyntheticConfig:
         if not self.categories or len(set(self.categories)) != len(self.categories):
             raise ValueError(f"synthetic categories are {self.categories}: want one or more, each once")
         counts = ("train_per_category", "val_per_category", "ood_per_category", "iid_per_category")
-        _within(self, "synthetic", 0, None, *counts)
-        _within(self, "synthetic", 0, LARGEST_SEED, "seed")
-        _within(self, "synthetic", 48, 2048, "image_size")
+        check_range(self, "synthetic", 0, None, *counts)
+        check_range(self, "synthetic", 0, LARGEST_SEED, "seed")
+        check_range(self, "synthetic", 48, 2048, "image_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +42,13 @@ class PrepConfig:
     compression: str = "none"  # of photos and masks: none reads fastest, gzip and lzf save space
 
     def __post_init__(self) -> None:
-        _one_of(self, "prep", "compression", "none", "lzf", "gzip")
+        check_choice(self, "prep", "compression", "none", "lzf", "gzip")
         if self.objects not in ("first", "all"):
             raise ValueError(f"prep objects is {self.objects!r}: want 'first' or 'all'")
         if len(self.image_size) != 2:
             raise ValueError(f"prep image_size is {self.image_size}: want H W")
-        _within(self, "prep", 16, 4096, "image_size")
-        _within(self, "prep", 0, 100, "scale")
+        check_range(self, "prep", 16, 4096, "image_size")
+        check_range(self, "prep", 0, 100, "scale")
 
     @property
     def resolved_scale(self) -> float:
@@ -75,38 +74,28 @@ class ShapeConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _within(self, "shape", 0, 6, "subdivisions")
-        _within(self, "shape", 1, None, "width", "layers", "network_steps", "steps", "surface_samples")
-        _within(self, "shape", 0, 20, "frequencies")
-        _within(self, "shape", 0, 1, "learning_rate")
-        _within(self, "shape", 1, 24, "outline_views")
-        _within(self, "shape", 0, None, "normal_weight", "laplacian_weight", "outline_weight")
-        _within(self, "shape", 0, LARGEST_SEED, "seed")
+        check_range(self, "shape", 0, 6, "subdivisions")
+        check_range(self, "shape", 1, None, "width", "layers", "network_steps", "steps", "surface_samples")
+        check_range(self, "shape", 0, 20, "frequencies")
+        check_range(self, "shape", 0, 1, "learning_rate")
+        check_range(self, "shape", 1, 24, "outline_views")
+        check_range(self, "shape", 0, None, "normal_weight", "laplacian_weight", "outline_weight")
+        check_range(self, "shape", 0, LARGEST_SEED, "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """`ntdm train`: backbone, neural texture, contrastive loss, optimiser."""
+    """`ntdm train`: what every method is trained with; a subclass adds the keys of one.
 
-    method: str = "ntdm"  # or another of METHODS
+    Attributes:
+        family: a table of [train] that several methods share, below each one's own; "" for none.
+    """
+
+    family: ClassVar[str] = ""
+
+    method: str
     backbone: str = "tiny"  # or "small" (ntdm, nemo), which sees more around a cell, or "resnet50"
     backbone_weights: str = ""  # a local torchvision ResNet-50 state dict; empty: from scratch
-    feature_dim: int = 64
-    view_bins: int = 7
-    view_temperature: float = 4.0
-    texture_size: int = 64
-    texture_momentum: float = 0.9
-    first_visit_alpha: float = 0.05
-    quad_extent: float = 0.2  # widest quad, in u or v, that is scattered
-    positives: int = 128  # visible texels an image
-    same_class_negatives: int = 512
-    other_class_negatives: int = 200  # each other class
-    background_negatives: int = 512
-    background_weight: float = 1.0  # the paper's 0.1 belongs to its larger bank and longer training
-    background_bank: int = 2560
-    background_per_image: int = 20
-    far_angle: float = 0.245  # radians on the template sphere
-    temperature: float = 0.07
     epochs: int = 14
     batch_size: int = 16
     optimiser: str = "adam"  # or "sgd", with momentum 0.9
@@ -122,43 +111,23 @@ class TrainConfig:
     zoom: float = 0.0  # largest factor of magnifying or reducing it, minus 1
     shift: float = 0.0  # largest shift in x and in y, of its shorter side
     patches: float = 0.8  # share of photos partly covered by others; 0 is the paper's choice
-    # Weight of the cross entropy by which cells that a patch hides learn to be called hidden (ntdm). Above 0,
-    # up to half of the background samples are such cells (ntdm, nemo). 0 is the paper's choice.
-    occlusion_weight: float = 0.5
-    clutter_count: float = 128.0  # features that the bank counts as in that cross entropy, as in inference's
     patch_size: tuple[float, float] = (0.25, 0.7)  # shortest and longest patch, of the photo's sides
     bf16: bool = True
-    resize: int = 0  # classifiers: pixels of the square that photos are resized to; 0 leaves them as they are
-    pose_bins: int = 41  # classifiers and mask-rcnn: for each of azimuth, elevation, theta
-    vertices: int = 1000  # nemo: of a cuboid, about
-    near_distance: float = 0.08  # nemo: vertices nearer than this are no negatives; CAD units
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _one_of(self, "train", "method", *METHODS)
-        _one_of(self, "train", "backbone", "tiny", "small", "resnet50")
-        _one_of(self, "train", "schedule", "cosine", "exponential", "steps")
-        _one_of(self, "train", "optimiser", "adam", "sgd")
-        sizes = ("feature_dim", "view_bins", "texture_size", "positives", "epochs", "batch_size", "pose_bins")
-        _within(self, "train", 1, None, *sizes, "background_bank", "background_per_image")
-        _within(self, "train", 1, None, "decay_every")
-        _within(self, "train", 0, None, "near_distance")
-        _within(self, "train", 0, 4096, "resize")
-        _within(self, "train", 24, 100_000, "vertices")
-        negatives = ("same_class_negatives", "other_class_negatives", "background_negatives")
-        _within(self, "train", 0, None, *negatives, "view_temperature", "weight_decay", "warmup_steps")
-        _within(self, "train", 0, None, "occlusion_weight")
-        _within(self, "train", 0, LARGEST_SEED, "seed")
-        _within(self, "train", 0.01, 2, "patch_size")
-        _within(self, "train", 0, 180, "turn")
-        _within(self, "train", 0, 1, "zoom", "shift")
+        check_choice(self, "train", "backbone", "tiny", "small", "resnet50")
+        check_choice(self, "train", "schedule", "cosine", "exponential", "steps")
+        check_choice(self, "train", "optimiser", "adam", "sgd")
+        check_range(self, "train", 1, None, "epochs", "batch_size", "decay_every")
+        check_range(self, "train", 0, None, "weight_decay", "warmup_steps")
+        check_range(self, "train", 0, LARGEST_SEED, "seed")
+        check_range(self, "train", 0.01, 2, "patch_size")
+        check_range(self, "train", 0, 180, "turn")
+        check_range(self, "train", 0, 1, "zoom", "shift", "final_learning_rate", "augment", "patches")
+        check_range(self, "train", 1e-12, None, "learning_rate")
         if self.patch_size[0] > self.patch_size[1]:
             raise ValueError(f"train patch_size is {self.patch_size}: want the shorter first")
-        shares = ("texture_momentum", "first_visit_alpha", "final_learning_rate", "augment", "patches")
-        _within(self, "train", 0, 1, *shares, "quad_extent", "background_weight")
-        _within(self, "train", 0, 4, "far_angle")
-        _within(self, "train", 1e-12, None, "temperature", "learning_rate")
-        _within(self, "train", 1e-3, None, "clutter_count")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +143,8 @@ class InferConfig:
     clutter_weight: float = 0.02  # kappa
     clutter: str = "mixture"  # of the bank's features; or "nearest", or their "mean" (NeMo's)
     clutter_temperature: float = 0.07  # of the mixture, and of the visible mask's odds; the training loss's
-    clutter_count: float = (
-        128.0  # features it counts as, whatever the bank holds: a larger number makes more cells background
-    )
+    # Features that the mixture counts as, whatever the bank holds: the larger, the more cells are background.
+    clutter_count: float = 128.0
     visible_prior: float = 0.8  # probability that a cell inside the outline is visible, before a look at it
     silhouette: str = "soft"  # or "hard"
     sigma: float = 1.0  # pixels of the feature map
@@ -186,9 +154,8 @@ class InferConfig:
     learning_rate: float = 0.1
     learning_rate_decay: float = 0.2
     decay_every: int = 20
-    patience: int = (
-        0  # steps without a gain after which a photo's rate falls at once; 0: waits for decay_every
-    )
+    # Steps without a gain after which a photo's rate falls at once; 0: it waits for decay_every.
+    patience: int = 0
     least_gain: float = 1e-4  # of the loss, that counts as one
     class_margin: float = 0.01  # a category whose best start is worse than the best one's by more is dropped
     refine_shape: bool = True
@@ -202,33 +169,33 @@ class InferConfig:
     seed: int = 0  # of a random latent
 
     def __post_init__(self) -> None:
-        _one_of(self, "infer", "latent_start", "one-hot", "average", "random")
-        _one_of(self, "infer", "clutter", "mixture", "nearest", "mean")
-        _one_of(self, "infer", "silhouette", "soft", "hard")
+        check_choice(self, "infer", "latent_start", "one-hot", "average", "random")
+        check_choice(self, "infer", "clutter", "mixture", "nearest", "mean")
+        check_choice(self, "infer", "silhouette", "soft", "hard")
         if not self.elevations or not self.thetas:
             raise ValueError("infer elevations or thetas is empty: want one angle or more, in degrees")
-        _within(
-            self, "infer", 1, None, "azimuths", "refined_starts", "shape_every", "decay_every", "batch_size"
-        )
-        _within(self, "infer", -180, 180, "elevations", "thetas")
-        _within(self, "infer", 0, None, "screening_steps", "steps", "shape_after", "size_prior")
-        _within(self, "infer", 0, None, "patience", "least_gain", "class_margin")
-        _within(self, "infer", 0, 1, "learning_rate", "learning_rate_decay", "clutter_weight")
-        _within(self, "infer", 0.01, 0.99, "visible_prior")
-        _within(self, "infer", 1e-3, None, "distance", "sigma", "clutter_temperature", "clutter_count")
-        _within(self, "infer", 0, LARGEST_SEED, "seed")
+        counts = ("azimuths", "refined_starts", "shape_every", "decay_every", "batch_size")
+        check_range(self, "infer", 1, None, *counts)
+        check_range(self, "infer", -180, 180, "elevations", "thetas")
+        check_range(self, "infer", 0, None, "screening_steps", "steps", "shape_after", "size_prior")
+        check_range(self, "infer", 0, None, "patience", "least_gain", "class_margin")
+        check_range(self, "infer", 0, 1, "learning_rate", "learning_rate_decay", "clutter_weight")
+        check_range(self, "infer", 0.01, 0.99, "visible_prior")
+        check_range(self, "infer", 1e-3, None, "distance", "sigma", "clutter_temperature", "clutter_count")
+        check_range(self, "infer", 0, LARGEST_SEED, "seed")
 
 
-def _within(config: Any, stage: str, low: float, high: float | None, *keys: str) -> None:
+def check_range(config: Any, stage: str, low: float, high: float | None, *keys: str) -> None:
     """ValueError naming a key that is, or has an entry, nan or outside low..high (None: no bound)."""
     for key in keys:
         value = getattr(config, key)
         entries = value if isinstance(value, tuple) else (value,)
         if not all(low <= entry <= (sys.float_info.max if high is None else high) for entry in entries):
-            wanted = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
-            raise ValueError(f"{stage} {key} is {value!r}: want {wanted}")
+            bounds = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
+            raise ValueError(f"{stage} {key} is {value!r}: want {bounds}")
 
 
-def _one_of(config: Any, stage: str, key: str, *allowed: str) -> None:
+def check_choice(config: Any, stage: str, key: str, *allowed: str) -> None:
+    """ValueError naming a key that is none of the texts allowed."""
     if getattr(config, key) not in allowed:
         raise ValueError(f"{stage} {key} is {getattr(config, key)!r}: want {' or '.join(allowed)}")

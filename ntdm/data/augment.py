@@ -27,19 +27,20 @@ class Augmentation(NamedTuple):
 
 def draw_augmentation(count: int, config: TrainConfig, generator: torch.Generator) -> list[Augmentation]:
     """Draws for `count` photos. Apart from the photos, so that who needs a few of them can draw for all."""
-    drawn = []
+    augmentations = []
     for _ in range(count):
         mirrored = config.mirror and bool(torch.rand((), generator=generator) < 0.5)
         colours: tuple[Tensor, ...] = ()
         if config.augment > 0:
             colours = tuple(torch.randn(shape, generator=generator) for shape in (1, 3, 1, (3, 3)))
-        drawn.append(Augmentation(mirrored, colours))
+        augmentations.append(Augmentation(mirrored, colours))
     if config.patches > 0:
-        drawn = [a._replace(patches=_draw_patches(config.patches, generator)) for a in drawn]
+        augmentations = [a._replace(patches=_draw_patches(config.patches, generator)) for a in augmentations]
     if config.turn or config.zoom or config.shift:
         motions = 2 * torch.rand(count, 4, generator=generator) - 1
-        drawn = [a._replace(motion=tuple(m)) for a, m in zip(drawn, motions.tolist(), strict=True)]
-    return drawn
+        pairs = zip(augmentations, motions.tolist(), strict=True)
+        augmentations = [a._replace(motion=tuple(motion)) for a, motion in pairs]
+    return augmentations
 
 
 def _draw_patches(share: float, generator: torch.Generator) -> tuple[tuple[float, ...], ...]:
@@ -58,9 +59,11 @@ class Motion(NamedTuple):
     shift: Tensor  # [B, 2] pixels
 
     @classmethod
-    def of(cls, drawn: Sequence[Augmentation], config: TrainConfig, size: tuple[int, int]) -> "Motion":
+    def of(
+        cls, augmentations: Sequence[Augmentation], config: TrainConfig, size: tuple[int, int]
+    ) -> "Motion":
         """What was drawn, for photos of `size` (H, W)."""
-        turn, zoom, shift = torch.tensor([a.motion for a in drawn]).split([1, 1, 2], 1)
+        turn, zoom, shift = torch.tensor([a.motion for a in augmentations]).split([1, 1, 2], 1)
         return cls(
             turn[:, 0] * math.radians(config.turn),
             (zoom[:, 0] * math.log1p(config.zoom)).exp(),
@@ -106,15 +109,15 @@ def covered(
     return hidden
 
 
-def jitter_colours(photo: Tensor, strength: float, drawn: Sequence[Tensor]) -> Tensor:
+def jitter_colours(photo: Tensor, strength: float, normal: Sequence[Tensor]) -> Tensor:
     """Random gain, offset and channel mixing of a uint8 photo [3, H, W]; strength 1 is strong.
 
-    `drawn` is Augmentation.colours.
+    `normal` is Augmentation.colours.
     """
-    gain = torch.exp(0.4 * strength * drawn[0])
-    tint = torch.exp(0.2 * strength * drawn[1])
-    offset = 40 * strength * drawn[2]
-    mix = torch.eye(3) + 0.25 * strength * drawn[3]
+    gain = torch.exp(0.4 * strength * normal[0])
+    tint = torch.exp(0.2 * strength * normal[1])
+    offset = 40 * strength * normal[2]
+    mix = torch.eye(3) + 0.25 * strength * normal[3]
     mix = mix / mix.sum(1, keepdim=True).clamp_min(0.3)
     pixels = photo.float()
     pixels = torch.einsum("ij,jhw->ihw", mix, pixels) * tint[:, None, None]

@@ -54,14 +54,14 @@ def make_batch(
     """
     index = [categories.index(item["category"]) for item in items]
     photos, masks, viewpoints, points = [], [], [], []
-    for item, drawn in zip(items, augmentation, strict=True):
+    for item, change in zip(items, augmentation, strict=True):
         photo, mask, viewpoint = item["image"], item["amodal_mask"], item["viewpoint"]
         point = item["principal_point"]
-        if drawn.mirrored:
+        if change.mirrored:
             photo, mask, viewpoint = photo.flip(-1), mask.flip(-1), mirror_viewpoint(viewpoint)
             point = torch.stack([photo.shape[-1] - point[0], point[1]])
-        if drawn.colours:
-            photo = jitter_colours(photo, config.augment, drawn.colours)
+        if change.colours:
+            photo = jitter_colours(photo, config.augment, change.colours)
         photos.append(photo)
         masks.append(mask)
         viewpoints.append(viewpoint)
@@ -82,7 +82,7 @@ def make_batch(
         viewpoint = viewpoint + F.pad(motion.turn[:, None], (2, 1))
         focal, point = focal * motion.zoom, point + motion.shift
     if config.patches > 0:
-        patched = torch.stack([covered(size, drawn.patches, config.patch_size) for drawn in augmentation])
+        patched = torch.stack([covered(size, change.patches, config.patch_size) for change in augmentation])
         photo = torch.where(patched[:, None], photo.roll(-1, 0), photo)
         background = torch.where(patched, background.roll(-1, 0), background)
         hidden = patched if hidden is None else patched | hidden

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ntdm.io.cache import CacheFile
+from ntdm.io.cache_split import CacheSplit, Header
 
 _CAMERA = ("viewpoint", "focal", "principal_point", "bbox")
 
@@ -21,6 +22,7 @@ class SampleDataset(Dataset):
     K the largest of the files (zeros beyond a category's own CADs).
 
     Args:
+        files: the split, or its cache files.
         kept_bytes: of decoded samples that are kept in memory; further ones are read from disk each time. A
             kept sample is given out again: do not write into it.
 
@@ -28,39 +30,30 @@ class SampleDataset(Dataset):
         ValueError: no file, no sample, or files of different image sizes.
     """
 
-    def __init__(self, paths: Sequence[Path], kept_bytes: int = 0) -> None:
-        self.paths = [Path(p) for p in paths]
+    def __init__(self, files: CacheSplit | Sequence[Path], kept_bytes: int = 0) -> None:
+        split = files if isinstance(files, CacheSplit) else CacheSplit(files)
+        self.paths = split.paths
         self._kept: dict[int, dict[str, Any]] = {}
         self._room = kept_bytes
         self._open: dict[int, CacheFile] = {}
-        self._index: list[tuple[int, int]] = []
-        self._tables: list[dict[str, Any]] = []
-        sizes: dict[tuple[int, int], Path] = {}
-        for number, path in enumerate(self.paths):
-            with CacheFile(path) as file:
-                sizes.setdefault(file.image_size, path)
-                self._index += [(number, i) for i in range(len(file))]
-                table: dict[str, Any] = {k: torch.as_tensor(file[k], dtype=torch.float32) for k in _CAMERA}
-                table |= {"name": file["name"], "cad_index": file["cad_index"].tolist()}
-                table |= {"category": file.category, "dataset": file.dataset, "split": file.split}
-                table["latent"] = torch.as_tensor(file["latent"]) if "latent" in file else None
-                table["occluder"] = "occluder_mask" in file
-            self._tables.append(table)
-        if len(sizes) > 1:
-            (a, first), (b, second) = list(sizes.items())[:2]
-            raise ValueError(f"{first} has images of {a}, {second} of {b} (H, W); prepare both at one size")
+        self._index = [
+            (number, i) for number, header in enumerate(split.headers) for i in range(len(header.names))
+        ]
         if not self._index:
             raise ValueError(f"no sample in {', '.join(map(str, self.paths)) or 'an empty list of files'}")
-        self.image_size = next(iter(sizes))
-        self.has_latent = all(table["latent"] is not None for table in self._tables)
-        self._masks = ["amodal_mask", "visible_mask"]
-        if all(table["occluder"] for table in self._tables):
-            self._masks.append("occluder_mask")
-        if self.has_latent:
-            widest = max(table["latent"].shape[1] for table in self._tables)
-            for table in self._tables:
-                latent = table["latent"]
-                table["latent"] = torch.nn.functional.pad(latent, (0, widest - latent.shape[1]))
+        first = split.headers[0]
+        for other in split.headers:
+            if other.image_size != first.image_size:
+                raise ValueError(
+                    f"{first.path} has images of {first.image_size}, {other.path} of "
+                    f"{other.image_size} (H, W); prepare both at one size"
+                )
+        self.image_size = first.image_size
+        self.has_latent = all(header.latent is not None for header in split.headers)
+        occluders = all(header.has_occluders for header in split.headers)
+        self._masks = ["amodal_mask", "visible_mask", *(["occluder_mask"] if occluders else [])]
+        widest = max(header.num_latents or 0 for header in split.headers)
+        self._tables = [_table(header, widest) for header in split.headers]
 
     def __len__(self) -> int:
         return len(self._index)
@@ -99,3 +92,14 @@ class SampleDataset(Dataset):
     def __getstate__(self) -> dict[str, Any]:
         # HDF5 handles do not cross processes: every DataLoader worker opens its own.
         return self.__dict__ | {"_open": {}}
+
+
+def _table(header: Header, widest: int) -> dict[str, Any]:
+    """The small columns of a file as tensors and lists; latents padded to `widest` entries."""
+    table: dict[str, Any] = {k: torch.as_tensor(header.columns[k], dtype=torch.float32) for k in _CAMERA}
+    table |= {"name": list(header.names), "cad_index": header.columns["cad_index"].tolist()}
+    table |= {"category": header.category, "dataset": header.dataset, "split": header.split}
+    if header.latent is not None:
+        latent = torch.as_tensor(header.latent)
+        table["latent"] = torch.nn.functional.pad(latent, (0, widest - latent.shape[1]))
+    return table

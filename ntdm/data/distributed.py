@@ -68,9 +68,9 @@ def all_reduce_sum(number: float) -> float:
     """The sum of every process's number."""
     if size() == 1:
         return number
-    held = torch.tensor(number, dtype=torch.float64, device=_device())
-    dist.all_reduce(held)
-    return held.item()
+    value = torch.tensor(number, dtype=torch.float64, device=_device())
+    dist.all_reduce(value)
+    return value.item()
 
 
 def all_gather_counts(counts: Sequence[int]) -> tuple[list[int], slice]:
@@ -79,8 +79,8 @@ def all_gather_counts(counts: Sequence[int]) -> tuple[list[int], slice]:
         return list(counts), slice(0, len(counts))
     lengths = _same_size(torch.tensor([len(counts)], device=_device())).flatten().tolist()
     start = sum(lengths[: rank()])
-    found = all_gather_rows(torch.tensor(counts, dtype=torch.int64, device=_device()))
-    return found.tolist(), slice(start, start + len(counts))
+    gathered = all_gather_rows(torch.tensor(counts, dtype=torch.int64, device=_device()))
+    return gathered.tolist(), slice(start, start + len(counts))
 
 
 def all_gather_rows(rows: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def all_gather_rows(rows: Tensor) -> Tensor:
     longest = max(counts)
     padded = F.pad(rows.flatten(1) if rows.dim() > 1 else rows[:, None], (0, 0, 0, longest - len(rows)))
     parts = _Gather.apply(padded.contiguous()) if rows.requires_grad else _same_size(padded.contiguous())
-    joined_rows = torch.cat([held[:n] for held, n in zip(parts, counts, strict=True)])
+    joined_rows = torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
     return joined_rows.reshape(-1, *rows.shape[1:])
 
 
@@ -148,8 +148,8 @@ class _Sum(torch.autograd.Function):
     """Sum over the processes. Every process's loss depends on it, so the gradients are summed, too."""
 
     @staticmethod
-    def forward(ctx: Any, held: Tensor) -> Tensor:
-        summed = held.clone()
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        summed = value.clone()
         dist.all_reduce(summed)
         return summed
 
@@ -164,8 +164,8 @@ class _Gather(torch.autograd.Function):
     """[n, c] of every process -> [ranks, n, c]."""
 
     @staticmethod
-    def forward(ctx: Any, held: Tensor) -> Tensor:
-        return _same_size(held)
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return _same_size(rows)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -174,10 +174,10 @@ class _Gather(torch.autograd.Function):
         return summed[rank()]
 
 
-def _same_size(held: Tensor) -> Tensor:
+def _same_size(value: Tensor) -> Tensor:
     """[ranks, ...] of every process's tensor, all of one size."""
-    parts = [torch.empty_like(held) for _ in range(size())]
-    dist.all_gather(parts, held.detach())
+    parts = [torch.empty_like(value) for _ in range(size())]
+    dist.all_gather(parts, value.detach())
     return torch.stack(parts)
 
 

@@ -47,34 +47,34 @@ class Batches:
 
     def steps(self, numbers: Iterable[int]) -> Iterator[Step]:
         """These steps, in this order."""
-        for step in self._made(numbers):
+        for step in self._prepared(numbers):
             yield step._replace(batch=step.batch.to(self.device))
 
-    def _made(self, numbers: Iterable[int]) -> Iterator[Step]:
+    def _prepared(self, numbers: Iterable[int]) -> Iterator[Step]:
         if not self.ahead:
             yield from map(self._step, numbers)
             return
         with ThreadPoolExecutor(1, "batches") as thread:
-            coming: Future[Step] | None = None
+            next_step: Future[Step] | None = None
             for number in numbers:
-                made, coming = coming, thread.submit(self._step, number)
-                if made is not None:
-                    yield made.result()
-            if coming is not None:
-                yield coming.result()
+                ready, next_step = next_step, thread.submit(self._step, number)
+                if ready is not None:
+                    yield ready.result()
+            if next_step is not None:
+                yield next_step.result()
 
     def _step(self, number: int) -> Step:
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
         place = number % self.per_epoch * self.size
         samples = self._order(number // self.per_epoch)[place : place + self.size]
         augmentation = draw_augmentation(len(samples), self.config, generator)
-        own = distributed.shard(len(samples))
-        count = own.stop - own.start
+        shard = distributed.shard(len(samples))
+        count = shard.stop - shard.start
         # One more: patches show the next photo.
-        needed = [i % len(samples) for i in range(own.start, own.stop + (count < len(samples)))]
-        items = [self.data[samples[i]] for i in needed]
-        drawn = [augmentation[i] for i in needed]
-        batch = make_batch(items, self.categories, self.num_latents, self.config, drawn).first(count)
+        places = [i % len(samples) for i in range(shard.start, shard.stop + (count < len(samples)))]
+        items = [self.data[samples[i]] for i in places]
+        changes = [augmentation[i] for i in places]
+        batch = make_batch(items, self.categories, self.num_latents, self.config, changes).first(count)
         return Step(number, samples, batch, generator)
 
     def _order(self, epoch: int) -> list[int]:

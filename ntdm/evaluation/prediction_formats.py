@@ -6,8 +6,8 @@
              the challenge's own tables, and is not read
     nemo     photo name -> distance, theta, elevation, azimuth (radians), and what follows
 
-Each becomes one :class:`Guess` a sample. ValueError names file and line, or the field of an archive: what is
-no number, a photo that is none of the samples, two predictions of one, degrees in the place of radians.
+Each gives one :class:`Prediction` a sample. ValueError names file and line, or the field of an archive: what
+is no number, a photo that is none of the samples, two predictions of one, degrees in the place of radians.
 """
 
 import math
@@ -15,34 +15,34 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ntdm.config.protocol import CATEGORIES
-from ntdm.evaluation.ood_cv_challenge import challenge_name, challenge_rows
-from ntdm.io import table as sample_table
+from ntdm.evaluation.ood_cv_challenge import (
+    ANGLES,
+    challenge_angles,
+    challenge_name,
+    challenge_rows,
+    object_name,
+)
 from ntdm.io import untrusted
-from ntdm.io.predictions import FREE_POSE_COLUMNS, POSE_COLUMNS, PREDICTION_COLUMNS, SampleKey
+from ntdm.io.predictions import FREE_POSE_COLUMNS, POSE_COLUMNS, PREDICTION_COLUMNS, Prediction, SampleKey
 from ntdm.io.table import KEY_COLUMNS, ROUNDING, read_table, refuse
 
-ANGLES = POSE_COLUMNS[:3]
 # Fewer small angles than these could be true by chance.
 _ENOUGH_ROWS = 10
 
 
-class Guess(NamedTuple):
-    """What a file predicts of one sample; radians, CAD units; nan: the prediction failed."""
+class Imported(NamedTuple):
+    """A prediction and the place that it was read from."""
 
-    where: str  # file and line, for messages
-    azimuth: float | None  # None, the three of them: the method predicts no pose
-    elevation: float | None
-    theta: float | None
-    distance: float | None = None
-    predicted_category: str | None = None
-    score: float | None = None
-    seconds: float | None = None
-    free: tuple[float | None, ...] = (None, None, None, None)
+    where: str  # file and line, or field, for messages
+    prediction: Prediction
+
+
+Imports = dict[SampleKey, Imported]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Truth:
 
     Attributes:
         where: the cache folder or label table, for messages.
+        dataset: of the split.
+        split: its name.
         samples: in its order.
         digest: of the cache files; empty for a label table, which stands beside any cache of its split.
         viewpoint: f64 [N, 3] radians, of a label table; None for a cache, which is scored by its own files.
@@ -66,9 +68,9 @@ class Truth:
     paths: tuple[Path, ...] = ()
 
 
-def _read_csv(files: Sequence[Path], truth: Truth) -> dict[SampleKey, Guess]:
+def _read_csv(files: Sequence[Path], truth: Truth) -> Imports:
     optional = [column for column in PREDICTION_COLUMNS if column not in (*KEY_COLUMNS, *ANGLES)]
-    guesses: dict[SampleKey, Guess] = {}
+    imports: Imports = {}
     for path in files:
         table = read_table(path, (*KEY_COLUMNS, *ANGLES), optional, (*POSE_COLUMNS, *FREE_POSE_COLUMNS))
         for column in (*ANGLES, *FREE_POSE_COLUMNS[:3]):
@@ -76,9 +78,9 @@ def _read_csv(files: Sequence[Path], truth: Truth) -> dict[SampleKey, Guess]:
                 too_far = np.abs(table[column]) > 2 * math.pi + ROUNDING
                 refuse(table, column, too_far, "radians are wanted; is it in degrees?")
         for angles in (ANGLES, FREE_POSE_COLUMNS[:3]):
-            said = {column: table.measured(column) for column in angles}
-            if len(set(said.values())) > 1:
-                has, lacks = max(said, key=said.__getitem__), min(said, key=said.__getitem__)
+            measured = {column: table.measured(column) for column in angles}
+            if len(set(measured.values())) > 1:
+                has, lacks = max(measured, key=measured.__getitem__), min(measured, key=measured.__getitem__)
                 raise ValueError(f"{path}: column {lacks} is empty, but {has} is not")
         if len(table) and not table.measured("azimuth") and not table.measured("predicted_category"):
             raise ValueError(f"{path}: azimuth and predicted_category are both empty: nothing is predicted")
@@ -89,51 +91,40 @@ def _read_csv(files: Sequence[Path], truth: Truth) -> dict[SampleKey, Guess]:
             for column, want in (("dataset", truth.dataset), ("split", truth.split)):
                 if table[column][i] != want:
                     raise ValueError(f"{where}: {column} is {str(table[column][i])!r}, want {want!r}")
-            cells = {name: table[name][i].item() for name in table.columns if table.measured(name)}
-            guess = Guess(
-                where,
-                azimuth=cells.get("azimuth"),
-                elevation=cells.get("elevation"),
-                theta=cells.get("theta"),
-                distance=cells.get("distance"),
-                predicted_category=cells.get("predicted_category"),
-                score=cells.get("score"),
-                seconds=cells.get("seconds"),
-                free=tuple(cells.get(name) for name in FREE_POSE_COLUMNS),
-            )
-            _add(guesses, SampleKey(*key), guess)
-    return guesses
+            cells = {name: table[name][i].item() for name in PREDICTION_COLUMNS if table.measured(name)}
+            _add(imports, Imported(where, _prediction(truth, SampleKey(*key), **cells)))
+    return imports
 
 
-def _read_ood_cv(files: Sequence[Path], truth: Truth) -> dict[SampleKey, Guess]:
-    names = {challenge_name(*sample): sample for sample in truth.samples}
-    guesses: dict[SampleKey, Guess] = {}
+def _read_ood_cv(files: Sequence[Path], truth: Truth) -> Imports:
+    names = {object_name(f"{challenge_name(*sample)}.jpg"): sample for sample in truth.samples}
+    imports: Imports = {}
     for path in files:
         largest, azimuths = 0.0, set()
         for where, row in challenge_rows(path):
-            stem = Path(row["imgs"]).stem
-            if stem not in names:
+            sample = names.get(object_name(row["imgs"]))
+            if sample is None:
                 raise ValueError(f"{where}: {row['imgs']} is none of the samples of {truth.where}")
-            angles = [number(row[name], where, name) for name in ANGLES]
-            largest = max([largest, *(abs(a) for a in angles if math.isfinite(a))])
-            if math.isfinite(angles[0]):
-                azimuths.add(angles[0])
-            azimuth, elevation, theta = map(math.radians, angles)
-            guess = Guess(where, azimuth, elevation, theta)
-            before = guesses.get(names[stem])
+            degrees = challenge_angles(row, where)
+            largest = max([largest, *(abs(a) for a in degrees if math.isfinite(a))])
+            if math.isfinite(degrees[0]):
+                azimuths.add(degrees[0])
+            angles = dict(zip(ANGLES, map(math.radians, degrees), strict=True))
+            read = Imported(where, _prediction(truth, sample, **angles))
+            before = imports.get(sample)
             # The challenge's own list of iid names four objects twice, and so do predictions for it.
-            if before is None or not _same(before, guess):
-                _add(guesses, names[stem], guess)
+            if before is None or not _same_pose(before, read):
+                _add(imports, read)
         if len(azimuths) >= _ENOUGH_ROWS and largest <= 2 * math.pi:
             raise ValueError(
                 f"{path}: no angle of its {len(azimuths)} different azimuths exceeds {largest:.2f}: this "
                 "format is in degrees; is the file in radians?"
             )
-    return guesses
+    return imports
 
 
-def _read_nemo(files: Sequence[Path], truth: Truth) -> dict[SampleKey, Guess]:
-    guesses: dict[SampleKey, Guess] = {}
+def _read_nemo(files: Sequence[Path], truth: Truth) -> Imports:
+    imports: Imports = {}
     for path in files:
         category = re.match(rf"({'|'.join(CATEGORIES)})(?![a-z])", path.stem)
         names = _nemo_names(truth, category[1] if category else None)
@@ -147,13 +138,21 @@ def _read_nemo(files: Sequence[Path], truth: Truth) -> dict[SampleKey, Guess]:
                 raise ValueError(
                     f"{where} is {values.dtype} {values.shape}: want distance, theta, elevation, azimuth"
                 )
-            distance, theta, elevation, azimuth = (float(value) for value in values.ravel()[:4])
-            for name, angle in (("azimuth", azimuth), ("elevation", elevation), ("theta", theta)):
+            pose = dict(zip(reversed(POSE_COLUMNS), map(float, values.ravel()[:4]), strict=True))
+            for name in ANGLES:
                 # theta is free to wind up while it is optimised, the others follow from a position.
-                if abs(angle) > (4 if name == "theta" else 2) * math.pi + ROUNDING:
-                    raise ValueError(f"{where}: {name} is {angle:g}; radians are wanted; is it in degrees?")
-            _add(guesses, samples[0], Guess(where, azimuth, elevation, theta, distance))
-    return guesses
+                if abs(pose[name]) > (4 if name == "theta" else 2) * math.pi + ROUNDING:
+                    raise ValueError(
+                        f"{where}: {name} is {pose[name]:g}; radians are wanted; is it in degrees?"
+                    )
+            _add(imports, Imported(where, _prediction(truth, samples[0], **pose)))
+    return imports
+
+
+def _prediction(truth: Truth, sample: SampleKey, **fields: Any) -> Prediction:
+    """The prediction of a sample; what is not among the fields is not predicted."""
+    values = (fields.get(column) for column in PREDICTION_COLUMNS[len(KEY_COLUMNS) :])
+    return Prediction(truth.dataset, truth.split, *sample, *values)
 
 
 def _nemo_names(truth: Truth, category: str | None) -> dict[str, list[SampleKey]]:
@@ -187,31 +186,22 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
     return fields
 
 
-FORMATS: dict[str, Callable[[Sequence[Path], Truth], dict[SampleKey, Guess]]] = {
+FORMATS: dict[str, Callable[[Sequence[Path], Truth], Imports]] = {
     "csv": _read_csv,
     "ood-cv": _read_ood_cv,
     "nemo": _read_nemo,
 }
 
 
-def _add(guesses: dict[SampleKey, Guess], sample: SampleKey, guess: Guess) -> None:
-    if sample in guesses:
+def _add(imports: Imports, read: Imported) -> None:
+    sample = SampleKey(read.prediction.category, read.prediction.name)
+    if sample in imports:
         raise ValueError(
-            f"{guess.where}: {sample.category} {sample.name} is predicted already in {guesses[sample].where}"
+            f"{read.where}: {sample.category} {sample.name} is predicted already in {imports[sample].where}"
         )
-    guesses[sample] = guess
+    imports[sample] = read
 
 
-def _same(a: Guess, b: Guess) -> bool:
-    return np.array_equal(np.array(a[1:4], float), np.array(b[1:4], float), equal_nan=True)
-
-
-def number(cell: str, where: str, column: str) -> float:
-    """The number in a cell, or nan; ValueError names `where` and the column when it is neither."""
-    try:
-        value = sample_table.number(cell)
-    except ValueError:
-        value = math.inf
-    if math.isinf(value):
-        raise ValueError(f"{where}: {column} is {cell!r}, want a number, or nan for a failed prediction")
-    return value
+def _same_pose(a: Imported, b: Imported) -> bool:
+    first, second = (np.array([getattr(read.prediction, angle) for angle in ANGLES]) for read in (a, b))
+    return np.array_equal(first, second, equal_nan=True)

@@ -64,7 +64,7 @@ def overview(model: NTDM, focal: float, run_folder: Path, split: str, paths: Seq
         paths: the split's cache files.
     """
     order = _by_error(_errors(run_folder, split))
-    chosen = order[pictures.even_rows(len(order), OVERVIEW_ROWS)]
+    chosen = pictures.even_steps(order, OVERVIEW_ROWS)
     fits = read_fits(model, run_folder, split, paths, chosen)
     rows = [[f.photo, _over(model, focal, f), pictures.mask_picture(f.amodal, f.visible)] for f in fits]
     sheet = pictures.contact_sheet(

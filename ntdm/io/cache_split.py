@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,9 @@ def every_test_split(cache_dir: Path) -> list[str]:
     return keys
 
 
+COLUMNS = ("viewpoint", "focal", "principal_point", "cad_index", "bbox")
+
+
 @dataclass(frozen=True)
 class Header:
     """What one cache file says beside its photos.
@@ -69,8 +73,9 @@ class Header:
         image_size: (H, W) of the crops.
         nominal_focal: crop pixels.
         names: of the samples.
-        num_latents: K, or None where fit-shapes has not been through the file.
-        box_diagonals: [N] crop pixels.
+        columns: arrays [N, ...] of COLUMNS, as docs/formats.md gives them.
+        latent: [N, K], or None where fit-shapes has not been through the file.
+        has_occluders: whether the file holds masks of them.
         content: what the fingerprint is made of: key, names, cameras, configuration, digest of the pixels.
     """
 
@@ -81,31 +86,44 @@ class Header:
     image_size: tuple[int, int]
     nominal_focal: float
     names: tuple[str, ...]
-    num_latents: int | None
-    box_diagonals: NDArray[np.float64]
+    columns: Mapping[str, NDArray[Any]]
+    latent: NDArray[np.float32] | None
+    has_occluders: bool
     content: bytes
+
+    @property
+    def num_latents(self) -> int | None:
+        """K, or None where fit-shapes has not been through the file."""
+        return None if self.latent is None else self.latent.shape[1]
+
+    @property
+    def box_diagonals(self) -> NDArray[np.float64]:
+        """[N] crop pixels."""
+        x0, y0, x1, y1 = self.columns["bbox"].T
+        return np.hypot(x1 - x0, y1 - y0)
 
 
 def read_header(path: Path) -> Header:
     """The header of a cache file; ValueError as :class:`CacheFile`."""
     with CacheFile(path) as file:
+        columns = {name: file[name] for name in COLUMNS}
         config = {key: value for key, value in file.config.items() if key != "compression"}
-        said = [file.dataset, file.split, file.category, config, file.pixels, file["name"]]
-        columns = ("viewpoint", "focal", "principal_point", "cad_index")
-        content = json.dumps(said).encode() + b"".join(
-            np.ascontiguousarray(file[name]).tobytes() for name in columns
+        key = [file.dataset, file.split, file.category, config, file.pixels, file["name"]]
+        digested = ("viewpoint", "focal", "principal_point", "cad_index")
+        content = json.dumps(key).encode() + b"".join(
+            np.ascontiguousarray(columns[name]).tobytes() for name in digested
         )
-        box = file["bbox"]
+        fitted = "latent" in file
         return Header(
             path=path, dataset=file.dataset, split=file.split, category=file.category,
             image_size=file.image_size, nominal_focal=file.nominal_focal, names=tuple(file["name"]),
-            num_latents=file["latent"].shape[1] if "latent" in file else None,
-            box_diagonals=np.hypot(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]), content=content,
+            columns=columns, latent=file["latent"] if fitted else None,
+            has_occluders="occluder_mask" in file, content=content,
         )  # fmt: skip
 
 
 class CacheSplit:
-    """The cache files of one or more splits, by what their headers say.
+    """The cache files of one or more splits, by what their headers say; ntdm.data.dataset reads the photos.
 
     Attributes:
         headers: one a file, in the files' order.

@@ -15,14 +15,16 @@ import h5py
 from ntdm.config.reading import difference
 
 
-def up_to_date(path: Path, made_with: Mapping[str, Any], wanted: Mapping[str, Any], overwrite: bool) -> bool:
+def up_to_date(
+    path: Path, made_with: Mapping[str, Any], description: Mapping[str, Any], overwrite: bool
+) -> bool:
     """Whether an existing finished output can be kept.
 
     True: same config, skip. False: `overwrite` was asked. ValueError: another config, keys named.
     """
     if overwrite:
         return False
-    changed = difference(made_with, wanted)
+    changed = difference(made_with, description)
     if changed:
         raise ValueError(f"{path} was made with another config ({changed}); pass --overwrite to replace it")
     return True

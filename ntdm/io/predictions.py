@@ -36,8 +36,24 @@ SCHEMA, SCHEMA_VERSION = "ntdm-predictions", 1
 class Prediction(NamedTuple):
     """One row of a prediction file. Angles in radians, distances in CAD units.
 
-    `category` is the key of the cache file and the class under which pose and masks were fitted; the free
-    pose is the one fitted under `predicted_category`. None: not predicted by this method. NaN pose: failed.
+    None: not predicted by this method. A pose of NaN: the prediction failed.
+
+    Attributes:
+        dataset: of the sample.
+        split: of the sample.
+        category: key of the cache file, and the class under which pose and masks were fitted.
+        name: of the sample.
+        predicted_category: the method's choice.
+        azimuth: of the camera around the object, as PASCAL3D+ counts.
+        elevation: of the camera.
+        theta: in-plane rotation.
+        distance: of the camera from the object.
+        score: higher is better.
+        seconds: time a photo.
+        free_azimuth: of the pose fitted under `predicted_category`.
+        free_elevation: of that pose.
+        free_theta: of that pose.
+        free_distance: of that pose.
     """
 
     dataset: str
@@ -61,9 +77,12 @@ class Prediction(NamedTuple):
 class DenseOutputs:
     """What an HDF5 prediction file holds beside its keys; None where a method does not predict it.
 
-    amodal, visible: u8 [N, H, W], 0 or 1, on the crop grid of the cache. latent: f32 [N, K]; categories with
-    fewer CADs than K are padded with NaN. scale: f32 [N], the fitted s'. amodal_free: the amodal mask
-    under the predicted category.
+    Attributes:
+        amodal: u8 [N, H, W], 0 or 1, on the crop grid of the cache.
+        visible: as `amodal`.
+        latent: f32 [N, K]; categories with fewer CADs than K are padded with NaN.
+        scale: f32 [N], the fitted s'.
+        amodal_free: as `amodal`, under the predicted category.
     """
 
     amodal: NDArray[np.uint8] | None = None

@@ -5,17 +5,15 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from ntdm.config.protocol import PASCAL3D_FOCAL_PX
 from ntdm.io.outputs import atomic_path
 
-DESCRIPTION: dict[str, type | tuple[type, ...]] = {  # what a run's config.json holds that is read again
-    "method": str, "train": dict, "categories": list, "image_size": list, "nominal_focal": (float, int),
-    "typical_box": (float, int), "shapes": dict,
-}  # fmt: skip
+SCHEMA, SCHEMA_VERSION = "ntdm-run", 2
+READ_VERSIONS = (1, SCHEMA_VERSION)  # 1 has the keys of all methods under "train"
 LAST_CHECKPOINT = Path("checkpoints", "last.safetensors")
 
 
@@ -75,10 +73,13 @@ class RunFolder:
             )
         return content
 
-    def describe(self, description: Mapping[str, Any]) -> None:
-        """Write config.json."""
+    def describe(self, description: Mapping[str, Any], trained_on: Collection[str] = ()) -> None:
+        """Write config.json and, of a training, "category/name" of every sample."""
         with atomic_path(self.config) as part:
             part.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        if trained_on:
+            with atomic_path(self.train_names) as part:
+                part.write_text("".join(f"{name}\n" for name in sorted(trained_on)), encoding="utf-8")
 
     def trained_on(self) -> set[str]:
         """Every sample of the training, as "category/name"; ValueError where the list is lost."""
@@ -103,6 +104,13 @@ class RunFolder:
         """Delete predictions, errors and sheets."""
         for folder in ("predictions", "errors", "sheets"):
             shutil.rmtree(self.path / folder, ignore_errors=True)
+
+
+def check_kinds(values: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]], source: str) -> None:
+    """ValueError where a key of a run's config.json, `source`, is not of its kind."""
+    for key, kind in kinds.items():
+        if not isinstance(values.get(key), kind):
+            raise ValueError(f"{source}: {key} is {values.get(key)!r}; train again with --overwrite")
 
 
 def check_focal(path: Path, focal: float, description: Mapping[str, Any]) -> None:

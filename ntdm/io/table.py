@@ -7,10 +7,11 @@ column with holes is refused, because dropping failures inflates a score. Anyone
 tables by writing this file. Pure Python and numpy: the reports work without torch.
 """
 
+import codecs
 import csv
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,82 +59,133 @@ def read_table(
     `failed_allowed` columns may hold ``nan``. ValueError names file, line and column: missing, duplicate or
     unknown columns, text where a number belongs, columns with holes, a sample that stands twice.
     """
-    rows: list[list[str]] = []
+    numbered = read_rows(path)
+    _, header = next(numbered)
+    check_header(path, header, required, optional)
     lines: list[int] = []
+    rows: list[list[str]] = []
+    for line, row in numbered:
+        lines.append(line)
+        rows.append(row)
+    columns: dict[str, NDArray[Any]] = {}
+    empty = set()
+    for column, cells in zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True):
+        holes = cells.count("")
+        if holes and (holes < len(cells) or column in KEY_COLUMNS):
+            raise ValueError(
+                f"{path}, line {lines[cells.index('')]}: column {column} has {holes} holes in {len(cells)} "
+                "rows; fill them all (a failed prediction counts as wrong), or leave the whole column empty "
+                "if it was not measured"
+            )
+        if holes or not cells:
+            empty.add(column)
+        if column in TEXT_COLUMNS:
+            columns[column] = np.array(cells, dtype=str)
+        elif holes:
+            columns[column] = np.full(len(cells), math.nan)
+        else:
+            columns[column] = _numbers(path, column, cells, lines, column in failed_allowed)
+    table = Table(path, columns, frozenset(empty), np.array(lines, dtype=np.int64))
+    keys = table.keys()
+    if len(set(keys)) < len(keys):
+        first: dict[tuple[str, str], int] = {}
+        for key, line in zip(keys, lines, strict=True):
+            if first.setdefault(key, line) != line:
+                raise ValueError(f"{path}, line {line}: sample {key} stands already in line {first[key]}")
+    return table
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number and cells of a CSV file's rows, the header first (empty of an empty file); no blank rows.
+
+    UTF-8, with or without a byte order mark, any line ends. Every row has as many cells as the header, each
+    of at most LONGEST_CELL characters; at most MOST_ROWS rows follow the header.
+
+    Raises:
+        ValueError: there is no such file, it is no CSV or not in UTF-8; a row is not as above (line named).
+    """
     try:
         # A mark of the byte order is no part of the first column's name.
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             header = next(reader, [])
-            _check_header(path, header, required, optional)
-            for row in filter(None, reader):
-                where = f"{path}, line {reader.line_num}"
-                if len(row) != len(header):
-                    raise ValueError(f"{where}: {len(row)} cells under {len(header)} columns")
-                text = "".join(row)
-                if len(text) > LONGEST_CELL and max(map(len, row)) > LONGEST_CELL:
-                    raise ValueError(f"{where}: a cell of more than {LONGEST_CELL} characters")
-                if "\0" in text:
-                    raise ValueError(f"{where}: a NUL byte; is it a text file?")
-                if len(rows) == MOST_ROWS:
-                    raise ValueError(f"{where}: more than {MOST_ROWS} samples in a split")
-                rows.append(row)
-                lines.append(reader.line_num)
+            yield 1, header
+            for count, row in enumerate(filter(None, reader)):
+                fault = _fault(row, len(header), count)
+                if fault:
+                    raise ValueError(f"{path}, line {reader.line_num}: {fault}")
+                yield reader.line_num, row
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
-    except (csv.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        if error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ValueError(f"{path} is UTF-16: save it as UTF-8") from None
         raise ValueError(f"{path} is not a CSV file: {error}") from None
-    columns: dict[str, NDArray[Any]] = {}
-    empty = set()
-    for column, cells in zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True):
-        holes = [line for line, cell in zip(lines, cells, strict=True) if cell == ""]
-        if holes and (len(holes) < len(cells) or column in KEY_COLUMNS):
-            raise ValueError(
-                f"{path}, line {holes[0]}: column {column} has {len(holes)} holes in {len(cells)} rows; "
-                "fill them all (a failed prediction counts as wrong), or leave the whole column empty "
-                "if it was not measured"
-            )
-        if holes or not cells:
-            empty.add(column)
-        columns[column] = np.array(cells, dtype=str) if column in TEXT_COLUMNS else _numbers(
-            path, column, cells, lines, column in failed_allowed
-        )  # fmt: skip
-    table = Table(path, columns, frozenset(empty), np.array(lines, dtype=np.int64))
-    first: dict[tuple[str, str], int] = {}
-    for key, line in zip(table.keys(), lines, strict=True):
-        if first.setdefault(key, line) != line:
-            raise ValueError(f"{path}, line {line}: sample {key} stands already in line {first[key]}")
-    return table
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a CSV file: {error}") from None
 
 
-def _check_header(
-    path: Path, header: Sequence[str], required: Sequence[str], optional: Sequence[str]
+def _fault(row: Sequence[str], columns: int, count: int) -> str | None:
+    """What is wrong with a row under so many columns and after so many rows."""
+    if len(row) != columns:
+        return f"{len(row)} cells under {columns} columns"
+    text = "".join(row)
+    if len(text) > LONGEST_CELL and max(map(len, row)) > LONGEST_CELL:
+        return f"a cell of more than {LONGEST_CELL} characters"
+    if "\0" in text:
+        return "a NUL byte; is it a text file?"
+    return f"more than {MOST_ROWS} samples in a split" if count == MOST_ROWS else None
+
+
+def check_header(
+    path: Path, header: Sequence[str], required: Sequence[str], optional: Sequence[str] | None
 ) -> None:
+    """ValueError where a column is missing, there twice, or unknown.
+
+    Args:
+        path: of the CSV file, for the message.
+        header: its columns.
+        required: columns that must be there.
+        optional: columns that may be there; None: any.
+    """
+    allowed = {*required, *(header if optional is None else optional)}
     for kind, names in (
-        ("duplicate", [c for c in header if header.count(c) > 1]),
+        ("duplicate", [c for c in header if header.count(c) > 1 and (optional is not None or c in required)]),
         ("missing", [c for c in required if c not in header]),
-        ("unknown", [c for c in header if c not in required and c not in optional]),
+        ("unknown", [c for c in header if c not in allowed]),
     ):
         if names:
             found = textwrap.shorten(",".join(header), 300) or "nothing"
             raise ValueError(
                 f"{path}, line 1: {kind} column {names[0]!r}; want {','.join(required)}; found {found}"
+                + _way_out(header)
             )
+
+
+def _way_out(header: Sequence[str]) -> str:
+    """What to do about a header as Excel writes it in some countries, or pandas with an index."""
+    if len(header) == 1 and ";" in header[0]:
+        return "; save it with commas, not semicolons, between the cells"
+    if header and not header[0]:
+        return "; if the first column is the index of a pandas frame, write it with index=False"
+    return ""
 
 
 def _numbers(
     path: Path, column: str, cells: Sequence[str], lines: Sequence[int], failed_allowed: bool
 ) -> NDArray[np.float64]:
+    """A column without holes."""
     try:
-        values = np.array([number(cell) if cell else math.nan for cell in cells], dtype=np.float64)
+        if "_" in "".join(cells):  # as in number(), for all of them at once
+            raise ValueError
+        values = np.array(list(map(float, cells)), dtype=np.float64)
     except ValueError:
-        row = next(i for i, cell in enumerate(cells) if cell and not _is_number(cell))
+        row = next(i for i, cell in enumerate(cells) if not _is_number(cell))
         raise ValueError(f"{path}, line {lines[row]}: {column} is {cells[row]!r}, want a number") from None
     odd = np.isinf(values) if failed_allowed else ~np.isfinite(values)
-    for row in np.flatnonzero(odd).tolist():
-        if cells[row]:
-            said = f"{column} is {cells[row]!r}, want a finite number"
-            raise ValueError(f"{path}, line {lines[row]}: {said}")
+    if odd.any():
+        row = int(odd.argmax())
+        raise ValueError(f"{path}, line {lines[row]}: {column} is {cells[row]!r}, want a finite number")
     return values
 
 

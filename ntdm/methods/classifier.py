@@ -8,14 +8,17 @@ They predict no mask and no shape, and need no category to predict a pose.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ntdm.config.stages import TrainConfig
+from ntdm.config.stages import TrainConfig, check_choice, check_range
 from ntdm.data import distributed
 from ntdm.data.batch import Batch
+from ntdm.methods.base import Method
 from ntdm.methods.pose_bins import likeliest_angles, to_bins
 from ntdm.nn import backbone
 from ntdm.nn.base import Guess, Model
@@ -27,12 +30,29 @@ HEADS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(TrainConfig):
+    """[train], [train.classifier] and the method's own table: the size of its input and of its pose head."""
+
+    family: ClassVar[str] = "classifier"
+
+    method: str = "pose-classifier"
+    resize: int = 0  # pixels of the square that photos are resized to; 0 leaves them as they are
+    pose_bins: int = 41  # for each of azimuth, elevation, theta
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "train", "method", *HEADS)
+        check_range(self, "train", 0, 4096, "resize")
+        check_range(self, "train", 1, None, "pose_bins")
+
+
 class Classifier(Model):
     """Pooled trunk features -> pose bins, category, or both, as `config.method` says."""
 
-    def __init__(self, config: TrainConfig, categories: Sequence[str]) -> None:
+    def __init__(self, config: ClassifierConfig, categories: Sequence[str]) -> None:
         super().__init__()
-        self.config = config
+        self.config: ClassifierConfig = config
         self.categories = tuple(categories)
         self.backbone = backbone.trunk(config.backbone, config.backbone_weights)
         heads = HEADS[config.method]
@@ -83,3 +103,14 @@ class Classifier(Model):
             return Guess(viewpoint=angles, free_viewpoint=angles)
         score, best = logits.softmax(-1).max(-1)
         return Guess(viewpoint=angles, free_viewpoint=angles, category=best, score=score)
+
+
+METHODS = tuple(
+    Method(
+        name=name,
+        config=ClassifierConfig,
+        build=lambda config, categories, _: Classifier(config, categories),
+        joint=True,
+    )
+    for name in HEADS
+)

@@ -9,11 +9,17 @@ Rigid: the one shape that the solver (ntdm/render_and_compare) needs no latent f
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from ntdm.io.cache import CacheFile
+from ntdm.io.cache_split import CacheSplit
+from ntdm.io.run_folder import check_kinds
+from ntdm.methods.base import Shapes
 
 COVERAGE = 0.99
 
@@ -102,9 +108,33 @@ def _sides(low: np.ndarray, high: np.ndarray, wanted: int) -> tuple[np.ndarray, 
     return np.concatenate(points), np.concatenate(faces), np.concatenate(normals)
 
 
-def _describe_cuboid(cuboid: Cuboid) -> dict[str, Any]:
+def _around_cads(config: Any, split: CacheSplit, folder: Path) -> dict[str, Cuboid]:
+    """A cuboid of `config.vertices` for every category, around the CADs that its caches carry."""
+    cads: dict[str, list[np.ndarray]] = {}
+    for path in split.paths:
+        if not cads.get(path.stem):  # splits of a category carry the same ones
+            with CacheFile(path) as file:
+                cads[path.stem] = [vertices for vertices, _ in file.cads().values()]
+    lacking = [name for name in split.categories if not cads[name]]
+    if lacking:
+        raise ValueError(
+            f"the caches of {lacking[0]} hold no CAD to build {config.method}'s cuboid around; prepare them "
+            "from a dataset with CADs"
+        )
+    return {name: around(cads[name], config.vertices, name) for name in split.categories}
+
+
+def _describe(cuboid: Cuboid) -> dict[str, Any]:
     return {"low": list(cuboid.low), "high": list(cuboid.high), "vertices": cuboid.wanted}
 
 
-def _restore_cuboid(values: Mapping[str, Any], source: str) -> Cuboid:
-    return Cuboid(values["low"], values["high"], values["vertices"])
+def _restore(values: Mapping[str, Any], source: str) -> Cuboid:
+    check_kinds(values, {"low": list, "high": list, "vertices": int}, source)
+    low, high = values["low"], values["high"]
+    numbers = all(isinstance(x, int | float) and math.isfinite(x) for x in (*low, *high))
+    if not (numbers and len(low) == len(high) == 3 and all(a < b for a, b in zip(low, high, strict=True))):
+        raise ValueError(f"{source}: a cuboid from {low} to {high}; train again with --overwrite")
+    return Cuboid(low, high, values["vertices"])
+
+
+CUBOIDS = Shapes(_around_cads, _describe, _restore)

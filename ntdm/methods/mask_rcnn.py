@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ntdm.config.stages import TrainConfig
+from ntdm.config.stages import TrainConfig, check_choice, check_range
 from ntdm.data.batch import Batch
+from ntdm.methods.base import Method
 from ntdm.methods.pose_bins import likeliest_angles, to_bins
 from ntdm.nn import backbone
 from ntdm.nn.base import Guess, MissingPackageError, Model
@@ -54,15 +55,29 @@ def detection() -> ModuleType:
     return detection
 
 
+@dataclass(frozen=True, kw_only=True)
+class MaskRCNNConfig(TrainConfig):
+    """[train] and [train.mask-rcnn]: the size of its pose head."""
+
+    method: str = "mask-rcnn"
+    pose_bins: int = 41  # for each of azimuth, elevation, theta
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "train", "method", "mask-rcnn")
+        check_range(self, "train", 1, None, "pose_bins")
+
+
 class MaskRCNN(Model):
     """Trunk, feature pyramid, region proposals; heads for class, box, amodal mask and pose."""
 
-    def __init__(self, config: TrainConfig, categories: Sequence[str]) -> None:
+    def __init__(self, config: MaskRCNNConfig, categories: Sequence[str]) -> None:
         super().__init__()
         parts = detection()
         from torchvision import ops
 
-        self.config, self.categories = config, tuple(categories)
+        self.config: MaskRCNNConfig = config
+        self.categories = tuple(categories)
         self.backbone = backbone.trunk(config.backbone, config.backbone_weights)
         size, classes = SIZES[config.backbone], len(self.categories) + 1  # class 0 is background
         width = size.channels
@@ -123,8 +138,8 @@ class MaskRCNN(Model):
         parts = detection().roi_heads
         losses["class"], losses["box"] = parts.fastrcnn_loss(logits, boxes, labels, box_targets)
         objects = [label > 0 for label in labels]
-        inside = [box[mine] for box, mine in zip(proposals, objects, strict=True)]
-        which = [index[mine] for index, mine in zip(matched, objects, strict=True)]
+        inside = [box[is_object] for box, is_object in zip(proposals, objects, strict=True)]
+        which = [index[is_object] for index, is_object in zip(matched, objects, strict=True)]
         masks = self.heads.mask_predictor(
             self.heads.mask_head(self.heads.mask_roi_pool(features, inside, sizes))
         )
@@ -156,16 +171,16 @@ class MaskRCNN(Model):
             *(each.softmax(1)[:, 1:].max(0) for each in logits.split(counts)), strict=True
         )  # [M] each, of every photo
         first = torch.tensor([0, *counts[:-1]], device=photo.device).cumsum(0)
-        chosen = torch.stack(likeliest) + first[:, None]  # [N, M] rows of the best boxes
+        best_row = torch.stack(likeliest) + first[:, None]  # [N, M] of the boxes, by photo and class
         probability, best = torch.stack(score).max(1)
-        own = torch.tensor(category, device=photo.device)
-        found = []
-        for label in (own, best):
-            row = chosen.gather(1, label[:, None])[:, 0]
+        given = torch.tensor(category, device=photo.device)
+        answers = []
+        for label in (given, best):
+            row = best_row.gather(1, label[:, None])[:, 0]
             angles = likeliest_angles(self.pose(described[row]).unflatten(1, (3, -1)))
             box = _clipped(boxes[row, label + 1], sizes[0])
-            found.append((angles, self._masks(features, box, label, sizes)))
-        (viewpoint, amodal), (free, amodal_free) = found
+            answers.append((angles, self._masks(features, box, label, sizes)))
+        (viewpoint, amodal), (free, amodal_free) = answers
         return Guess(
             viewpoint=viewpoint, free_viewpoint=free, category=best, score=probability, amodal=amodal,
             amodal_free=amodal_free,
@@ -203,3 +218,8 @@ def _clipped(box: Tensor, size: tuple[int, int]) -> Tensor:
     limit = box.new_tensor([size[1], size[0]])
     low = box[:, :2].clamp_min(0).minimum(limit - 1)
     return torch.cat([low, box[:, 2:].minimum(limit).maximum(low + 1)], 1)
+
+
+METHOD = Method(
+    name="mask-rcnn", config=MaskRCNNConfig, build=lambda config, categories, _: MaskRCNN(config, categories)
+)

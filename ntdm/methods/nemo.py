@@ -10,19 +10,20 @@ NeMo trains one network a category; this is one network for all of them, as NTDM
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ntdm.config.stages import InferConfig, TrainConfig
+from ntdm.config.stages import InferConfig, check_choice, check_range
 from ntdm.data.batch import Batch
 from ntdm.geometry.camera import Pinhole, cam_from_obj, camera_centre, project
-from ntdm.methods.cuboid import Cuboid
+from ntdm.methods.base import Method
+from ntdm.methods.cuboid import CUBOIDS, Cuboid
 from ntdm.nn import backbone
 from ntdm.nn.background import BackgroundBank
-from ntdm.nn.base import FeatureModel, Guess
+from ntdm.nn.base import FeatureConfig, FeatureModel, Guess
 from ntdm.nn.losses import texel_cross_entropy
 from ntdm.ops.rasterize import interpolate, rasterize
 from ntdm.render_and_compare.encode import encode
@@ -33,16 +34,30 @@ from ntdm.render_and_compare.solver import Solver
 CLUTTER_PUSH = 0.1
 
 
+@dataclass(frozen=True, kw_only=True)
+class NeMoConfig(FeatureConfig):
+    """[train] and [train.nemo]: the cuboid and the contrast within it."""
+
+    method: str = "nemo"
+    vertices: int = 1000  # of a cuboid, about
+    near_distance: float = 0.08  # vertices nearer than this are no negatives; CAD units
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "train", "method", "nemo")
+        check_range(self, "train", 24, 100_000, "vertices")
+        check_range(self, "train", 0, None, "near_distance")
+
+
 class NeMo(FeatureModel):
     """Backbone, vertex features and background bank.
 
     Args:
-        config: the training configuration; `texture_momentum`, `positives` and the background's keys mean for
-            vertices what they mean for texels.
+        config: the training configuration.
         shapes: category -> Cuboid.
     """
 
-    def __init__(self, config: TrainConfig, shapes: Mapping[str, Cuboid]) -> None:
+    def __init__(self, config: NeMoConfig, shapes: Mapping[str, Cuboid]) -> None:
         super().__init__()
         self.config = config
         self.categories = tuple(sorted(shapes))
@@ -53,6 +68,7 @@ class NeMo(FeatureModel):
         self.register_buffer("vertex_features", torch.zeros(len(shapes), widest, config.feature_dim))
         self.register_buffer("seen", torch.zeros(len(shapes), widest, dtype=torch.bool))
 
+    config: NeMoConfig
     vertex_features: Tensor  # unit [M, V, d], V of the largest cuboid
     seen: Tensor  # [M, V]: training has come by
 
@@ -215,3 +231,12 @@ class NeMoPredictor:
             solution = self.solvers[c].solve(photos.select(rows))
             viewpoint[rows], score[rows] = solution.viewpoint, 1 - solution.loss
         return Guess(viewpoint=viewpoint, score=score)
+
+
+METHOD = Method(
+    name="nemo",
+    config=NeMoConfig,
+    build=lambda config, _, shapes: NeMo(config, shapes),
+    predictor=NeMoPredictor,
+    shapes=CUBOIDS,
+)

@@ -6,26 +6,25 @@ a crop of H x W pixels has features of h x w = H/stride x W/stride cells, whose 
 focal length and principal point divided by the stride (pixel frames are corner-origin, so nothing shifts).
 """
 
-import hashlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ntdm.config.reading import to_dict
-from ntdm.config.stages import InferConfig, TrainConfig
+from ntdm.config.stages import InferConfig, check_choice, check_range
 from ntdm.data import distributed
 from ntdm.data.batch import Batch
 from ntdm.geometry.camera import Pinhole, cam_from_obj
 from ntdm.geometry.mesh import sphere_uv
+from ntdm.methods.base import FITTED_SHAPES, Method
 from ntdm.nn import backbone
 from ntdm.nn.background import BackgroundBank, clutter_mixture, foreground_logit
-from ntdm.nn.base import FeatureModel, Guess
-from ntdm.nn.deformable_mesh import DeformableMesh, read_config
+from ntdm.nn.base import FeatureConfig, FeatureModel, Guess
+from ntdm.nn.deformable_mesh import DeformableMesh
 from ntdm.nn.losses import occlusion_cross_entropy, texel_cross_entropy
 from ntdm.nn.neural_texture import LocalView, NeuralTexture, texel_points
 from ntdm.ops.rasterize import interpolate, rasterize
@@ -39,6 +38,32 @@ from ntdm.render_and_compare.solver import Solver, fit_categories
 KNOWN_SHARE = 0.1
 
 
+@dataclass(frozen=True, kw_only=True)
+class NTDMConfig(FeatureConfig):
+    """[train] and [train.ntdm]: texture, scattering and contrast."""
+
+    method: str = "ntdm"
+    view_bins: int = 7
+    view_temperature: float = 4.0
+    texture_size: int = 64
+    first_visit_alpha: float = 0.05
+    quad_extent: float = 0.2  # widest quad, in u or v, that is scattered
+    same_class_negatives: int = 512
+    other_class_negatives: int = 200  # each other class
+    far_angle: float = 0.245  # radians on the template sphere
+    clutter_count: float = 128.0  # features that the bank counts as where a patch hides, as in inference's
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "train", "method", "ntdm")
+        check_range(self, "train", 1, None, "view_bins", "texture_size")
+        negatives = ("same_class_negatives", "other_class_negatives")
+        check_range(self, "train", 0, None, *negatives, "view_temperature")
+        check_range(self, "train", 0, 1, "first_visit_alpha", "quad_extent")
+        check_range(self, "train", 0, 4, "far_angle")
+        check_range(self, "train", 1e-3, None, "clutter_count")
+
+
 class NTDM(FeatureModel):
     """Neural textured deformable meshes for M categories.
 
@@ -47,7 +72,7 @@ class NTDM(FeatureModel):
         shapes: category -> fitted shape; all on one template. They are frozen.
     """
 
-    def __init__(self, config: TrainConfig, shapes: Mapping[str, DeformableMesh]) -> None:
+    def __init__(self, config: NTDMConfig, shapes: Mapping[str, DeformableMesh]) -> None:
         super().__init__()
         if not shapes:
             raise ValueError("model: no shapes given; run `ntdm fit-shapes` first")
@@ -71,6 +96,7 @@ class NTDM(FeatureModel):
         self.register_buffer("faces", template.faces, persistent=False)
         self.register_buffer("texels", texel_points(config.texture_size), persistent=False)
 
+    config: NTDMConfig
     sphere: Tensor
     faces: Tensor
     texels: Tensor
@@ -338,14 +364,11 @@ class NTDMPredictor:
         )
 
 
-def _describe_shape(shape: DeformableMesh) -> dict[str, Any]:
-    digest = hashlib.sha256()  # lest a run goes on with refitted shapes
-    for name, value in sorted(shape.state_dict().items()):
-        digest.update(name.encode() + value.cpu().numpy().tobytes())
-    return {
-        "config": to_dict(shape.config), "num_latents": shape.num_latents, "digest": digest.hexdigest()[:16],
-    }  # fmt: skip
-
-
-def _restore_shape(values: Mapping[str, Any], source: str) -> DeformableMesh:
-    return DeformableMesh(read_config(values["config"], source), values["num_latents"])
+METHOD = Method(
+    name="ntdm",
+    config=NTDMConfig,
+    build=lambda config, _, shapes: NTDM(config, shapes),
+    predictor=NTDMPredictor,
+    shapes=FITTED_SHAPES,
+    joint=True,
+)

@@ -3,42 +3,38 @@
 How one is added: docs/methods.md.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
-from ntdm.config.stages import InferConfig
-from ntdm.methods.base import Method
-from ntdm.methods.classifier import Classifier
-from ntdm.methods.cuboid import _describe_cuboid, _restore_cuboid
-from ntdm.methods.mask_rcnn import MaskRCNN
-from ntdm.methods.nemo import NeMo, NeMoPredictor
-from ntdm.methods.ntdm import NTDM, NTDMPredictor, _describe_shape, _restore_shape
-from ntdm.nn.base import Predict
+from ntdm.config import reading
+from ntdm.config.stages import TrainConfig
+from ntdm.methods import classifier, mask_rcnn, nemo, ntdm
 
-
-def _answers_itself(model: Any, config: InferConfig, image_size: tuple[int, int], focal: float) -> Predict:
-    """A feed-forward model's predictor: nothing of the inference config applies to it."""
-    return model.predict
-
-
-_CLASSIFIER = Method(lambda config, names, _: Classifier(config, names), _answers_itself, joint=True)
-METHODS: dict[str, Method] = {
-    "ntdm": Method(
-        lambda config, _, shapes: NTDM(config, shapes),
-        NTDMPredictor,
-        joint=True,
-        shapes="fitted",
-        describe=_describe_shape,
-        restore=_restore_shape,
-    ),
-    "nemo": Method(
-        lambda config, _, shapes: NeMo(config, shapes),
-        NeMoPredictor,
-        shapes="cads",
-        describe=_describe_cuboid,
-        restore=_restore_cuboid,
-    ),
-    "mask-rcnn": Method(lambda config, names, _: MaskRCNN(config, names), _answers_itself),
-    "pose-classifier": _CLASSIFIER,
-    "res50-pose": _CLASSIFIER,
-    "res50-class": _CLASSIFIER,
+# The first is the default.
+METHODS = {
+    method.name: method for method in (ntdm.METHOD, nemo.METHOD, mask_rcnn.METHOD, *classifier.METHODS)
 }
+
+
+def config_classes() -> dict[str, type[TrainConfig]]:
+    """The class of each method's training configuration, by the method's name."""
+    return {name: method.config for name, method in METHODS.items()}
+
+
+def configure(
+    name: str = "tiny",
+    settings: Sequence[str] | None = None,
+    seed: int | None = None,
+    method: str | None = None,
+) -> TrainConfig:
+    """The training configuration of a method.
+
+    Args:
+        name: "tiny", "paper", or a TOML file.
+        settings: key=value pairs that override it.
+        seed: overrides it, too.
+        method: which; by default the one that `settings` or the file name, else the first of METHODS.
+
+    Raises:
+        ValueError: no such file or method; a key that is unknown, mistyped or out of range.
+    """
+    return reading.resolve_training(config_classes(), name, settings, seed, method)

@@ -5,13 +5,14 @@ and asked. Those that compare feature maps with a background bank are a :class:`
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ntdm.config.stages import TrainConfig
+from ntdm.config.stages import TrainConfig, check_range
 from ntdm.data import distributed
 from ntdm.data.batch import Batch
 from ntdm.nn import backbone
@@ -54,9 +55,38 @@ class Model(nn.Module):
         raise NotImplementedError
 
 
+@dataclass(frozen=True, kw_only=True)
+class FeatureConfig(TrainConfig):
+    """Keys of the methods that learn features of surface points, in contrast to a bank of background.
+
+    A surface point is a texel of NTDM's texture, or a vertex of NeMo's mesh.
+    """
+
+    feature_dim: int = 64
+    texture_momentum: float = 0.9  # of a point's feature, in each batch that shows it
+    positives: int = 128  # visible points an image
+    temperature: float = 0.07
+    background_negatives: int = 512
+    background_weight: float = 1.0  # the paper's 0.1 belongs to its larger bank and longer training
+    background_bank: int = 2560
+    background_per_image: int = 20
+    # Weight of the cross entropy by which cells that a patch hides learn to be called hidden (ntdm). Above 0,
+    # up to half of the background samples are such cells. 0 is the paper's choice.
+    occlusion_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, "train", 1, None, "feature_dim", "positives")
+        check_range(self, "train", 1, None, "background_bank", "background_per_image")
+        check_range(self, "train", 0, None, "background_negatives", "occlusion_weight")
+        check_range(self, "train", 0, 1, "texture_momentum", "background_weight")
+        check_range(self, "train", 1e-12, None, "temperature")
+
+
 class FeatureModel(Model):
     """A model with a feature map a photo, in cells of `stride` pixels, and a bank of background features."""
 
+    config: FeatureConfig
     backbone: backbone.FeatureNet
     bank: BackgroundBank
 
@@ -87,19 +117,19 @@ class FeatureModel(Model):
         With `occlusion_weight` up to half of them are of cells inside the object's outline, where a patch of
         background covers it: those are few, and the hardest to tell from the object.
         """
-        empty, wanted = self._empty(batch), self.config.background_per_image
+        empty, limit = self._empty(batch), self.config.background_per_image
         cells = [free.nonzero()[:, 0] for free in empty.flatten(1)]
-        counts, own = distributed.all_gather_counts([len(found) for found in cells])
-        shuffles = [torch.randperm(count, generator=generator) for count in counts][own]
-        picked = [found[shuffle] for found, shuffle in zip(cells, shuffles, strict=True)]
+        counts, shard = distributed.all_gather_counts([len(cell) for cell in cells])
+        shuffles = [torch.randperm(count, generator=generator) for count in counts][shard]
+        picked = [cell[shuffle] for cell, shuffle in zip(cells, shuffles, strict=True)]
         if self.config.occlusion_weight > 0 and batch.amodal_mask is not None:
             over = (~self._touched(~batch.amodal_mask)).flatten(1)
             picked = [
-                torch.cat([found[hides[found]][: wanted // 2], found[~hides[found]]])
-                for found, hides in zip(picked, over, strict=True)
+                torch.cat([cell[hides[cell]][: limit // 2], cell[~hides[cell]]])
+                for cell, hides in zip(picked, over, strict=True)
             ]
         return torch.cat(
-            [image[found[:wanted]] for image, found in zip(features.flatten(1, 2), picked, strict=True)]
+            [image[cell[:limit]] for image, cell in zip(features.flatten(1, 2), picked, strict=True)]
         )
 
 

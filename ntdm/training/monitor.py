@@ -67,11 +67,11 @@ class TrainingMonitor:
     def after(self, row: dict[str, Any], epochs: int, model: Model) -> None:
         """After the epoch of train.csv's `row`, to which the validation's accuracy is added."""
         epoch, sheet = row["epoch"], None
-        close = self.every > 0 and (epoch % self.every == 0 or epoch == epochs)
+        sheet_due = self.every > 0 and (epoch % self.every == 0 or epoch == epochs)
         if self.validation is not None:
             row["val_pose_acc_pi_6"] = None
         self._epochs += 1
-        if close:
+        if sheet_due:
             model.eval()
             sheet = self._look(epoch, model)
             if self.validation is not None:
@@ -101,8 +101,8 @@ class TrainingMonitor:
             return None
         count = min(PHOTOS, len(self.data))
         items = [self.data[i * len(self.data) // count] for i in range(count)]
-        drawn = draw_augmentation(count, model.config, torch.Generator().manual_seed(0))
-        batch = make_batch(items, model.categories, model.num_latents, model.config, drawn)
+        augmentation = draw_augmentation(count, model.config, torch.Generator().manual_seed(0))
+        batch = make_batch(items, model.categories, model.num_latents, model.config, augmentation)
         batch = batch.to(str(next(model.parameters()).device))
         with torch.no_grad():
             length = float(model.features(batch.photo).flatten(0, 2).mean(0).norm())
@@ -125,7 +125,7 @@ class TrainingMonitor:
         predictor = METHODS[model.config.method].predictor(
             model, validation.inference, data.image_size, self.focal
         )
-        device, found = next(model.parameters()).device, []
+        device, viewpoints = next(model.parameters()).device, []
         for start in range(0, count, validation.inference.batch_size):
             part = items[start : start + validation.inference.batch_size]
             photo = torch.stack([item["image"] for item in part]).to(device)
@@ -133,10 +133,10 @@ class TrainingMonitor:
             if guess.viewpoint is None:
                 say(f"{model.config.method} predicts no pose: --validate-on measures nothing")
                 return None
-            found.append(guess.viewpoint)
+            viewpoints.append(guess.viewpoint)
         truth = torch.stack([item["viewpoint"] for item in items])
         error = metrics.rotation_error(
-            *(rotation(v.cpu().double()).numpy() for v in (torch.cat(found), truth))
+            *(rotation(v.cpu().double()).numpy() for v in (torch.cat(viewpoints), truth))
         )
         accuracy = metrics.accuracy(error, metrics.PI_6)
         say(f"epoch {epoch}: pose within pi/6 on {count} photos: {accuracy:.1f} %")

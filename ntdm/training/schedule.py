@@ -10,11 +10,13 @@ from ntdm.config.stages import TrainConfig
 SGD_MOMENTUM = 0.9
 
 
-def make_optimiser(config: TrainConfig, learned: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser that `config.optimiser` names, of the parameters that are learned."""
+def make_optimiser(config: TrainConfig, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser that `config.optimiser` names, of these parameters."""
     if config.optimiser == "sgd":
-        return torch.optim.SGD(learned, config.learning_rate, SGD_MOMENTUM, weight_decay=config.weight_decay)
-    return torch.optim.Adam(learned, lr=config.learning_rate, weight_decay=config.weight_decay)
+        return torch.optim.SGD(
+            parameters, config.learning_rate, SGD_MOMENTUM, weight_decay=config.weight_decay
+        )
+    return torch.optim.Adam(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
 def learning_rate(config: TrainConfig, step: int, total: int) -> float:

@@ -122,6 +122,11 @@ def describe(
     return f"{name}\n{', '.join(parts)}"
 
 
+def even_steps(order: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The first, the last and even steps between them, of `order` [N]: min(N, count) of its numbers."""
+    return order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)]
+
+
 def contact_sheet(
     rows: Sequence[Sequence[NDArray[np.generic]]],
     captions: Sequence[str] | None = None,
@@ -172,11 +177,6 @@ def contact_sheet(
         for k, words in enumerate(text):
             draw.text((x0, y0 + high + gap // 2 + k * line), _fitted(words, font, group), _INK, font)
     return np.asarray(sheet)
-
-
-def even_rows(count: int, most: int) -> NDArray[np.int64]:
-    """Which of `count` candidates a sheet of at most `most` rows shows: first, last, even steps between."""
-    return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)
 
 
 def legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int, size: int = 17) -> Picture:

@@ -159,4 +159,4 @@ def test_what_evaluation_refuses_is_refused_before_training(tiny, tiny_folder, t
 
 def test_other_methods_have_no_such_ablations(tiny, tiny_folder, tmp_path):
     with pytest.raises(ValueError, match="ablations are of the method ntdm, not of 'nemo'"):
-        start(tiny, tiny_folder, tmp_path, training=replace(tiny.TRAIN, method="nemo"))
+        start(tiny, tiny_folder, tmp_path, training=tiny.training("nemo"))

@@ -13,11 +13,11 @@ from typer.testing import CliRunner, Result
 import raw_trees as raw
 from ntdm import doctor
 from ntdm.cli import app
-from ntdm.config.protocol import METHODS
 from ntdm.config.reading import NAMED_CONFIGS, load_toml
-from ntdm.config.stages import InferConfig, ShapeConfig, TrainConfig
+from ntdm.config.stages import InferConfig, ShapeConfig
 from ntdm.io.cache_split import every_test_split
 from ntdm.methods.classifier import HEADS
+from ntdm.methods.registry import METHODS, configure
 from ntdm.shapes import nearest_faces
 
 COMMANDS = (
@@ -134,12 +134,14 @@ def test_a_wrong_setting_is_named() -> None:
 def test_named_configs_hold_known_keys(name: str) -> None:
     path = NAMED_CONFIGS / f"{name}.toml"
     assert set(tomllib.loads(path.read_text())) == {"shape", "train", "infer"}
-    for cls in (ShapeConfig, TrainConfig, InferConfig):
+    for cls in (ShapeConfig, InferConfig):
         assert (load_toml(cls, path) == cls()) == (name == "tiny")
+    assert (configure(name) == METHODS["ntdm"].config()) == (name == "tiny")
     for method in METHODS:
-        made = load_toml(TrainConfig, path, method)
-        assert made.method == method
-        assert made.resize == (256 if name == "paper" and method in HEADS else 0)
+        config = configure(name, method=method)
+        assert config.method == method and type(config) is METHODS[method].config
+        if method in HEADS:
+            assert config.resize == (256 if name == "paper" else 0)
 
 
 def test_a_methods_own_table_counts_for_it_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -156,13 +158,14 @@ def test_a_methods_own_table_counts_for_it_alone(monkeypatch: pytest.MonkeyPatch
         (),
     ):
         assert ntdm(*TRAIN, "--config", "paper", "--device", "cpu", *extra).exit_code == 0
-    found = [(c.method, c.optimiser, c.epochs, c.resize, options["name"]) for c, options in used]
+    found = [(c.method, c.optimiser, c.epochs, options["name"]) for c, options in used]
     assert found == [
-        ("res50-pose", "sgd", 90, 256, None),
-        ("res50-pose", "sgd", 90, 256, "mine"),
-        ("res50-pose", "sgd", 3, 256, None),
-        ("ntdm", "adam", 800, 0, None),
+        ("res50-pose", "sgd", 90, None),
+        ("res50-pose", "sgd", 90, "mine"),
+        ("res50-pose", "sgd", 3, None),
+        ("ntdm", "adam", 800, None),
     ]
+    assert [getattr(c, "resize", None) for c, _ in used] == [256, 256, 256, None]
 
 
 def test_ablate_takes_settings_by_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -250,8 +250,20 @@ def test_ood_cv_takes_the_rows_of_the_challenge(caches, tmp_path, capsys):
     with pytest.raises(ValueError, match="names none of the samples"):
         export.ood_cv([path], None, tmp_path / "pose.csv", order)
     order.write_text("image\nother.jpg\n")
-    with pytest.raises(ValueError, match="columns imgs and labels are wanted"):
+    with pytest.raises(ValueError, match="line 1: missing column 'imgs'; want imgs,labels; found image"):
         export.ood_cv([path], None, tmp_path / "pose.csv", order)
+
+
+def test_ood_cv_takes_an_order_that_other_programs_wrote(caches, tmp_path):
+    """A mark and DOS line ends, folders with backslashes, and another source than the name lets guess."""
+    cells = [rf"Images\car\imagenet_car_photo_{i}.jpg,car" for i in (2, 0)]
+    order = tmp_path / "labels.csv"
+    order.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(["imgs,labels", *cells, ""]).encode())
+    path = caches / "pascal3d" / "val" / "car.h5"
+    rows = rows_of(export.ood_cv([path], None, tmp_path / "pose.csv", order))
+    whole = rows_of(export.ood_cv([path], None, tmp_path / "whole.csv"))
+    assert [f"{row['imgs']},{row['labels']}" for row in rows] == cells, "spelt as in the order"
+    assert [row["azimuth"] for row in rows] == [whole[2]["azimuth"], whole[0]["azimuth"]]
 
 
 def test_a_failed_prediction_is_left_out_and_said_but_keeps_its_row_in_ood_cv(caches, perfect, tmp_path):

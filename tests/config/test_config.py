@@ -1,4 +1,5 @@
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -6,13 +7,14 @@ import pytest
 from ntdm.config import reading
 from ntdm.config.stages import InferConfig, PrepConfig, ShapeConfig, SyntheticConfig, TrainConfig
 
-ALL = (SyntheticConfig, PrepConfig, ShapeConfig, TrainConfig, InferConfig)
+TRAIN = TrainConfig(method="any")
+ALL = (SyntheticConfig(), PrepConfig(), ShapeConfig(), TRAIN, InferConfig())
 
 
-@pytest.mark.parametrize("cls", ALL)
-def test_a_config_survives_json(cls: type) -> None:
-    values = reading.to_dict(cls())
-    assert reading.from_dict(cls, json.loads(json.dumps(values))) == cls()
+@pytest.mark.parametrize("config", ALL)
+def test_a_config_survives_json(config: reading.Config) -> None:
+    values = reading.to_dict(config)
+    assert reading.from_dict(type(config), json.loads(json.dumps(values))) == config
 
 
 def test_unknown_keys_and_wrong_types_name_source_and_key() -> None:
@@ -45,10 +47,10 @@ def test_scale_fits_a_unit_object_by_default() -> None:
 
 
 def test_overrides_read_toml_values_and_bare_words() -> None:
-    changed = reading.apply_overrides(TrainConfig(), ["epochs=7", "mirror = false", "method=pose-classifier"])
+    changed = reading.override(TRAIN, ["epochs=7", "mirror = false", "method=pose-classifier"])
     assert (changed.epochs, changed.mirror, changed.method) == (7, False, "pose-classifier")
     with pytest.raises(ValueError, match="want key=value"):
-        reading.apply_overrides(TrainConfig(), ["epochs"])
+        reading.override(TRAIN, ["epochs"])
 
 
 def test_load_toml_says_what_is_wrong(tmp_path: Path) -> None:
@@ -68,7 +70,7 @@ def test_load_toml_says_what_is_wrong(tmp_path: Path) -> None:
             reading.load_toml(ShapeConfig, path)
 
 
-@pytest.mark.parametrize("stage", [ShapeConfig, TrainConfig, InferConfig])
+@pytest.mark.parametrize("stage", [ShapeConfig, InferConfig])
 def test_paper_configuration_is_valid(stage: type) -> None:
     assert reading.load_toml(stage, reading.NAMED_CONFIGS / "paper.toml") != stage()
 
@@ -83,7 +85,7 @@ def test_paper_configuration_is_valid(stage: type) -> None:
         (TrainConfig, "epochs", 0),
         (TrainConfig, "batch_size", -1),
         (TrainConfig, "learning_rate", 0.0),
-        (TrainConfig, "method", "nerf"),
+        (TrainConfig, "backbone", "huge"),
         (InferConfig, "azimuths", 0),
         (InferConfig, "steps", -1),
         (InferConfig, "elevations", ()),
@@ -92,10 +94,63 @@ def test_paper_configuration_is_valid(stage: type) -> None:
     ],
 )
 def test_a_value_out_of_range_is_refused(stage: type, key: str, value: object) -> None:
+    named = {"method": "any"} if stage is TrainConfig else {}
     with pytest.raises(ValueError, match=f"{key}.* (is|want)"):
-        stage(**{key: value})
+        stage(**named, **{key: value})
 
 
 def test_a_byte_order_mark_is_no_part_of_the_toml(tmp_path):
-    (tmp_path / "c.toml").write_bytes(b"\xef\xbb\xbf[train]\r\nepochs = 3\r\n")
-    assert reading.resolve(TrainConfig, str(tmp_path / "c.toml")).epochs == 3
+    (tmp_path / "c.toml").write_bytes(b"\xef\xbb\xbf[shape]\r\nsteps = 3\r\n")
+    assert reading.resolve(ShapeConfig, str(tmp_path / "c.toml")).steps == 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithTexture(TrainConfig):
+    family = "textured"
+    texture: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithVertices(TrainConfig):
+    vertices: int = 100
+
+
+METHODS = {"one": WithTexture, "two": WithTexture, "three": WithVertices}
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A file from when [train] held the keys of all methods, with tables of methods and of a family."""
+    path = tmp_path / "mine.toml"
+    tables = (
+        "[train]\nepochs = 3\ntexture = 16\nvertices = 50",
+        "[train.textured]\nepochs = 4\nbatch_size = 2",
+        "[train.two]\nepochs = 5",
+    )
+    path.write_text("\n".join(tables))
+    return path
+
+
+def test_the_tables_of_methods_stand_above_each_other(mine: Path) -> None:
+    """[train], then the family's, then the method's own; --set above all."""
+    one, two, three = (reading.resolve_training(METHODS, str(mine), method=name) for name in METHODS)
+    assert (one.epochs, one.batch_size, one.texture) == (4, 2, 16)
+    assert (two.epochs, two.batch_size, two.texture) == (5, 2, 16)
+    assert (three.epochs, three.batch_size, three.vertices) == (3, 16, 50)
+    changed = reading.resolve_training(METHODS, str(mine), ["method=two", "texture=32", "epochs=6"], seed=9)
+    assert changed == WithTexture(method="two", epochs=6, batch_size=2, texture=32, seed=9)
+    assert reading.resolve_training(METHODS, str(mine)) == one, "the first is the default"
+
+
+def test_a_key_of_another_method_is_refused_where_it_is_asked_for(mine: Path) -> None:
+    for name, settings in (("three", ["texture=4"]), ("one", ["vertices=4"])):
+        with pytest.raises(ValueError, match=r"--set: unknown key .*; the keys are .*, epochs, "):
+            reading.resolve_training(METHODS, str(mine), settings, method=name)
+    mine.write_text("[train.three]\ntexture = 4")
+    with pytest.raises(ValueError, match=r"mine\.toml \[train\]: unknown key 'texture'; .*vertices"):
+        reading.resolve_training(METHODS, str(mine), method="three")
+    mine.write_text("[train]\ntextures = 4")
+    with pytest.raises(ValueError, match=r"mine\.toml \[train\]: unknown key 'textures'"):
+        reading.resolve_training(METHODS, str(mine), method="three")
+    with pytest.raises(ValueError, match="train method is 'four': want one or two or three"):
+        reading.resolve_training(METHODS, str(mine), ["method=four"])

@@ -4,7 +4,6 @@ import csv
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,7 +96,7 @@ def interrupted(folder: Path, config: Path, out: Path) -> None:
     """A training that Ctrl-C ends once its first checkpoint is written."""
     code = """if True:
         from ntdm.cli import main
-        from ntdm.io.run_folder import RunFolder
+        from ntdm.training import checkpoints
         save = checkpoints.save
         def save_and_stop(*arguments):
             save(*arguments)
@@ -146,4 +145,4 @@ def test_what_processes_cannot_share(wrong, message, tiny, folder, tmp_path, mon
     monkeypatch.setattr(distributed, "size", lambda: 2)
     monkeypatch.setattr(distributed, "barrier", lambda: None)
     with pytest.raises(ValueError, match=message):
-        train.run(replace(tiny.TRAIN, **wrong), folder / "cache", folder / "shapes", tmp_path / "run")
+        train.run(tiny.training(**wrong), folder / "cache", folder / "shapes", tmp_path / "run")

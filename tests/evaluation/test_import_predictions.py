@@ -207,7 +207,7 @@ def test_bad_rows_of_our_csv(cache, tmp_path, change, message):
             r"line 8: car photo_0_1 is predicted already in .*line 3",
         ),
         (lambda r: r[4].__setitem__(2, "far"), r"line 6: azimuth is 'far', want a number, or nan"),
-        (lambda r: r[4].pop(), r"line 6: it has not as many cells as the header"),
+        (lambda r: r[4].pop(), r"line 6: 5 cells under 6 columns"),
         (lambda r: r[0].__setitem__(0, "x.jpg"), r"line 2: x.jpg is none of the samples of .*ood_cv/pose"),
     ],
 )
@@ -220,11 +220,27 @@ def test_bad_rows_of_the_challenges_csv(cache, tmp_path, change, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_label_table_scored_against_itself_whatever_its_photos_are_called(tmp_path):
+    """The source cannot be told from these names: `collection` would be guessed of all of them."""
+    rows = [[rf"{source}_car_n0_10{i}_0.jpg", "car", 40.0 * i, 5.0, 0.0, 5.0]
+            for i, source in enumerate(("imagenet", "pascal", "collection"))]  # fmt: skip
+    labels = write(tmp_path / "labels.csv", list(OOD_CV_COLUMNS), rows)
+    windows = [[rf"Images\car\{row[0]}", *row[1:]] for row in rows]
+    for name, guesses in (("same", rows), ("windows", windows)):
+        path = write(tmp_path / f"{name}.csv", list(OOD_CV_COLUMNS), guesses)
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        run = tmp_path / name
+        errors = read_errors(
+            import_predictions.run("ood-cv", [path], run, "m", "ood_cv/shape", labels=labels)
+        )
+        assert errors["rotation_error"] == pytest.approx(np.zeros(3), abs=1e-12)
+
+
 def test_what_else_is_refused(cache, tmp_path):
     path = write(tmp_path / "theirs.csv", HEADER, our_rows(cache))
     with pytest.raises(ValueError, match="OOD-CV has no nuisance 'fog'; want iid, shape, pose"):
         import_predictions.run("ood-cv", [path], tmp_path / "run", "m", "ood_cv/fog", cache)
-    with pytest.raises(ValueError, match=r"theirs.csv, line 1: column imgs is missing"):
+    with pytest.raises(ValueError, match=r"theirs.csv, line 1: missing column 'imgs'; want imgs,labels"):
         import_predictions.run("ood-cv", [path], tmp_path / "run", "m", "ood_cv/pose", cache)
     import_predictions.run("csv", [path], tmp_path / "run", "m", SPLIT, cache)
     import_predictions.run("csv", [path], tmp_path / "run", "m", SPLIT, cache)

@@ -14,13 +14,15 @@ import torch
 
 import ntdm
 from ntdm import evaluate, train
-from ntdm.config.reading import from_dict, to_dict
-from ntdm.config.stages import InferConfig, TrainConfig
+from ntdm.config.reading import from_dict, keys_of, to_dict
+from ntdm.config.stages import InferConfig
 from ntdm.io import predictions
 from ntdm.io.cache_split import CacheSplit
 from ntdm.io.error_table import read_errors
+from ntdm.io.run_folder import RunFolder
 from ntdm.methods import load
-from ntdm.methods.ntdm import NTDM
+from ntdm.methods.ntdm import NTDM, NTDMConfig
+from ntdm.methods.registry import METHODS
 from ntdm.shapes.files import load_shape
 
 MADE = Path(__file__).resolve().parents[1] / "worlds" / "made_by_0_1_0"
@@ -67,8 +69,9 @@ def test_shapes(before, described):
 
 def test_a_run_is_loaded_and_not_trained_again(before, described, capsys):
     model, description = load.load(before / "run")
-    assert isinstance(model, NTDM) and description == described
-    config = from_dict(TrainConfig, described["train"])
+    assert isinstance(model, NTDM) and description["shapes"] == described["shapes"]
+    config = model.config
+    assert (config.texture_size, config.quad_extent) == (8, 0.45)
     weights = (before / "run" / "model.safetensors").read_bytes()
     train.run(config, before / "cache", before / "shapes", before / "run")
     assert "finished already, with the same config" in capsys.readouterr().err
@@ -92,11 +95,27 @@ def test_a_config_that_was_stored_is_the_config_of_today(before, described):
     """Else every run would ask for --overwrite."""
     inference = json.loads((before / "infer.json").read_text())
     assert to_dict(from_dict(InferConfig, inference)) == inference
-    assert to_dict(from_dict(TrainConfig, described["train"])) == described["train"]
+    description = load.read_description(RunFolder(before / "run"))
+    assert to_dict(from_dict(NTDMConfig, description["train"])) == description["train"]
+    assert description["train"] == {key: described["train"][key] for key in keys_of(NTDMConfig)}
     made_with = predictions.made_with(before / "run" / "predictions" / "pascal3d" / "val.csv")
     assert made_with["infer"] == inference
     files = CacheSplit.open(before / "cache", ["pascal3d/val"])
     assert made_with["data"] == files.fingerprint
+
+
+@pytest.mark.parametrize("method", ["nemo", "res50-pose"])
+def test_other_methods_keep_their_keys(tmp_path, method):
+    """config.json of then has the keys of all methods; of another one's, texture_size, nothing is left."""
+    stored = json.loads(shutil.copy(MADE / f"{method}.json", tmp_path / "config.json").read_text())
+    description = load.read_description(RunFolder(tmp_path))
+    config = from_dict(METHODS[method].config, description["train"])
+    assert stored["schema_version"] == 1 and description["schema_version"] == 2
+    assert to_dict(config) == {key: stored["train"][key] for key in keys_of(type(config))}
+    restore = METHODS[method].shapes.restore
+    shapes = {name: restore(shape, "config.json") for name, shape in description["shapes"].items()}
+    model = METHODS[method].build(config, description["categories"], shapes)
+    assert model.categories == ("car", "sofa") and set(shapes) in ({"car", "sofa"}, set())
 
 
 def test_an_evaluation_goes_on(before):

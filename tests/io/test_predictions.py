@@ -72,7 +72,7 @@ def predict(csv_path: Path, caches: list[Path], geometry: bool = True) -> Path:
 
 
 def edit(path: Path, change) -> Path:
-    rows = list(csv.reader(path.open(newline="")))
+    rows = list(csv.reader(path.read_text().splitlines()))
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(change(rows))
     return path
@@ -275,6 +275,27 @@ def test_a_byte_order_mark_and_dos_line_ends_are_taken(tmp_path: Path) -> None:
     want = path.read_bytes()
     path.write_bytes(b"\xef\xbb\xbf" + want.replace(b"\n", b"\r\n"))
     assert read_errors(path).keys() == [("bus", f"im{i}") for i in range(5)]
+
+
+def test_what_pandas_and_excel_make_of_a_table(tmp_path: Path) -> None:
+    """Whole numbers with a decimal point are read; an index, semicolons and UTF-16 are told as such."""
+    path = errors(tmp_path / "e.csv")
+    want = path.read_text()
+    edit(path, put(3, "class_correct", "1.0"))
+    assert read_errors(path)["class_correct"].tolist() == [1.0] * 5
+    path.write_text(want.replace(",", ";"))
+    with pytest.raises(ValueError, match=r"line 1: missing column 'dataset'; .*; save it with commas, not s"):
+        read_errors(path)
+    path.write_text("".join(f"{line - 1 if line else ''},{text}\n" for line, text in enumerate(want.split())))
+    with pytest.raises(ValueError, match=r"line 1: unknown column ''; .* write it with index=False"):
+        read_errors(path)
+    for encoding in ("utf-16-le", "utf-16-be"):
+        path.write_bytes("\ufeff".encode(encoding) + want.encode(encoding))
+        with pytest.raises(ValueError, match=r"e\.csv is UTF-16: save it as UTF-8"):
+            read_errors(path)
+    path.write_bytes(want.encode().replace(b"im3", b"im\xe9"))
+    with pytest.raises(ValueError, match=r"e\.csv is not a CSV file: 'utf-8' codec can't decode byte 0xe9"):
+        read_errors(path)
 
 
 def test_a_file_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def test_predicted_angles_are_the_centres_of_the_likeliest_bins(model):
 )
 def test_each_says_what_it_was_trained_for(tiny, method, says):
     torch.manual_seed(0)
-    model = Classifier(replace(tiny.CLASSIFIER, method=method), ["car", "sofa"]).eval()
+    model = Classifier(tiny.training(method), ["car", "sofa"]).eval()
     guess = model.predict(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
     assert {name for name, value in guess._asdict().items() if value is not None} == says
     _, figures = model.training_loss(batch(torch.zeros(4, 4)), torch.Generator())

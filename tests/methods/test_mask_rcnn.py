@@ -2,7 +2,6 @@
 
 import builtins
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -49,7 +48,7 @@ def scenes(count: int = 4, seed: int = 0) -> Batch:
 @pytest.fixture(scope="module")
 def trained(tiny, torchvision) -> tuple[mask_rcnn.MaskRCNN, list[float]]:
     torch.manual_seed(0)
-    model = mask_rcnn.MaskRCNN(replace(tiny.TRAIN, method="mask-rcnn"), ["car", "sofa"])
+    model = mask_rcnn.MaskRCNN(tiny.training("mask-rcnn"), ["car", "sofa"])
     optimiser, losses = torch.optim.Adam(model.parameters(), 2e-3), []
     for step in range(30):
         loss, figures = model.training_loss(scenes(), torch.Generator().manual_seed(step))
@@ -87,7 +86,7 @@ def test_the_true_class_and_the_likeliest_are_told_apart(trained):
 
 def test_a_step_draws_from_its_generator_alone(tiny, torchvision):
     torch.manual_seed(0)
-    model = mask_rcnn.MaskRCNN(replace(tiny.TRAIN, method="mask-rcnn"), ["car", "sofa"])
+    model = mask_rcnn.MaskRCNN(tiny.training("mask-rcnn"), ["car", "sofa"])
     found = []
     for outside in (1, 2):
         torch.manual_seed(outside)
@@ -98,7 +97,7 @@ def test_a_step_draws_from_its_generator_alone(tiny, torchvision):
 
 
 def test_an_empty_mask_is_refused(tiny, torchvision):
-    model = mask_rcnn.MaskRCNN(replace(tiny.TRAIN, method="mask-rcnn"), ["car", "sofa"])
+    model = mask_rcnn.MaskRCNN(tiny.training("mask-rcnn"), ["car", "sofa"])
     photos = scenes()
     photos.amodal_mask[2] = False
     with pytest.raises(ValueError, match=r"empty amodal mask: .* train on caches whose samples have CADs"):
@@ -106,7 +105,7 @@ def test_an_empty_mask_is_refused(tiny, torchvision):
 
 
 def test_trained_loaded_and_scored(tiny, tiny_folder, tmp_path, torchvision):
-    settings = replace(tiny.TRAIN, method="mask-rcnn", epochs=2)
+    settings = tiny.training("mask-rcnn", epochs=2)
     run = train.run(settings, tiny_folder / "cache", tmp_path / "no shapes", tmp_path / "run")
     model, description = load(run)
     assert isinstance(model, mask_rcnn.MaskRCNN) and description["method"] == "mask-rcnn"
@@ -167,10 +166,11 @@ def test_without_torchvision_one_sentence(tiny, tmp_path, monkeypatch, error):
         r"^method mask-rcnn needs torchvision, .*install the torchvision that was built for torch [\d.+a-z]+$"
     )
     with pytest.raises(ValueError, match=said):
-        mask_rcnn.MaskRCNN(replace(tiny.TRAIN, method="mask-rcnn"), ["car"])
+        mask_rcnn.MaskRCNN(tiny.training("mask-rcnn"), ["car"])
     # Nor is a run made elsewhere to blame: no word of training it again.
     (tmp_path / "model.safetensors").touch()
-    description = {"method": "mask-rcnn", "train": to_dict(replace(tiny.TRAIN, method="mask-rcnn"))}
+    description = {"schema": "ntdm-run", "schema_version": 2, "method": "mask-rcnn"}
+    description |= {"train": to_dict(tiny.training("mask-rcnn"))}
     description |= {"categories": ["car"], "image_size": [64, 64], "nominal_focal": 1.0, "typical_box": 1.0}
     (tmp_path / "config.json").write_text(json.dumps(description | {"shapes": {}}))
     with pytest.raises(ValueError, match=said):

@@ -1,7 +1,6 @@
 """The NeMo baseline: its loss, its vertex features, and its solver on features of known truth."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -30,13 +29,13 @@ def build(tiny, **config) -> NeMo:
         "car": Cuboid([-x for x in HALF], HALF, 400),
         "sofa": Cuboid([-x for x in HALF[::-1]], HALF[::-1], 200),
     }
-    return NeMo(replace(tiny.TRAIN, method="nemo", **config), boxes)
+    return NeMo(tiny.training("nemo", **config), boxes)
 
 
 def test_every_category_has_its_cuboid(tiny):
     """One of them is called as a method of torch's modules is: train."""
     boxes = {c: Cuboid([-x for x in HALF], HALF, 100 + 50 * i) for i, c in enumerate(CATEGORIES)}
-    model = NeMo(replace(tiny.TRAIN, method="nemo"), boxes)
+    model = NeMo(tiny.training("nemo"), boxes)
     for number, category in enumerate(model.categories):
         assert model.cuboid(number) is boxes[category]
 

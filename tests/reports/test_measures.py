@@ -3,9 +3,9 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from ntdm.io.table import Table
 from ntdm.reports.measures import (
     ALL,
     CLASS_MEAN,
@@ -13,7 +13,6 @@ from ntdm.reports.measures import (
     MEAN_MACRO,
     MEDIAN,
     RESAMPLES,
-    Key,
     estimate,
     median,
     resampled_means,
@@ -21,17 +20,15 @@ from ntdm.reports.measures import (
 from ntdm.reports.runs import Run
 
 
-def table(categories: list[str], rotation: list[float] | None, iou: list[float] | None = None) -> Table:
-    n = len(categories)
-    columns = {"category": np.array(categories), "name": np.array([f"im{i}" for i in range(n)])}
-    columns["rotation_error"] = np.array(rotation or [math.nan] * n)
-    columns["amodal_iou"] = np.array(iou or [math.nan] * n)
-    empty = {name for name in ("rotation_error", "amodal_iou") if np.isnan(columns[name]).any()}
-    return Table(None, columns, frozenset(empty), np.arange(n) + 2)
+def table(categories: list[str], rotation: list[float], iou: list[float] | None = None) -> pd.DataFrame:
+    names = [f"im{i}" for i in range(len(categories))]
+    index = pd.MultiIndex.from_arrays([categories, names], names=["category", "name"])
+    columns = {"rotation_error": rotation} | ({"amodal_iou": iou} if iou else {})
+    return pd.DataFrame(columns, index)
 
 
-def run(method: str, **errors: Table) -> Run:
-    return Run(None, method, {}, {f"d/{split}": found for split, found in errors.items()})
+def run(method: str, **errors: pd.DataFrame) -> Run:
+    return Run(None, method, {}, {f"d/{split}": frame for split, frame in errors.items()})
 
 
 def test_the_interval_of_a_share_is_the_binomials() -> None:
@@ -53,7 +50,7 @@ def test_a_methods_interval_does_not_depend_on_the_others() -> None:
     other = run("two", a=table(["car"] * 50, [0.3] * 50, [0.5] * 50))
     alone = estimate([first], {"A": "d/a"}, False)
     beside = estimate([first, other], {"A": "d/a"}, False)
-    assert {key: beside[key] for key in alone} == alone
+    pd.testing.assert_frame_equal(beside.loc[alone.index], alone, check_exact=True)
 
 
 def test_categories_and_means() -> None:
@@ -62,7 +59,7 @@ def test_categories_and_means() -> None:
     found = estimate([run("m", a=a, b=b)], {"A": "d/a", "B": "d/b"}, True)
 
     def value(category: str, column: str) -> float:
-        return found[Key("m", "pose_acc_pi_6", category, column)].value
+        return found.loc[("m", "pose_acc_pi_6", category, column), "value"]
 
     assert value(ALL, "A") == 75 and value(ALL, "B") == 25
     assert value("bus", "A") == pytest.approx(200 / 3) and value("car", "A") == 100
@@ -70,33 +67,32 @@ def test_categories_and_means() -> None:
     assert value(ALL, MEAN) == 50 and value(ALL, MEAN_MACRO) == 50
     assert value("bus", MEAN) == pytest.approx(300 / 7), "over photos"
     assert value("car", MEAN) == 100, "over the columns that show it"
-    assert found[Key("m", "pose_acc_pi_6", ALL, MEAN)].n == 8
-    assert found[Key("m", "pose_acc_pi_6", "car", "A")].low == 100
-    for key, cell in found.items():
-        assert cell.low <= cell.value <= cell.high, key
+    assert found.loc[("m", "pose_acc_pi_6", ALL, MEAN), "n"] == 8
+    assert found.loc[("m", "pose_acc_pi_6", "car", "A"), "low"] == 100
+    assert ((found["low"] <= found["value"]) & (found["value"] <= found["high"])).all()
 
 
 def test_a_column_that_is_not_measured_has_no_mean() -> None:
     whole = table(["bus"] * 3, [0.1] * 3, [0.5] * 3)
     found = estimate([run("m", a=whole, b=table(["bus"] * 2, [0.1] * 2))], {"A": "d/a", "B": "d/b"}, True)
-    assert Key("m", "amodal_iou", ALL, "A") in found and Key("m", "amodal_iou", ALL, MEAN) not in found
-    assert Key("m", "pose_acc_pi_6", ALL, MEAN) in found and Key("m", MEDIAN, ALL, MEAN) in found
+    assert ("m", "amodal_iou", ALL, "A") in found.index and ("m", "amodal_iou", ALL, MEAN) not in found.index
+    assert ("m", "pose_acc_pi_6", ALL, MEAN) in found.index and ("m", MEDIAN, ALL, MEAN) in found.index
 
 
 def test_median_interval_covers_as_often_as_it_says() -> None:
     generator = np.random.default_rng(0)
     inside = 0
     for _ in range(400):
-        found = median(generator.exponential(1.0, 101))
-        inside += found.low <= math.degrees(math.log(2)) <= found.high
+        _, low, high, _ = median(generator.exponential(1.0, 101))
+        inside += low <= math.degrees(math.log(2)) <= high
     assert 0.92 <= inside / 400 <= 0.99
-    assert median(np.array([0.5])).low == pytest.approx(math.degrees(0.5))
+    assert median(np.array([0.5])) == pytest.approx((*[math.degrees(0.5)] * 3, 1))
 
 
 @pytest.mark.parametrize("n", [8, 9, 40, 101, 150])
 def test_median_interval_lies_between_two_ranks_as_far_from_either_end(n: int) -> None:
-    found = median(np.radians(np.arange(1.0, n + 1)))  # the k-th smallest error is k degrees
-    low, high = round(found.low), round(found.high)
+    bounds = median(np.radians(np.arange(1.0, n + 1)))[1:3]  # the k-th smallest error is k degrees
+    low, high = map(round, bounds)
     assert low + high == n + 1
     # The median is between the two unless fewer than `low` or at least `high` of n coins show heads.
     cover = sum(math.comb(n, k) for k in range(low, high)) / 2**n

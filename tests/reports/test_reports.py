@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ntdm.config.protocol import ABLATIONS, NUISANCES
@@ -16,8 +17,7 @@ from ntdm.io.error_table import write_errors
 from ntdm.io.prediction_writer import write_predictions
 from ntdm.io.predictions import Prediction
 from ntdm.reports import figures, tables
-from ntdm.reports.measures import Estimate
-from ntdm.reports.typeset import Block, Line, latex, markdown
+from ntdm.reports.typeset import latex, markdown
 
 SIZES = {"shape": 981, "pose": 1075, "texture": 565, "context": 567, "weather": 1348}  # of OOD-CV
 
@@ -128,24 +128,23 @@ def test_a_published_row_has_the_colour_of_its_measured_one() -> None:
     assert colours["nemo"] == colours["NeMo (published)"]
     assert colours["mask-rcnn"] == colours["MT Mask R-CNN (published)"]
     assert len({colours[name] for name in names}) == 3
-    ablations = [*ABLATIONS, *(row.method for row in tables.read_published(3))]
+    ablations = [*ABLATIONS, *tables.read_published(3).index.unique("method")]
     assert len(set(figures._paired_colours(ablations).values())) == len(ABLATIONS)
 
 
 def test_published_means_are_sample_weighted() -> None:
-    rows = tables.read_published(2)
+    rows = tables.read_published(2)["value"]
     assert len(rows) == 10
     weights = np.array([SIZES[name] for name in NUISANCES]) / sum(SIZES.values())
-    for row in rows:
-        mean = weights @ np.array([row.cells[name].value for name in NUISANCES])
-        assert abs(mean - row.cells["mean"].value) <= 0.06, row
+    mean = rows[list(NUISANCES)].to_numpy() @ weights
+    assert (abs(mean - rows["mean"]) <= 0.06).all()
 
 
 def test_published_rows_have_neither_n_nor_interval() -> None:
     for table in (1, 2, 3):
-        for row in tables.read_published(table):
-            assert row.published and row.n is None
-            assert {(cell.low, cell.high, cell.n) for cell in row.cells.values()} == {(None, None, None)}
+        rows = tables.read_published(table)
+        assert rows[["low", "high", "n"]].isna().all(axis=None)
+        assert rows.index.get_level_values("method").str.endswith(" (published)").all()
 
 
 def test_same_input_same_bytes(tmp_path: Path) -> None:
@@ -159,14 +158,13 @@ def test_same_input_same_bytes(tmp_path: Path) -> None:
 
 
 def test_typeset_escapes_and_bolds_ties() -> None:
-    lines = (
-        Line("a_b|50%", (Estimate(51.24, 40, 60, 3), None), 3, False),
-        Line("c", (Estimate(51.16), Estimate(2.0)), None, True),
-    )
-    block = Block("IoU", ("x_y", "z"), lines)
-    text = markdown("Table 1", "T", [block], ["note"], "f.png")
+    columns = pd.MultiIndex.from_product([["value", "low", "high"], ["x_y", "z"]])
+    cells = [[51.24, math.nan, 40, math.nan, 60, math.nan], [51.16, 2.0, *[math.nan] * 4]]
+    block = pd.DataFrame(cells, ["a_b|50%", "c"], columns)
+    block["n", ""] = pd.array([3, None], "Int64")
+    text = markdown("Table 1", "T", {"IoU": block}, ["note"], "f.png")
     assert r"| a\_b\|50% | **51.2** |  | 3 |" in text and "| c | **51.2** | **2.0** |  |" in text
-    text = latex("Table 1", "T", [block], ["50 % of α"])
+    text = latex("Table 1", "T", {"IoU": block}, ["50 % of α"])
     assert r"a\_b|50\% & \textbf{51.2} &  & 3 \\" in text and r"x\_y" in text and r"50 \% of $\alpha$" in text
 
 

@@ -28,7 +28,7 @@ def folder(tiny_folder, tmp_path_factory):
 
 @pytest.mark.parametrize("method", ["ntdm", "pose-classifier"])
 def test_a_watched_training_is_the_same(tiny, folder, method):
-    config = replace(tiny.TRAIN, epochs=3, patches=0.5, augment=0.4, method=method)
+    config = tiny.training(method, epochs=3, patches=0.5, augment=0.4)
     plain, watched = folder / method / "plain", folder / method / "watched"
     train.run(config, folder / "cache", folder / "shapes", plain)
     validation = Validation(find(folder / "cache", "pascal3d/val"), tiny.INFER)

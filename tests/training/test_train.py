@@ -228,9 +228,9 @@ def test_meshes_that_no_photo_shows(tiny, tiny_folder, tmp_path):
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_unknown_method(tiny, tiny_folder, tmp_path):
-    with pytest.raises(ValueError, match="method is 'nerf': want ntdm or nemo or"):
-        start(tiny_folder, tmp_path / "run", replace(tiny.TRAIN, method="nerf"))
+def test_a_configuration_is_of_its_method_alone(tiny):
+    with pytest.raises(ValueError, match="train method is 'nemo': want ntdm"):
+        replace(tiny.TRAIN, method="nemo")
 
 
 def test_what_is_no_run_or_a_broken_one_is_not_loaded(tiny_folder, tmp_path):

@@ -54,6 +54,13 @@ def test_mask_picture() -> None:
     ]
 
 
+def test_even_steps_have_both_ends() -> None:
+    order = np.array([5, 3, 8, 1, 9, 2, 7])
+    assert pictures.even_steps(order, 3).tolist() == [5, 1, 7]
+    assert pictures.even_steps(order, 12).tolist() == order.tolist(), "each once"
+    assert pictures.even_steps(order[:0], 12).tolist() == []
+
+
 def test_contact_sheet() -> None:
     rows = [[PHOTO, pictures.overlay(PHOTO, AMODAL, VISIBLE), AMODAL.astype(bool)]] * 3
     captions = [pictures.describe("n0_00", "car", "bus", math.pi / 6, 0.5), "x" * 400, ""]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ntdm.config.stages import InferConfig, TrainConfig
+from ntdm.config.stages import InferConfig
 from ntdm.geometry import metrics
 from ntdm.geometry.camera import Pinhole, cam_from_obj, rotation
-from ntdm.methods.ntdm import NTDM, TextureRenderer
+from ntdm.methods.ntdm import NTDM, NTDMConfig, TextureRenderer
 from ntdm.ops.rasterize import rasterize
 from ntdm.render_and_compare.encode import EncodedPhotos
 from ntdm.render_and_compare.solver import Solver
@@ -37,7 +37,7 @@ def painting(points: Tensor) -> Tensor:
 def painted_model(tiny, categories=("car",), **config) -> NTDM:
     settings = {"feature_dim": DIM, "texture_size": 64, "view_bins": 3, "bf16": False} | config
     model = (
-        NTDM(TrainConfig(**settings), {name: tiny.shape(HALF) for name in categories})
+        NTDM(NTDMConfig(**settings), {name: tiny.shape(HALF) for name in categories})
         .requires_grad_(False)
         .eval()
     )

@@ -7,7 +7,6 @@ model's state after every step, and the numbers of the photos that each step use
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
@@ -18,15 +17,12 @@ from ntdm.data import distributed
 from ntdm.data.batch import Batch
 from ntdm.data.dataset import SampleDataset
 from ntdm.data.loader import Batches
-from ntdm.io import cache_split
+from ntdm.io.cache_split import CacheSplit
 from ntdm.methods.registry import METHODS
-from ntdm.shapes.files import load_shape
 
 STEPS = 4
 # Five photos: two processes have parts of unequal size. Patches and jitter: every draw of a step is used.
-CONFIG = replace(
-    tiny_world.TRAIN, batch_size=5, patches=0.8, augment=0.4, optimiser="sgd", learning_rate=1e-3, seed=2
-)
+CHANGES = {"batch_size": 5, "patches": 0.8, "augment": 0.4, "optimiser": "sgd", "seed": 2}
 
 
 def in_float64(batch: Batch) -> Batch:
@@ -40,14 +36,12 @@ def run(folder: Path, method: str, out: Path) -> None:
     """STEPS steps of plain gradient descent from one state, the same in every process."""
     torch.set_num_threads(1)
     distributed.join("cpu")
-    config = replace(CONFIG, method=method)
-    paths = cache_split.find(folder / "cache", "pascal3d/train")
-    names = sorted(path.stem for path in paths)
-    data = SampleDataset(paths, 2**20)
-    fitted = {name: load_shape(folder / "shapes" / f"{name}.safetensors") for name in names}
+    config = tiny_world.training(method, **CHANGES)
+    split = CacheSplit.open(folder / "cache", ["pascal3d/train"])
+    data = SampleDataset(split, 2**20)
     torch.manual_seed(config.seed)
-    shapes = fitted if METHODS[method].shapes == "fitted" else {}
-    model = METHODS[method].build(config, names, shapes).double().train()
+    shapes = METHODS[method].shapes.gather(config, split, folder / "shapes")
+    model = METHODS[method].build(config, split.categories, shapes).double().train()
     distributed.with_joint_norm(model)
     learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
     kept: dict[str, torch.Tensor] = {}

@@ -1,17 +1,19 @@
 """A world small enough to train on in a second: two categories of painted ellipsoids, caches and shapes."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ntdm.config.stages import InferConfig, ShapeConfig, TrainConfig
+from ntdm.config.reading import keys_of
+from ntdm.config.stages import InferConfig, ShapeConfig
 from ntdm.geometry.camera import cam_from_obj
 from ntdm.geometry.mesh import icosphere
 from ntdm.io.cache import CacheWriter, Sample, write_latents
+from ntdm.methods.registry import METHODS
 from ntdm.nn.deformable_mesh import DeformableMesh
 from ntdm.ops.rasterize import interpolate, rasterize
 from ntdm.shapes.files import save_shape
@@ -23,12 +25,23 @@ HALVES = {"car": (0.2, 0.4, 0.15), "sofa": (0.4, 0.2, 0.25)}
 NUM_CADS = 2
 
 SHAPE = ShapeConfig(subdivisions=2, width=16, layers=2, frequencies=3)
-TRAIN = TrainConfig(
-    feature_dim=16, texture_size=32, positives=64, same_class_negatives=64, other_class_negatives=32,
-    background_negatives=64, background_bank=64, epochs=2, batch_size=4, bf16=False, learning_rate=1e-3,
-    augment=0.0, patches=0.0, background_per_image=5, background_weight=0.1,
-)  # fmt: skip
-CLASSIFIER = replace(TRAIN, method="pose-classifier", epochs=1)
+KEYS = {  # of every method
+    "feature_dim": 16, "texture_size": 32, "positives": 64, "same_class_negatives": 64, "epochs": 2,
+    "other_class_negatives": 32, "background_negatives": 64, "background_bank": 64, "batch_size": 4,
+    "bf16": False, "learning_rate": 1e-3, "augment": 0.0, "patches": 0.0, "background_per_image": 5,
+    "background_weight": 0.1, "vertices": 200,
+}  # fmt: skip
+
+
+def training(method: str = "ntdm", **changes: Any) -> Any:
+    """The configuration of a method in this world."""
+    cls = METHODS[method].config
+    own = {key: value for key, value in KEYS.items() if key in keys_of(cls)}
+    return cls(method=method, **own | changes)
+
+
+TRAIN = training("ntdm")
+CLASSIFIER = training("pose-classifier", epochs=1)
 INFER = InferConfig(
     azimuths=4,
     elevations=(0.0, 30.0),

@@ -36,6 +36,7 @@ from ntdm.data_prep.raw.annotation import (
 from ntdm.data_prep.raw.files import LARGEST_TEXT, LONGEST_LIST, read_bytes, valid_name, valid_path
 from ntdm.data_prep.raw.roots import PASCAL3D, check_root
 from ntdm.data_prep.readers.ood_cv.names import WEB, parse_name, record_of, split_folder
+from ntdm.io.progress import say
 from ntdm.io.untrusted import one_line, reason
 
 MARGIN = 10  # pixels that a photo of A' shows around the box
@@ -99,6 +100,7 @@ def _contents(
 ) -> Contents:
     """The rows by split and category, each object once; `columns` begin with those of category and photo."""
     contents = Contents(root)
+    invalid: dict[tuple[str, str], list[str]] = {}
     for split in splits:
         try:
             rows = read_rows(root / split_folder(split), pattern, columns)
@@ -114,8 +116,12 @@ def _contents(
                 item = make_item(split, row, where)
                 if item is None:
                     dropped["name_invalid"] += 1
+                    invalid.setdefault((split, category), []).append(row[columns[1]])
                 else:
                     items.append(item)
+    for (split, category), names in invalid.items():
+        first = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+        say(f"ood_cv/{split}/{category}: name_invalid: {first}")
     for key, (items, dropped) in contents.files.items():
         once: dict[tuple[str, int | None], Item] = {}
         for item in items:
@@ -162,9 +168,12 @@ def read_rows(folder: Path, pattern: str, columns: Sequence[str]) -> list[tuple[
 
 def _table_item(root: Path, pascal3d: Path, split: str, row: Row, where: str) -> Item | None:
     """The item of a row of packaging A; None where a name in it leads out of the folders."""
-    source, category, name, path = row["source"], row["cls_name"], row["im_name"], row["im_path"]
-    if not (valid_name(source) and valid_name(name) and valid_path(path) and row["object"].isdecimal()):
+    source, category, name = row["source"], row["cls_name"], row["im_name"]
+    path = row["im_path"].replace("\\", "/")  # as Windows spells it
+    if not (valid_name(source) and valid_name(name) and valid_path(path)):
         return None
+    index, _, decimals = row["object"].partition(".")  # 0.0 where a column with a gap went through pandas
+    whole = index.isdecimal() and not decimals.strip("0")
     own = root / "annotations" / f"{category}_{source}" / f"{name}.mat"
     box = tuple(number(row[side]) for side in ("left", "upper", "right", "lower"))
     label = _label(row, category, "inplane_rotation", where, box, recorded=own.is_file() or source != WEB)
@@ -172,10 +181,17 @@ def _table_item(root: Path, pascal3d: Path, split: str, row: Row, where: str) ->
         name,
         folder=str(PurePosixPath(split_folder(split), path).parent),
         annotation=own if own.is_file() else record_of(pascal3d, category, source, name),
-        object=int(row["object"]),
+        object=int(index) if whole else None,
         photo=PurePosixPath(path).stem,
-        pose=partial(labelled_pose, label=label),
+        file=PurePosixPath(path).name,
+        pose=partial(labelled_pose, label=label)
+        if whole
+        else partial(_no_object, text=f"{where}: object is {row['object']!r}, want a whole number"),
     )
+
+
+def _no_object(item: Item, size: tuple[int, int], *, text: str) -> ObjectPose:
+    raise SampleError("number_absurd", text)
 
 
 def _crop_item(pascal3d: Path, split: str, row: Row, where: str) -> Item | None:
@@ -191,6 +207,7 @@ def _crop_item(pascal3d: Path, split: str, row: Row, where: str) -> Item | None:
         annotation=record_of(pascal3d, category, source, name),
         object=number,
         photo=photo,
+        file=row["imgs"],
         pose=partial(
             labelled_pose, label=_label(row, category, "theta", where, None, recorded=source != WEB)
         ),
