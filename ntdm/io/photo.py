@@ -162,7 +162,8 @@ def decode(data: bytes, upright: bool) -> NDArray[np.uint8]:
             check_size(image)  # turning it decodes it
             return to_rgb(ImageOps.exif_transpose(image) if upright else image)
     except UnidentifiedImageError:
-        raise ValueError(f"it is none of {', '.join(FORMATS)}") from None
+        kind = "damaged HEIC" if _is_heic(data) else f"none of {', '.join(FORMATS)}"
+        raise ValueError(f"it is {kind}") from None
     except MemoryError:  # no fault of the file
         raise
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged bytes.
@@ -184,13 +185,16 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
 
 def _opened(data: bytes) -> Image.Image:
     """The image of a file's bytes, not decoded yet; HEIC where pillow-heif is installed."""
-    brand = data[8:12] if data[4:8] == b"ftyp" else b""
-    if brand not in _HEIC:
+    if not _is_heic(data):
         return Image.open(io.BytesIO(data), formats=FORMATS)
     if not _reads_heic():
         remedy = "`pip install pillow-heif`, or save it as JPEG"
         raise ValueError(f"it is HEIC, as phones write: {remedy} (it is none of {', '.join(FORMATS)})")
     return Image.open(io.BytesIO(data), formats=("HEIF",))
+
+
+def _is_heic(data: bytes) -> bool:
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIC
 
 
 @functools.cache

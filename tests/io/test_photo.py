@@ -33,9 +33,8 @@ def test_heic_is_read_and_stands_upright(tmp_path: Path) -> None:
 def test_a_damaged_heic_is_named(tmp_path: Path) -> None:
     pytest.importorskip("pillow_heif")
     (tmp_path / "a.heic").write_bytes(HEADER + bytes(100))
-    with pytest.raises(ValueError, match=r"photo .*a\.heic cannot be read as an image: .+") as error:
+    with pytest.raises(ValueError, match=r"photo .*a\.heic cannot be read as an image: it is damaged HEIC$"):
         photo.read_photo(tmp_path / "a.heic")
-    assert "object at 0x" not in str(error.value)
 
 
 def test_heic_without_its_package_is_called_by_name(tmp_path: Path) -> None:
