@@ -103,3 +103,11 @@ def test_the_numpy_twin_agrees():
         np.testing.assert_allclose(there, torch_there.numpy(), atol=1e-14)
         xy, _ = camera.project(torch_there, torch.tensor(3000.0).double(), torch.from_numpy(principal))
         np.testing.assert_allclose(camera_np.project(there, 3000.0, principal), xy.numpy(), atol=1e-9)
+
+
+def test_viewpoints_at_stand_in_the_direction():
+    directions = np.random.default_rng(0).standard_normal((9, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    viewpoints = camera.viewpoints_at(directions, 3.0)
+    np.testing.assert_allclose(camera.camera_centre(viewpoints), 3 * directions, atol=1e-5)
+    assert (viewpoints[:, 2] == 0).all()

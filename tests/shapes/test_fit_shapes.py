@@ -255,6 +255,14 @@ def test_latents_of_an_unseen_cad_lie_between_those_of_its_neighbours(tmp_path):
     length = (vertices[:, 1].max() - vertices[:, 1].min()).item()
     assert length == pytest.approx(0.72, abs=0.05)
 
+    # A file of latents that does not hold what it should is named.
+    whole = (tmp_path / "latents/car.json").read_text()
+    for damage in (whole[:-9], whole.replace('"5": [', '"5": [0.5, '), "[]"):
+        (tmp_path / "latents/car.json").write_text(damage)
+        with pytest.raises(ValueError, match=r"^car: .*car\.json is damaged: pass --overwrite"):
+            fit_shapes.run(config, tmp_path / "cache", tmp_path, frozen=True)
+    (tmp_path / "latents/car.json").write_text(whole)
+
     # The same command again changes nothing; without a shape there is nothing to look for.
     before = (tmp_path / "latents/car.json").stat().st_mtime_ns
     fit_shapes.run(config, tmp_path / "cache", tmp_path, frozen=True)
