@@ -6,8 +6,7 @@ import platform
 from importlib import metadata
 
 import ntdm
-from ntdm.ops import build
-from ntdm.ops import kernels as kernels
+from ntdm.ops import build, kernels
 
 REQUIRED = (
     "torch",

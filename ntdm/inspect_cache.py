@@ -1,10 +1,10 @@
-"""What is in a cache, for a person to look at: `ntdm inspect`.
+"""`ntdm inspect`: contact sheets, histograms and tables of cache files.
 
     <out>/<dataset>/<split>/<category>.png             samples over all azimuths: crop, CAD, masks
     <out>/<dataset>/<split>/<category>_viewpoints.png  histograms (drawn by ntdm.reports.diagnostics)
 
-The CAD's outline is projected anew with the stored camera, and compared with the stored amodal mask: a wrong
-camera, CAD or mask shows in the picture and in the number.
+The CAD is projected anew with the stored camera, and compared with the stored amodal mask: a wrong camera,
+CAD or mask shows in the picture and in the number.
 """
 
 import math
@@ -40,7 +40,7 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Survey:
-    """What one cache file holds.
+    """Summary of one cache file.
 
     Attributes:
         key: dataset/split/category.

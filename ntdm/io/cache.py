@@ -173,7 +173,7 @@ def _is_plain(stored: h5py.Dataset) -> bool:
     return plain and stored.chunks == (1, *stored.shape[1:])
 
 
-# What the system says of a file that is whole: rights, memory, handles, a server that does not answer.
+# Errors of the system on a file that may well be whole: rights, memory, handles, locks, a silent server.
 NOT_THE_FILES_FAULT = frozenset(
     {
         errno.EACCES,
@@ -191,10 +191,23 @@ NOT_THE_FILES_FAULT = frozenset(
 class CacheFile:
     """A cache file opened for reading, its schema checked.
 
-    Attributes: path, dataset, split, category, inputs and pixels (digests), image_size (H, W), config and
-    dropped (dictionaries), nominal_focal (pixels of the crop);
-    `len(file)` samples; `file["viewpoint"]` reads a whole array (names and sources as lists of str),
-    `file.read("images", i)` one sample of it.
+    `len(file)` is the number of samples, `file["viewpoint"]` a whole array (names and sources as lists of
+    str), `file.read("images", i)` one sample of it. Caches are only ever replaced as whole files: a reader
+    takes no lock, which another program may hold or the file system may not have.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        path: the file.
+        dataset: "pascal3d", ...
+        split: "train", ...
+        category: "car", ...
+        inputs: digest of the photos and CADs that were listed for the file.
+        pixels: digest of the photos and masks that it holds.
+        image_size: (H, W).
+        config: what the file was made with.
+        dropped: reason -> count, the samples that prep-data left out.
 
     Raises:
         ValueError: the file is absent, is not HDF5, is not whole, or does not keep the schema, which
@@ -209,8 +222,6 @@ class CacheFile:
         if not self.path.is_file():
             raise ValueError(f"cache file {path} does not exist; `ntdm prep-data` makes it")
         try:
-            # Caches are only ever replaced as whole files: a reader needs no lock, which others may hold or
-            # the file system may not have.
             self._file = h5py.File(self.path, "r", locking=False)
         except OSError as error:
             if error.errno in NOT_THE_FILES_FAULT:
@@ -231,7 +242,7 @@ class CacheFile:
 
     @property
     def nominal_focal(self) -> float:
-        """3000 s: what inference takes for the focal length; it does not know the annotated distance."""
+        """3000 s, crop pixels: the focal length that inference assumes, which has no annotated distance."""
         if "scale" not in self.config:
             raise ValueError(
                 f"{self.path}: its config has no scale; make it again with prep-data --overwrite"

@@ -1,7 +1,7 @@
-"""The cache's schema, version 1, and whether a file keeps it: everything is checked before anything is used.
+"""The cache's schema, version 1, and the check of a file against it, before anything of the file is used.
 
-cache.py says what the fields mean. A damaged HDF5 file can claim any shape and type, and its library raises
-nearly any error on it; here both become one ValueError.
+The fields are those of cache.py. A damaged HDF5 file can claim any shape and type, and its library raises
+nearly any error on it; both become one ValueError here.
 """
 
 import json
@@ -37,12 +37,12 @@ OPTIONAL: dict[str, tuple[str, tuple[Any, ...]]] = {
     "source_mask": ("u1", ("H", "W")),
 }
 LARGEST_SIDE = 8192  # pixels of a crop
-_MAX_COMPRESSION = 1100  # no filter of HDF5 makes data smaller than by this factor
+_MAX_COMPRESSION = 1100  # factor by which no filter of HDF5 makes data smaller
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the attributes of a cache file say; see cache.CacheFile."""
+    """The attributes of a cache file; see cache.CacheFile."""
 
     dataset: str
     split: str
