@@ -76,16 +76,16 @@ def test_every_function_of_an_equation_is_defined() -> None:
 
 
 def test_every_switch_back_to_the_paper_is_a_key() -> None:
-    from ntdm.config.stages import InferConfig, ShapeConfig, TrainConfig
+    from ntdm.config.stages import InferConfig, ShapeConfig
+    from ntdm.methods.registry import METHODS
 
     text = (ROOT / "docs" / "equations.md").read_text(encoding="utf-8")
     rows = [
         line.split("|") for line in text[text.index("departs from") :].splitlines() if line.count("|") == 4
     ]
     keys = {key for row in rows for key in re.findall(r"`(\w+)(?:=[\w.]+)?`", row[3])}
-    known = {
-        name for config in (ShapeConfig, TrainConfig, InferConfig) for name in config.__dataclass_fields__
-    }
+    configs = (ShapeConfig, InferConfig, *(method.config for method in METHODS.values()))
+    known = {name for config in configs for name in config.__dataclass_fields__}
     assert len(keys) > 10
     assert keys <= known
 
