@@ -42,7 +42,7 @@ from ntdm.cli_options import (
 )
 from ntdm.config import protocol, reading
 from ntdm.config.stages import InferConfig, PrepConfig, ShapeConfig, SyntheticConfig
-from ntdm.io.progress import say
+from ntdm.io.progress import print_any_text, say
 from ntdm.ops import build
 
 SHARED = ("train", "evaluate")  # commands that torchrun's processes do together
@@ -106,8 +106,7 @@ def main_options(
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error was raised.")] = False,
 ) -> None:
     """Neural Textured Deformable Meshes: pose, shape, masks and class of an object from one photo."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without π must not lose the table and the path
-        sys.stdout.reconfigure(errors="replace")
+    print_any_text()
     if os.environ.get("WORLD_SIZE", "1") != "1" and context.invoked_subcommand not in SHARED:
         named = f"{' and '.join(SHARED)}: start {context.invoked_subcommand} without it"
         raise ValueError(f"torchrun shares the work of {named}")

@@ -42,7 +42,8 @@ def samples(file: CacheFile, count: int) -> list[Sample]:
             name=names[i],
             source=sources[i],
             cad_index=int(cads[i]),
-            **{field: file.read(field, i) for field in ("images", *MASKS, *CAMERA)},
+            image=file.read("images", i),
+            **{field: file.read(field, i) for field in (*MASKS, *CAMERA)},
         )
         for i in range(min(count, len(file)))
     ]
@@ -62,7 +63,7 @@ def write_cache(path: Path, file: CacheFile, made: list[Sample], compression: st
 def write_loose(folder: Path, made: list[Sample]) -> None:
     folder.mkdir()
     for sample in made:
-        Image.fromarray(sample.images).save(folder / f"{sample.name}.JPEG")
+        Image.fromarray(sample.image).save(folder / f"{sample.name}.JPEG")
         fields = {name: getattr(sample, name) for name in (*MASKS, *CAMERA, "name", "cad_index")}
         np.savez(folder / f"{sample.name}.npz", **fields)
 

@@ -26,21 +26,17 @@ from measure import machine
 
 from ntdm.config.reading import from_dict, override
 from ntdm.config.stages import ShapeConfig
-from ntdm.data_prep.raw.cad import Cad, find_cads, read_anchors
+from ntdm.data_prep.raw.cad import find_cads, read_anchors
+from ntdm.io.cache import Cad
 from ntdm.io.outputs import atomic_path
 from ntdm.io.progress import say
 from ntdm.shapes import fit
 from ntdm.shapes.files import load_shape, read_meta
 from ntdm.shapes.fit_meshes import fit_meshes
 from ntdm.shapes.quality import ShapeQuality, transfer
-from ntdm.shapes.visible_surface import Surface, visible_surface
+from ntdm.shapes.visible_surface import Surface, visible_surfaces
 
 NAMES = ("chamfer_l1", "f_score", "silhouette_iou", "flipped", "crossing")
-
-
-def surfaces_of(category: str, cads: Mapping[int, Cad], seed: int) -> list[Surface]:
-    generator = torch.Generator().manual_seed(seed)
-    return [visible_surface(cad, generator, f"CAD {k + 1:02d} of {category}") for k, cad in cads.items()]
 
 
 def mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -72,8 +68,8 @@ def leave_one_out(
     rows = []
     for k, (surface, judge) in enumerate(zip(surfaces, judges, strict=True)):
         others = [s for i, s in enumerate(surfaces) if i != k]
-        model, _ = fit.fit(others, config, f"all but {k + 1} of {len(surfaces)}")
-        z, _ = fit.fit_latents(model, [surface], f"latent of {k + 1} of {len(surfaces)}")
+        model = fit.fit(others, config, f"all but {k + 1} of {len(surfaces)}").model
+        z = fit.fit_latents(model, [surface], f"latent of {k + 1} of {len(surfaces)}").latents
         with torch.no_grad():
             rows.append(judge(model(z)[0], model.template_faces))
     return mean(rows)
@@ -96,7 +92,7 @@ def measure(category: str, cads: dict[int, Cad], arguments: argparse.Namespace) 
     if not missing:
         return found
     start = time.monotonic()
-    surfaces = surfaces_of(category, cads, model.config.seed)
+    surfaces = visible_surfaces(category, cads, model.config.seed)
     judges = (
         [ShapeQuality(cad, s) for cad, s in zip(cads.values(), surfaces, strict=True)]
         if missing != ["anchors"]

@@ -1,13 +1,10 @@
 """One photo and its annotation to cache samples: poses, crop, masks, or the reason why there is none."""
 
-import io
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from ntdm.config.stages import PrepConfig
 from ntdm.data_prep.listing import Item, Listing
@@ -22,8 +19,7 @@ from ntdm.data_prep.raw.annotation import (
 from ntdm.data_prep.raw.files import read_bytes, read_npz
 from ntdm.geometry.crop import DEGENERATE_DISTANCE, box_distance, crop_map
 from ntdm.io.cache import Sample
-from ntdm.io.fault import reason
-from ntdm.io.photo import FORMATS, LARGEST_FILE, essential, to_rgb
+from ntdm.io.photo import LARGEST_FILE, decode
 from ntdm.ops.amodal_mask import amodal_mask
 
 MOST_OBJECTS = 100  # of one category in a photo: more than anyone annotates
@@ -141,18 +137,12 @@ def _read_photo(listing: Listing, item: Item) -> _Photo:
     except ValueError as error:
         raise SampleError("image_unreadable", str(error)) from None
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(essential(data)), formats=FORMATS) as image:
-            warnings.simplefilter("ignore")  # of oddities in the file; what matters raises an error
-            # EXIF rotation is ignored: MATLAB did so when the poses were annotated.
-            pixels = to_rgb(image)
-    except UnidentifiedImageError:
-        forms = ", ".join(FORMATS)
-        raise SampleError("image_unreadable", f"{path} is not a readable image: none of {forms}") from None
-    except MemoryError:  # no fault of the file: a cache without the sample would count as whole
+        # The EXIF orientation is ignored: MATLAB did so when the poses were annotated.
+        pixels = decode(data, upright=False)
+    except MemoryError:  # a cache without the sample would count as whole
         raise MemoryError(f"for {path}") from None
-    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged bytes.
-    except Exception as error:
-        raise SampleError("image_unreadable", f"{path} is not a readable image: {reason(error)}") from None
+    except ValueError as error:
+        raise SampleError("image_unreadable", f"{path} is not a readable image: {error}") from None
     occluder, amodal = read_masks(item.masks, pixels.shape[:2]) if item.masks else (None, None)
     return _Photo(f"{item.folder}/{path.name}", pixels, occluder, amodal)
 
@@ -205,7 +195,7 @@ def _sample(
     return Sample(
         name=name,
         source=photo.source,
-        images=pixels,
+        image=pixels,
         amodal_mask=amodal,
         visible_mask=amodal if occluder is None else amodal & ~occluder,
         occluder_mask=occluder,

@@ -6,7 +6,7 @@
     ood-cv   the OOD-CV challenge's CSV of poses, in degrees.
 
 All three take their ids, names and cameras from the cache, so that exports of one cache and the same splits
-belong together. Everything is said about the crop and its exact camera; a prediction, made with the nominal
+belong together. All numbers are those of the crop and its exact camera; a prediction, made with the nominal
 camera, has its distance multiplied by focal / nominal focal. That keeps the rotation, and the picture of the
 plane through the object's centre that faces the camera, exactly; what is nearer or farther than that plane
 shifts with the perspective, measured 1.3 to 2.1 pixels at most on a crop of 128. Masks stay as predicted.
@@ -236,8 +236,8 @@ def records(paths: Sequence[Path], run: Path | None, masks: bool = False) -> Ite
     for file_id, path in enumerate(track(paths, "export"), start=1):
         with caches.CacheFile(path) as file:
             names, focal, centre = file["name"], file["focal"], file["principal_point"]
-            said = _truth(file, masks) if run is None else _predictions(file, run, masks)
-            for index, fields in enumerate(said):
+            rows = _truth(file, masks) if run is None else _predictions(file, run, masks)
+            for index, fields in enumerate(rows):
                 image_id += 1
                 yield Record(
                     image_id=image_id, file_id=file_id, index=index, dataset=file.dataset, split=file.split,
@@ -279,20 +279,20 @@ def _predictions(file: caches.CacheFile, run: Path, masks: bool) -> Iterator[dic
         for n, i in enumerate(part):
             fields: dict[str, Any] = {name: table[name][rows[i]].item() for name in measured}
             for name in ("amodal", "visible"):
-                found = getattr(shapes, name, None)
-                if found is not None and found.shape[1:] != file.image_size:
+                dense = getattr(shapes, name, None)
+                if dense is not None and dense.shape[1:] != file.image_size:
                     raise ValueError(
-                        f"{path.with_suffix('.h5')}: {name} masks are {found.shape[1:]}, "
+                        f"{path.with_suffix('.h5')}: {name} masks are {dense.shape[1:]}, "
                         f"those of {file.path} {file.image_size} (H, W)"
                     )
-                fields[name] = None if found is None else found[n]
+                fields[name] = None if dense is None else dense[n]
             yield fields | {"viewpoint": viewpoint[i]}
 
 
-def _present(found: Iterable[Record]) -> Iterator[Record]:
-    """The records that did not fail; at the end says how many did."""
+def _present(exported: Iterable[Record]) -> Iterator[Record]:
+    """The records that did not fail; at the end tells how many did."""
     failed = count = 0
-    for record in found:
+    for record in exported:
         count += 1
         failed += record.failed
         if not record.failed:

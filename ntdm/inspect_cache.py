@@ -1,10 +1,10 @@
-"""What is in a cache, for a person to look at: `ntdm inspect`.
+"""`ntdm inspect`: contact sheets, histograms and tables of cache files.
 
     <out>/<dataset>/<split>/<category>.png             samples over all azimuths: crop, CAD, masks
     <out>/<dataset>/<split>/<category>_viewpoints.png  histograms (drawn by ntdm.reports.diagnostics)
 
-The CAD's outline is projected anew with the stored camera, and compared with the stored amodal mask: a wrong
-camera, CAD or mask shows in the picture and in the number.
+The CAD is projected anew with the stored camera, and compared with the stored amodal mask: a wrong camera,
+CAD or mask shows in the picture and in the number.
 """
 
 import math
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from ntdm.geometry.camera import Pinhole, cam_from_obj
 from ntdm.geometry.metrics import iou
-from ntdm.io.cache import CacheFile, Cads
+from ntdm.io.cache import CacheFile, Cad, Cads
 from ntdm.io.outputs import atomic_path
 from ntdm.io.progress import track
 from ntdm.ops.amodal_mask import amodal_mask
@@ -40,7 +40,7 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Survey:
-    """What one cache file holds.
+    """Summary of one cache file.
 
     Attributes:
         key: dataset/split/category.
@@ -85,10 +85,10 @@ def run(caches: Sequence[Path], out: Path, draw: Draw) -> str:
     """
     paths: dict[Path, None] = {}  # each once
     for cache in caches:
-        found_here = [cache] if cache.is_file() else sorted(cache.rglob("[!.]*.h5"))
-        if not found_here:
+        inside = [cache] if cache.is_file() else sorted(cache.rglob("[!.]*.h5"))
+        if not inside:
             raise ValueError(f"no cache file (.h5) in {cache}; `ntdm prep-data` makes them")
-        paths |= dict.fromkeys(found_here)
+        paths |= dict.fromkeys(inside)
     files: dict[str, Path] = {}
     for path in paths:
         key = _key(path)
@@ -97,11 +97,11 @@ def run(caches: Sequence[Path], out: Path, draw: Draw) -> str:
         files[key] = path
     surveys = []
     for path in track(list(paths), "inspect"):
-        found = survey(path, out)
-        with atomic_path(out / f"{found.key}_viewpoints.png") as part:
-            title = f"{found.key}: {len(found.viewpoint)} samples"
-            draw(title, found.viewpoint, found.samples_by_cad(), found.dropped, part)
-        surveys.append(found)
+        summary = survey(path, out)
+        with atomic_path(out / f"{summary.key}_viewpoints.png") as part:
+            title = f"{summary.key}: {len(summary.viewpoint)} samples"
+            draw(title, summary.viewpoint, summary.samples_by_cad(), summary.dropped, part)
+        surveys.append(summary)
     return table(surveys)
 
 
@@ -128,34 +128,34 @@ def survey(path: Path, out: Path) -> Survey:
 
 def table(surveys: Sequence[Survey]) -> str:
     """The surveys as text: a line a file (5th, 50th and 95th percentiles of the viewpoints), CADs, losses."""
-    width = max(4, *(len(found.key) for found in surveys))
+    width = max(4, *(len(entry.key) for entry in surveys))
     head = (
         f"{'file':{width}}  samples     H x W  {'elevation (deg)':>16}  {'theta (deg)':>16}  {'distance':>18}"
     )
     lines = [f"{head}  mask = CAD"]
-    for found in surveys:
-        size = "{} x {}".format(*found.image_size)
-        line = f"{found.key:{width}}  {len(found.viewpoint):7d}  {size:>9}"
-        if len(found.viewpoint):
-            low, middle, high = np.percentile(found.viewpoint, (5, 50, 95), axis=0)
+    for entry in surveys:
+        size = "{} x {}".format(*entry.image_size)
+        line = f"{entry.key:{width}}  {len(entry.viewpoint):7d}  {size:>9}"
+        if len(entry.viewpoint):
+            low, middle, high = np.percentile(entry.viewpoint, (5, 50, 95), axis=0)
             for column in (1, 2):
                 angles = (f"{round(math.degrees(values[column])):4d}" for values in (low, middle, high))
                 line += f"  {'  '.join(angles):>16}"
             line += f"  {low[3]:6.2f}{middle[3]:6.2f}{high[3]:6.2f}"
-            # Cut, not rounded: 1.000 is said of identical masks only.
+            # Cut, not rounded: 1.000 stands for identical masks only.
             iou_text = (
-                "no CAD" if found.least_iou is None else f"IoU >= {int(1000 * found.least_iou) / 1000:.3f}"
+                "no CAD" if entry.least_iou is None else f"IoU >= {int(1000 * entry.least_iou) / 1000:.3f}"
             )
             line += f"  {iou_text}"
         lines.append(line)
     lines += ["", f"{'file':{width}}  samples by CAD"]
-    for found in surveys:
-        counts = ", ".join(f"{label}: {count}" for label, count in found.samples_by_cad().items())
-        lines.append(f"{found.key:{width}}  {counts}")
+    for entry in surveys:
+        counts = ", ".join(f"{label}: {count}" for label, count in entry.samples_by_cad().items())
+        lines.append(f"{entry.key:{width}}  {counts}")
     lines += ["", f"{'file':{width}}  dropped  reason"]
-    for found in surveys:
-        reasons = sorted(found.dropped.items()) or [("", 0)]
-        lines += [f"{found.key:{width}}  {n:7d}  {reason or 'nothing was dropped'}" for reason, n in reasons]
+    for entry in surveys:
+        reasons = sorted(entry.dropped.items()) or [("", 0)]
+        lines += [f"{entry.key:{width}}  {n:7d}  {reason or 'nothing was dropped'}" for reason, n in reasons]
     return "\n".join(lines)
 
 
@@ -195,7 +195,7 @@ def _sheet(file: CacheFile, cads: Cads, out: Path) -> tuple[Path, float | None]:
     return out, min(agreement) if agreement else None
 
 
-def _annotated(file: CacheFile, index: int, cad: tuple[np.ndarray, np.ndarray] | None) -> pictures.Picture:
+def _annotated(file: CacheFile, index: int, cad: Cad | None) -> pictures.Picture:
     """The crop at the tile's size, with the outline of its CAD and its box: lines finer than crop pixels."""
     height, width = file.image_size
     zoom = TILE / max(height, width)
@@ -211,7 +211,7 @@ def _annotated(file: CacheFile, index: int, cad: tuple[np.ndarray, np.ndarray] |
     return np.asarray(photo)
 
 
-def _project(file: CacheFile, index: int, cad: tuple[np.ndarray, np.ndarray], zoom: float) -> np.ndarray:
+def _project(file: CacheFile, index: int, cad: Cad, zoom: float) -> np.ndarray:
     """Where the CAD covers the crop enlarged `zoom` times: bool [zoom H, zoom W]."""
     height, width = file.image_size
     vertices, faces = torch.from_numpy(cad[0]).double(), torch.from_numpy(cad[1]).long()

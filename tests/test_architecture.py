@@ -50,6 +50,7 @@ DOORS = {
     "torchvision": {"ntdm.methods.mask_rcnn"},
     "typer": {"ntdm.cli", "ntdm.cli_options"},
     "rich": {"ntdm.io.progress"},
+    "pillow_heif": {"ntdm.io.photo"},
     "ctypes": {"ntdm.ops.kernels"},
 }
 FORBIDDEN = {"timm", "joblib", "marshal", "shelve", "dill"}

@@ -17,16 +17,15 @@ from ntdm.config.protocol import CATEGORIES
 from ntdm.data_prep.raw import polygons
 from ntdm.data_prep.raw.files import LARGEST_TEXT, read_bytes
 from ntdm.data_prep.raw.mat import read_mat
-from ntdm.io.fault import reason
+from ntdm.io.cache import Cad
 from ntdm.io.progress import say
+from ntdm.io.untrusted import reason
 
 _LARGEST = 10.0  # CAD units from the origin, where a model's diagonal is 1
 _MOST_CORNERS = 1000  # of a face
 
 # "01.off" is a model, "01_left_wing.off" one of its anchor points.
 _MODEL = re.compile(r"\d\d\.off")
-
-Cad = tuple[np.ndarray, np.ndarray]  # vertices f32 [V, 3] in the object frame, triangles i32 [F, 3]
 
 
 def read_off(path: Path) -> Cad:

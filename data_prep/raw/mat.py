@@ -17,7 +17,7 @@ from typing import Any
 import scipy.io
 
 from ntdm.data_prep.raw.files import read_bytes
-from ntdm.io.fault import reason
+from ntdm.io.untrusted import reason
 
 _LARGEST = 64 * 2**20  # bytes, unpacked: the largest category of CADs, with its visibility tables, has 20 MB
 _DEEPEST = 20  # a record's anchor locations are at depth 5

@@ -18,7 +18,7 @@ from ntdm.config.protocol import NOMINAL_DISTANCE, PASCAL3D_FOCAL_PX
 
 # NeMo's rule: at and below this (r = 0.001) the annotated distance is no distance, the box sets it instead.
 DEGENERATE_DISTANCE = 1e-3 * NOMINAL_DISTANCE
-_WINDOW = 6_000_000  # numbers of a photo that are resampled at a time: 24 MB as float32
+WINDOW = 6_000_000  # numbers of a photo that are resampled at a time: 24 MB as float32
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,18 @@ class CropMap:
         """Photo positions [..., 2] in the crop."""
         return (np.asarray(xy, np.float64) - self.centre) * self.zoom + self.principal_point
 
-    def resample(self, photo: np.ndarray) -> np.ndarray:
-        """The crop of `photo` [h, w] or [h, w, C], any real type: float32 [H, W] or [H, W, C].
+    def resample(self, photo: np.ndarray, window: int = WINDOW) -> np.ndarray:
+        """The crop of a photo.
 
         Triangle filter, as wide as a crop pixel where the photo is shrunk (no aliasing) and as a photo pixel
         (bilinear) where it is enlarged. A crop pixel whose centre lies outside the photo is 0.
+
+        Args:
+            photo: [h, w] or [h, w, C], any real type.
+            window: numbers of the photo that are resampled at a time.
+
+        Returns:
+            float32 [H, W] or [H, W, C].
         """
         height, width = self.size
         rows = _weights(height, photo.shape[0], self.zoom, self.centre[1])
@@ -61,22 +68,28 @@ class CropMap:
         # Along x first: its transposes then move a window of the photo, not the (often larger) crop. A large
         # photo goes in strips, whose sums add up.
         channels = photo[0, 0].size
-        strip = max(1, _WINDOW // ((right - left) * channels))
+        strip = max(1, window // ((right - left) * channels))
         crop = np.zeros((height, width * channels), np.float32)
         for start in range(top, bottom, strip):
             stop = min(start + strip, bottom)
-            window = photo[start:stop, left:right].swapaxes(0, 1).astype(np.float32, order="C")
-            wide = columns[:, left:right] @ window.reshape(right - left, -1)  # [W, h * C]
+            part = photo[start:stop, left:right].swapaxes(0, 1).astype(np.float32, order="C")
+            wide = columns[:, left:right] @ part.reshape(right - left, -1)  # [W, h * C]
             wide = wide.reshape(width, stop - start, channels).swapaxes(0, 1)
             crop += rows[:, start:stop] @ wide.reshape(stop - start, -1)  # [H, W * C]
         return crop.reshape(height, width, *photo.shape[2:])
 
 
 def box_distance(size: tuple[int, int], scale: float, focal_px: float, bbox: np.ndarray) -> float:
-    """The distance at which the crop of :func:`crop_map` shows the box as large as fits, CAD units.
+    """The distance at which the crop shows a box as large as fits, for annotations of no real distance.
 
-    For annotations whose own distance is none (DEGENERATE_DISTANCE); arguments as there, and `bbox` [4]: x0,
-    y0, x1, y1 in the photo.
+    Args:
+        size: (H, W) of the crop.
+        scale: s, as for :func:`crop_map`.
+        focal_px: focal * viewport of the annotation, photo pixels.
+        bbox: [4] x0, y0, x1, y1 in the photo.
+
+    Returns:
+        CAD units.
     """
     sides = np.maximum(np.abs(bbox[2:] - bbox[:2]), 1.0)
     zoom = float(min(size[1] / sides[0], size[0] / sides[1]))

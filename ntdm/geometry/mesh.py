@@ -1,9 +1,9 @@
-"""Triangle meshes: the icosphere template, its seam-safe texture coordinates, normals, sampling, OBJ out.
+"""Triangle meshes: the icosphere template, its seam-safe texture coordinates, normals, sampling, boxes.
 
-Every mesh lives in the object frame of camera.py (+z up, front at -y). Texture coordinates belong to the
-*template*: each vertex of a deformed mesh keeps the point of the unit sphere it came from, so the sphere
-point is what travels through the rasterizer, and (u, v) are made from it per pixel (:func:`sphere_uv`).
-Interpolating u itself would smear the whole texture across the triangles that cross u = 0.
+Meshes are in the object frame of camera.py (+z up, front at -y). Texture coordinates belong to the
+*template*: each vertex of a deformed mesh keeps its point of the unit sphere, the rasterizer interpolates
+sphere points, and (u, v) is computed from them per pixel (:func:`sphere_uv`; section 3.1 of arXiv
+2306.00118). Interpolated u would smear the whole texture across the triangles that cross u = 0.
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Cad = tuple[np.ndarray, np.ndarray]  # vertices f32 [V, 3] in the object frame, faces [F, 3]
+from ntdm.io.cache import Cad
 
 # Closer to the axis than this the longitude of a unit vector is rounding noise.
 POLE_RADIUS = 1e-6
@@ -45,6 +45,9 @@ def icosphere(subdivisions: int) -> Mesh:
 
     It is symmetric in the three coordinate planes, so a left-right symmetric object (x -> -x) has mirrored
     vertices; from one subdivision on both poles are vertices. The vertices of a coarser sphere come first.
+
+    Args:
+        subdivisions: n, 0 to 7.
     """
     if not 0 <= subdivisions <= 7:
         raise ValueError(f"icosphere subdivisions is {subdivisions}: want 0 to 7")
@@ -92,11 +95,11 @@ def sphere_uv(points: Tensor) -> Tensor:
     """
     x, y, z = points.unbind(-1)
     radius = (x * x + y * y).clamp_min(POLE_RADIUS**2).sqrt()
-    # Where the radius is clamped it is a constant, so v has derivative 0 there instead of 0 / 0.
+    # The radius is constant where it is clamped, so that v has derivative 0 there instead of 0 / 0.
     v = torch.atan2(radius, z) / math.pi
     pole = x * x + y * y < POLE_RADIUS**2
     u = torch.atan2(torch.where(pole, 0.0, y), torch.where(pole, 1.0, x)) / (2 * math.pi)
-    # remainder() of a tiny negative number rounds to 1.0 itself, which is 0.
+    # u of a tiny negative angle rounds to 1.0, which is 0.
     u = u - u.detach().floor()
     return torch.stack([torch.where(u >= 1, u - 1, u), v], -1)
 
@@ -122,7 +125,15 @@ def sphere_tangents(points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Cross products [B, F, 3] of vertices [B, V, 3]: direction is the normal, length twice the area."""
+    """Normals of faces, as long as twice their area, differentiable.
+
+    Args:
+        vertices: [B, V, 3].
+        faces: [F, 3] int64.
+
+    Returns:
+        [B, F, 3].
+    """
     # index_select: its backward is one index_add, advanced indexing's is an accumulate ten times slower.
     a, b, c = (vertices.index_select(1, faces[:, k]) for k in range(3))
     return torch.linalg.cross(b - a, c - a)
@@ -147,7 +158,14 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
 
 
 def face_neighbours(faces: Tensor) -> tuple[Tensor, Tensor]:
-    """Of a closed mesh [F, 3]: its edges [E, 2] as vertex numbers, and the two faces [E, 2] of each."""
+    """Edges of a closed mesh and the two faces at each.
+
+    Args:
+        faces: [F, 3] int64.
+
+    Returns:
+        edges [E, 2] as vertex numbers, and face numbers [E, 2].
+    """
     directed = torch.cat([faces[:, :2], faces[:, 1:], faces[:, ::2]]).sort(1).values
     order = (directed[:, 0] * (int(faces.max()) + 1) + directed[:, 1]).argsort(stable=True)
     return directed[order][::2], (order % len(faces)).reshape(-1, 2)
@@ -183,12 +201,21 @@ def sample_surface(
     return (1 - r) * a + r * (1 - s) * b + r * s * c
 
 
-def as_mesh(cad: Cad) -> tuple[Tensor, Tensor]:
-    """A CAD as float32 vertices [V, 3] and int64 faces [F, 3]."""
-    return torch.from_numpy(np.asarray(cad[0], np.float32)), torch.from_numpy(np.asarray(cad[1], np.int64))
+def as_mesh(cad: Cad) -> Mesh:
+    """A CAD's arrays as a mesh of tensors."""
+    vertices, faces = cad
+    return Mesh(
+        torch.from_numpy(np.asarray(vertices, np.float32)), torch.from_numpy(np.asarray(faces, np.int64))
+    )
 
 
-def middle(vertices: Tensor, faces: Tensor) -> Tensor:
-    """[3]: centre of the bounding box of the vertices that faces use."""
-    used = vertices[faces.reshape(-1)]
-    return (used.amin(0) + used.amax(0)) / 2
+def bounding_box(mesh: Mesh) -> tuple[Tensor, Tensor]:
+    """Least and greatest corner [3] of the box around the vertices that faces use; others do not count."""
+    corners = mesh.vertices[mesh.faces.reshape(-1)]
+    return corners.amin(0), corners.amax(0)
+
+
+def box_centre(mesh: Mesh) -> Tensor:
+    """[3]: the middle of the :func:`bounding_box`."""
+    low, high = bounding_box(mesh)
+    return (low + high) / 2

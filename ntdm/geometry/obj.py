@@ -76,6 +76,6 @@ def _corner_uv(sphere_points: Tensor, faces: Tensor) -> np.ndarray:
     pole = np.isclose(np.abs(v - 0.5), 0.5, atol=1e-5)
     spread = np.where(pole, -np.inf, u).max(1) - np.where(pole, np.inf, u).min(1)
     u += (spread[:, None] > 0.5) & (u < 0.5)
-    # A pole has no longitude of its own: it takes the middle of its face's.
+    # The longitude of a pole, which has none, is the mean of its face's other corners.
     others = np.where(pole, 0, u).sum(1) / np.maximum((~pole).sum(1), 1)
     return np.stack([np.where(pole, others[:, None], u), v], -1)

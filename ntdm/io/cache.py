@@ -14,7 +14,7 @@
     name, source     utf-8 [N]      unique sample name; path relative to the dataset's root
     cad/<k>/vertices f32 [V,3], cad/<k>/faces i32 [F,3]
 
-and the attributes of cache_check.ATTRIBUTES. A file has its final name only when it is whole.
+and the attributes of cache_schema.ATTRIBUTES. A file has its final name only when it is whole.
 """
 
 import contextlib
@@ -40,7 +40,8 @@ from ntdm.io.outputs import atomic_hdf5
 
 _PIXELS = ("images", "amodal_mask", "visible_mask", "occluder_mask", "source_mask")
 
-Cads = Mapping[int, tuple[np.ndarray, np.ndarray]]
+Cad = tuple[np.ndarray, np.ndarray]  # vertices f32 [V, 3] in the object frame, faces i32 [F, 3]
+Cads = Mapping[int, Cad]  # by cad_index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class Sample:
 
     name: str
     source: str
-    images: np.ndarray  # u8 [H, W, 3]
+    image: np.ndarray  # u8 [H, W, 3], a row of `images`
     amodal_mask: np.ndarray  # bool or 0/1 [H, W]
     visible_mask: np.ndarray  # [H, W]
     viewpoint: np.ndarray  # f64 [4]
@@ -133,7 +134,7 @@ class CacheWriter:
         assert sample.cad_index < 0 or sample.cad_index in self._cads, f"{sample.name}: CAD not in the file"
         self._names.add(sample.name)
         for name, (_, shape) in self._layout.items():
-            value = getattr(sample, name)
+            value = getattr(sample, "image" if name == "images" else name)
             assert np.shape(value) == resolved(shape, self._size), (
                 f"{sample.name}: {name} is {np.shape(value)}"
             )
@@ -172,7 +173,7 @@ def _is_plain(stored: h5py.Dataset) -> bool:
     return plain and stored.chunks == (1, *stored.shape[1:])
 
 
-# What the system says of a file that is whole: rights, memory, handles, a server that does not answer.
+# Errors of the system on a file that may well be whole: rights, memory, handles, locks, a silent server.
 NOT_THE_FILES_FAULT = frozenset(
     {
         errno.EACCES,
@@ -190,10 +191,23 @@ NOT_THE_FILES_FAULT = frozenset(
 class CacheFile:
     """A cache file opened for reading, its schema checked.
 
-    Attributes: path, dataset, split, category, inputs and pixels (digests), image_size (H, W), config and
-    dropped (dictionaries), nominal_focal (pixels of the crop);
-    `len(file)` samples; `file["viewpoint"]` reads a whole array (names and sources as lists of str),
-    `file.read("images", i)` one sample of it.
+    `len(file)` is the number of samples, `file["viewpoint"]` a whole array (names and sources as lists of
+    str), `file.read("images", i)` one sample of it. Caches are only ever replaced as whole files: a reader
+    takes no lock, which another program may hold or the file system may not have.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        path: the file.
+        dataset: "pascal3d", ...
+        split: "train", ...
+        category: "car", ...
+        inputs: digest of the photos and CADs that were listed for the file.
+        pixels: digest of the photos and masks that it holds.
+        image_size: (H, W).
+        config: what the file was made with.
+        dropped: reason -> count, the samples that prep-data left out.
 
     Raises:
         ValueError: the file is absent, is not HDF5, is not whole, or does not keep the schema, which
@@ -208,8 +222,6 @@ class CacheFile:
         if not self.path.is_file():
             raise ValueError(f"cache file {path} does not exist; `ntdm prep-data` makes it")
         try:
-            # Caches are only ever replaced as whole files: a reader needs no lock, which others may hold or
-            # the file system may not have.
             self._file = h5py.File(self.path, "r", locking=False)
         except OSError as error:
             if error.errno in NOT_THE_FILES_FAULT:
@@ -240,7 +252,7 @@ class CacheFile:
 
     @property
     def nominal_focal(self) -> float:
-        """3000 s: what inference takes for the focal length; it does not know the annotated distance."""
+        """3000 s, crop pixels: the focal length that inference assumes, which has no annotated distance."""
         if "scale" not in self.config:
             raise ValueError(
                 f"{self.path}: its config has no scale; make it again with prep-data --overwrite"
@@ -286,7 +298,7 @@ class CacheFile:
             text = f"{self.path}: dataset {name} is damaged ({error})"
             raise ValueError(f"{text}; make it again with prep-data --overwrite") from None
 
-    def cads(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    def cads(self) -> dict[int, Cad]:
         """cad_index -> (vertices f32 [V, 3] in the object frame, faces i32 [F, 3]), ascending."""
         group = self._file["cad"]
         with self._whole("cad"):

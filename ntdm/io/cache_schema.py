@@ -1,7 +1,7 @@
-"""The cache's schema, version 1, and whether a file keeps it: everything is checked before anything is used.
+"""The cache's schema, version 1, and the check of a file against it, before anything of the file is used.
 
-cache.py says what the fields mean. A damaged HDF5 file can claim any shape and type, and its library raises
-nearly any error on it; here both become one ValueError.
+The fields are those of cache.py. A damaged HDF5 file can claim any shape and type, and its library raises
+nearly any error on it; both become one ValueError here.
 """
 
 import json
@@ -37,12 +37,12 @@ OPTIONAL: dict[str, tuple[str, tuple[Any, ...]]] = {
     "source_mask": ("u1", ("H", "W")),
 }
 LARGEST_SIDE = 8192  # pixels of a crop
-_MAX_COMPRESSION = 1100  # no filter of HDF5 makes data smaller than by this factor
+_MAX_COMPRESSION = 1100  # factor by which no filter of HDF5 makes data smaller
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the attributes of a cache file say; see cache.CacheFile."""
+    """The attributes of a cache file; see cache.CacheFile."""
 
     dataset: str
     split: str
@@ -68,9 +68,9 @@ def check(file: h5py.File, path: Path) -> Header:
     for name, (kind, shape) in (REQUIRED | OPTIONAL).items():
         if name in OPTIONAL and file.get(name, getlink=True) is None:
             continue
-        found, want = _dataset(file, name, size), (count, *resolved(shape, header.image_size))
-        if found.shape != want or found.dtype != np.dtype(kind):
-            have = f"{found.dtype} {found.shape}"
+        dataset, want = _dataset(file, name, size), (count, *resolved(shape, header.image_size))
+        if dataset.shape != want or dataset.dtype != np.dtype(kind):
+            have = f"{dataset.dtype} {dataset.shape}"
             raise ValueError(f"dataset {name} is {have}, want {np.dtype(kind)} {want}")
     names = [str(name) for name in file["name"].asstr()[:]]
     if len(set(names)) < count or not all(
@@ -88,8 +88,8 @@ def _header(file: h5py.File, path: Path) -> Header:
     if _scalar(attrs, "schema") != SCHEMA:
         raise ValueError(f"attribute schema is {_scalar(attrs, 'schema')!r}, want {SCHEMA!r}")
     if _scalar(attrs, "schema_version") != SCHEMA_VERSION:
-        found = _scalar(attrs, "schema_version")
-        raise ValueError(f"schema version {found}; this ntdm reads version {SCHEMA_VERSION}")
+        version = _scalar(attrs, "schema_version")
+        raise ValueError(f"schema version {version}; this ntdm reads version {SCHEMA_VERSION}")
     missing = [name for name in ATTRIBUTES if name not in attrs]
     if missing:
         raise ValueError(f"attribute {missing[0]} is missing")
@@ -156,7 +156,7 @@ def _cads(file: h5py.File, size: int) -> set[int]:
         file["cad"], h5py.Group
     ):
         raise ValueError("group cad is missing")
-    found = set()
+    cad_index = set()
     for key in file["cad"]:
         group = (
             file["cad"].get(key) if isinstance(file["cad"].get(key, getlink=True), h5py.HardLink) else None
@@ -171,8 +171,8 @@ def _cads(file: h5py.File, size: int) -> set[int]:
         corners = faces[:]
         if not np.isfinite(vertices[:]).all() or corners.min() < 0 or corners.max() >= len(vertices):
             raise ValueError(f"cad/{key} has a vertex that is not finite, or a face of a vertex it has not")
-        found.add(int(key))
-    return found
+        cad_index.add(int(key))
+    return cad_index
 
 
 def _latent(file: h5py.File, size: int, count: int) -> None:

@@ -1,5 +1,6 @@
-"""Photos as files hold them, to RGB."""
+"""RGB pixels of photos: of files, of Pillow images, of arrays."""
 
+import functools
 import io
 import re
 import warnings
@@ -9,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ntdm.io.fault import reason
+from ntdm.io.untrusted import reason
 
 # Some of ImageNet's .JPEG are PNGs. Not every format that Pillow knows: some start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+_HEIC = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+)  # brands of the container
 LARGEST_FILE = 32 * 2**20  # bytes: Pillow goes over what precedes the pixels byte by byte
 LARGEST = 40_000_000  # pixels: half a gigabyte as float32 RGB
 _MOST_SCANS = 50  # of a progressive JPEG; what cameras and programs write has ten
@@ -31,17 +35,23 @@ _TURNED_PNG = (b"eXIf", b"iTXtXML:com.adobe.xmp\0", b"zTXtRaw profile type exif\
 
 
 def check_size(image: Image.Image) -> None:
-    """ValueError where a picture has more than LARGEST pixels; nothing is decoded for it."""
+    """Refuse an image of more than LARGEST pixels, before anything is decoded.
+
+    Raises:
+        ValueError: it has more.
+    """
     if image.width * image.height > LARGEST:
         raise ValueError(f"{image.width} x {image.height} pixels are more than {LARGEST}; shrink it")
 
 
 def essential(data: bytes) -> bytes:
-    """What of a photo's file gives its pixels and its orientation: a JPEG or PNG without other metadata.
+    """A photo's file without the metadata of a JPEG or PNG, but for what decides pixels and orientation.
 
-    Pillow takes metadata apart, piece by piece, before it decodes anything: seconds, and more memory than the
-    photo, for a file made of nothing else. ValueError where what is left would keep a decoder busy for long,
-    however few its pixels.
+    Pillow parses metadata piece by piece before it decodes anything: seconds, and more memory than the photo,
+    for a file of nothing else.
+
+    Raises:
+        ValueError: what is left would keep a decoder busy for long, however few its pixels.
     """
     if data.startswith(b"\xff\xd8"):
         if data.count(b"\xff\xff") > _MOST_PADDING:
@@ -114,7 +124,7 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def photo_from_image(image: Image.Image) -> NDArray[np.uint8]:
-    """RGB u8 [H, W, 3] of a Pillow image, EXIF rotation applied; ValueError as :func:`to_rgb`."""
+    """RGB u8 [H, W, 3] of a Pillow image, EXIF orientation applied; ValueError as :func:`to_rgb`."""
     try:
         check_size(image)  # turning it decodes it
         return to_rgb(ImageOps.exif_transpose(image))
@@ -138,29 +148,63 @@ def photo_from_array(photo: object) -> NDArray[np.uint8]:
     return np.ascontiguousarray(photo)
 
 
-def _what_it_is(data: bytes) -> str:
-    """Of a file that Pillow does not know."""
-    known = f"it is none of {', '.join(FORMATS)}"
-    heic = data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif")
-    return f"it is HEIC, as phones write; save it as JPEG ({known})" if heic else known
+def decode(data: bytes, upright: bool) -> NDArray[np.uint8]:
+    """RGB u8 [H, W, 3] of a photo's file.
 
+    Args:
+        data: the file's bytes.
+        upright: apply the EXIF orientation; else the pixels stay as the file has them.
 
-def read_photo(path: Path) -> np.ndarray:
-    """RGB u8 [H, W, 3], EXIF rotation applied; ValueError when it is not a readable image of a sane size."""
+    Raises:
+        ValueError: not an image that is read, damaged, or too large; what it is, without the file's name.
+    """
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ValueError(f"it has more than {LARGEST_FILE} bytes")
-        data = essential(path.read_bytes())
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with warnings.catch_warnings(), _opened(essential(data)) as image:
             warnings.simplefilter("ignore")  # of oddities in the file; what matters raises an error
             check_size(image)  # turning it decodes it
-            return to_rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError:
-        raise ValueError(f"photo {path} does not exist") from None
+            return to_rgb(ImageOps.exif_transpose(image) if upright else image)
     except UnidentifiedImageError:
-        raise ValueError(f"photo {path} cannot be read as an image: {_what_it_is(data)}") from None
-    except MemoryError:
+        kind = "damaged HEIC" if _is_heic(data) else f"none of {', '.join(FORMATS)}"
+        raise ValueError(f"it is {kind}") from None
+    except MemoryError:  # no fault of the file
         raise
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged bytes.
     except Exception as error:
+        raise ValueError(reason(error)) from None
+
+
+def read_photo(path: Path) -> NDArray[np.uint8]:
+    """RGB u8 [H, W, 3], EXIF orientation applied; ValueError where it is no readable image of a sane size."""
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"it has more than {LARGEST_FILE} bytes")
+        return decode(path.read_bytes(), upright=True)
+    except FileNotFoundError:
+        raise ValueError(f"photo {path} does not exist") from None
+    except (OSError, ValueError) as error:
         raise ValueError(f"photo {path} cannot be read as an image: {reason(error)}") from None
+
+
+def _opened(data: bytes) -> Image.Image:
+    """The image of a file's bytes, not decoded yet; HEIC where pillow-heif is installed."""
+    if not _is_heic(data):
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    if not _reads_heic():
+        remedy = "`pip install pillow-heif`, or save it as JPEG"
+        raise ValueError(f"it is HEIC, as phones write: {remedy} (it is none of {', '.join(FORMATS)})")
+    return Image.open(io.BytesIO(data), formats=("HEIF",))
+
+
+def _is_heic(data: bytes) -> bool:
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIC
+
+
+@functools.cache
+def _reads_heic() -> bool:
+    """Whether Pillow reads HEIC here, through pillow-heif."""
+    try:
+        import pillow_heif
+    except (ImportError, OSError):  # the latter where its library does not load
+        return False
+    pillow_heif.register_heif_opener()
+    return True

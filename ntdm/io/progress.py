@@ -1,8 +1,11 @@
 """Progress with the time left: a bar on a terminal, a plain line about every ten seconds elsewhere.
 
 Progress goes to stderr and results to stdout, so that a command's last line of stdout is the path it wrote.
+Text is printed as it is: not laid out in the terminal's width, and no :code: or [tag] in it has a meaning.
 """
 
+import codecs
+import io
 import os
 import sys
 import time
@@ -11,35 +14,77 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 T = TypeVar("T")
 
 INTERVAL = 10.0  # seconds between two plain lines
+NARROWEST = 40  # columns of a terminal that a bar fits into; some terminals and schedulers say 0
 _stderr = Console(stderr=True, highlight=False)
 
 
+def print_any_text() -> None:
+    """Let stdout and stderr take any text, whatever their encoding: no result may end in an encoding error.
+
+    What the encoding lacks is printed as the bytes of a file name (``os.fsencode``), so that a path comes out
+    as the system has it, or as "?" where there are none.
+    """
+    codecs.register_error("ntdm", _as_bytes)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="ntdm")
+
+
+def _as_bytes(error: UnicodeError) -> tuple[bytes, int]:
+    assert isinstance(error, UnicodeEncodeError)
+
+    def encoded(character: str) -> bytes:
+        try:
+            return os.fsencode(character)
+        except UnicodeEncodeError:
+            return b"?"
+
+    return b"".join(map(encoded, error.object[error.start : error.end])), error.end
+
+
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-    """Yield `items` and show how far the loop is. `total` is needed where `len(items)` is not known."""
+    """Yield items and show how far the loop is.
+
+    Args:
+        items: of the loop.
+        label: its name.
+        total: number of items, where `len(items)` does not tell.
+    """
     if not _speaks():
         return iter(items)
     if total is None and isinstance(items, Sized):
         total = len(items)
-    return _bar(items, label, total) if _stderr.is_terminal else _lines(items, label, total)
+    return _bar(items, label, total) if _has_bars() else _lines(items, label, total)
 
 
 def say(text: str, result: bool = False, error: bool = False) -> None:
-    """Print one line without breaking a bar: to stderr, or to stdout where it is a `result`.
+    """Print one line without breaking a bar. Of the processes that torchrun starts the first one prints.
 
-    Of the processes that torchrun starts the first speaks, and whichever has an `error` to tell.
+    Args:
+        text: the line.
+        result: print to stdout, not to stderr.
+        error: print in every process.
     """
     if not (_speaks() or error):
         return
-    # Plain print: rich lays text out in the terminal's width, which may be 0, and reads :codes: in paths.
-    print(text, file=sys.stdout if result else sys.stderr, flush=True)
+    if _has_bars() and not result:
+        _stderr.print(Text(text), soft_wrap=True)  # above a bar that is shown
+    else:
+        print(text, file=sys.stdout if result else sys.stderr, flush=True)
 
 
 def _speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
+
+
+def _has_bars() -> bool:
+    """Whether stderr is a terminal on which bars are shown."""
+    return _stderr.is_terminal and _stderr.width >= NARROWEST
 
 
 def _bar(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:

@@ -1,5 +1,6 @@
-"""NumPy archives (.npz) of strangers: arrays of numbers and text, and None where a field was left empty.
+"""Input of strangers: their words in our sentences, and NumPy archives (.npz) without running their pickles.
 
+An archive holds arrays of numbers and text, and None where a field was left empty.
 NumPy stores None as a pickle, and loading a pickle can run code. So no pickle is loaded: its opcodes are
 listed, and one that spells an array holding None is taken for None. A file with any other pickle is refused.
 """
@@ -12,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ntdm.io.fault import reason
-
+_LONGEST_TEXT = 200  # characters; scipy quotes the whole file
 LARGEST = 100_000_000  # bytes, packed or unpacked: two masks of the largest photo, and some to spare
 _MOST = 1000  # members: an annotation has some twenty
 _LONGEST_HEADER = 1000  # bytes of an array's header: NumPy writes 118 of a plain one
@@ -29,6 +29,17 @@ _WORDS = frozenset(
 )  # fmt: skip
 _BOOKKEEPING = frozenset({"BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"})
 _ENDING = ["EMPTY_LIST", "NONE", "APPEND", "TUPLE", "BUILD", "STOP"]
+
+
+def one_line(text: str) -> str:
+    """A stranger's text as one printable line of at most 200 characters."""
+    text = "".join(c for c in " ".join(text.split()) if c.isprintable())
+    return text[:_LONGEST_TEXT] + ("..." if len(text) > _LONGEST_TEXT else "")
+
+
+def reason(error: BaseException) -> str:
+    """The message of an error as :func:`one_line`; its type where it has none."""
+    return one_line(str(error)) or type(error).__name__
 
 
 def unpack(data: bytes, path: Path) -> dict[str, np.ndarray]:
@@ -64,9 +75,8 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray | Non
     if member.compress_type not in _METHODS:
         raise ValueError(f"field {member.filename.removesuffix('.npy')} is compressed by another method")
     with archive.open(member) as file:
-        content = file.read(
-            member.file_size
-        )  # with the size, or a member could unpack to more than it claims
+        # With the size, or a member could unpack to more than it claims.
+        content = file.read(member.file_size)
     try:
         return _array(content)
     except ValueError as error:
@@ -107,6 +117,6 @@ def _is_none(pickled: bytes) -> bool:
         steps = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(pickled)]
     except (ValueError, IndexError):
         return False
-    words = {word for _, said in steps if isinstance(said, str) for word in said.split(" ")}
+    words = {word for _, text in steps if isinstance(text, str) for word in text.split(" ")}
     names = [name for name, _ in steps if name not in _BOOKKEEPING]
     return words <= _WORDS and names[-len(_ENDING) :] == _ENDING

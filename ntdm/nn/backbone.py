@@ -7,6 +7,7 @@ name. ``TinyFeatures`` is the same idea at a size that trains on a CPU: stride 4
 channels.
 """
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ntdm.io.fault import reason
+from ntdm.io.untrusted import one_line, reason
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -248,13 +249,22 @@ def _prepared(model: Net, name: str, weights: str) -> Net:
     if weights:
         if name != "resnet50":
             raise ValueError(f"backbone_weights is set, but {name!r} has no ImageNet weights; use resnet50")
-        load_imagenet(model, Path(weights))
+        load_imagenet(model, Path(os.path.expanduser(weights)))
     model.to(memory_format=torch.channels_last)
     return model
 
 
 def load_imagenet(model: nn.Module, path: Path) -> None:
-    """Load a torchvision ResNet-50 state dict by name; its classifier `fc` is ignored."""
+    """Load a torchvision ResNet-50 state dict by name; its classifier `fc` is ignored.
+
+    Args:
+        model: a trunk, whose weights are replaced.
+        path: a state dict, or a checkpoint that holds one as "state_dict"; names may begin with "module.", as
+            nn.DataParallel's do.
+
+    Raises:
+        ValueError: the file is missing, is none that torch reads as tensors, or lacks some of the trunk's.
+    """
     if not path.is_file():
         raise ValueError(
             f"backbone weights {path}: no such file; give a torchvision ResNet-50 state dict (.pth)"
@@ -269,15 +279,18 @@ def load_imagenet(model: nn.Module, path: Path) -> None:
         raise ValueError(f"backbone weights {path} cannot be read as a state dict: {reason(error)}") from None
     if not isinstance(state, dict):
         raise ValueError(f"backbone weights {path} hold {type(state).__name__}, want a state dict")
-    # nn.DataParallel's prefix.
+    if isinstance(state.get("state_dict"), dict):  # Lightning's and MMCV's checkpoints
+        state = state["state_dict"]
     state = {str(name).removeprefix("module."): value for name, value in state.items()}
-    rooms = {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"}
-    trunk = {k for k in model.state_dict() if k.split(".")[0] in rooms}
+    stages = {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"}
+    trunk = {k for k in model.state_dict() if k.split(".")[0] in stages}
     # Files from before torch 0.4.1 lack the batch norms' counters, which inference does not use.
     missing = sorted(k for k in trunk - set(state) if not k.endswith("num_batches_tracked"))
     if missing:
+        names = one_line(", ".join([*state][:3])) + (" ..." if len(state) > 3 else "")
         raise ValueError(
-            f"backbone weights {path}: {missing[0]} and {len(missing) - 1} more tensors are missing"
+            f"backbone weights {path}: {missing[0]} and {len(missing) - 1} more tensors are missing; "
+            f"it holds {names or 'nothing'}; want torchvision's ResNet-50"
         )
     try:
         model.load_state_dict({k: state[k] for k in trunk & set(state)}, strict=False)
@@ -295,4 +308,4 @@ def _not_tensors(path: Path) -> str:
         return "are a pointer of Git LFS and not the file itself: `git lfs pull` brings it"
     if start[:2] == b"PK" or start[:1] == b"\x80":
         return "hold more than tensors, and are not executed"
-    return "are no file of torch: its first bytes are " + reason(ValueError(repr(start[:16])))
+    return f"are no file that torch.load reads: it begins with {start[:16]!r}"

@@ -4,9 +4,9 @@ v are the vertices of the unit icosphere, s the category's extents along x, y, z
 
     Psi(v, z) = network(harmonic embedding of v, z) + sum_k z_k b_k(v)
 
-z has one entry for each of the category's CADs and is one-hot for a CAD the model was fitted to; inference
-optimises it freely. The network is smooth over the sphere; b_k [V, 3] is what it leaves out of CAD k: edges,
-wing tips, legs, for which a network of bearable size and training time is too smooth.
+z has one entry for each of the category's CADs and is one-hot for a CAD that Γ was fitted to; inference
+optimises it freely. The offsets b_k [V, 3] are the residual of the network on CAD k: edges, wing tips, legs,
+for which a network of bearable size and training time is too smooth over the sphere.
 """
 
 import math
@@ -20,14 +20,22 @@ from ntdm.config.reading import from_dict
 from ntdm.config.stages import ShapeConfig
 from ntdm.geometry.mesh import Mesh, icosphere
 
-RETIRED = ("transport_share",)  # keys of configs of version 1 that nothing reads any more
-# Meshes that pass through Psi together. Activations of 32 x 642 x 64 floats (5 MB) stay in the cache: a
-# batch of 288 takes 200 ms forward and backward on one core of a Zen 4 EPYC in pieces, 640 ms whole.
+RETIRED = ("transport_share",)  # keys of version-1 configs that have no effect any more
+# Meshes that pass through Psi together. Activations of 32 x 642 x 64 floats (5 MB) stay in the CPU's cache:
+# a batch of 288 takes 200 ms forward and backward on one core of a Zen 4 EPYC in pieces, 640 ms whole.
 CHUNK = 32
 
 
 def harmonic_embedding(points: Tensor, frequencies: int) -> Tensor:
-    """points [..., 3] -> [..., 3 + 6 frequencies]: the point itself, then sin and cos of 2^n point."""
+    """Positional encoding of points: the point itself, then sin and cos of 2^n point.
+
+    Args:
+        points: [..., 3].
+        frequencies: n runs from 0 to frequencies - 1.
+
+    Returns:
+        [..., 3 + 6 frequencies].
+    """
     octaves = 2.0 ** torch.arange(frequencies, dtype=points.dtype, device=points.device)
     phases = (points[..., None, :] * octaves[:, None]).flatten(-2)
     return torch.cat([points, phases.sin(), phases.cos()], -1)
@@ -35,6 +43,10 @@ def harmonic_embedding(points: Tensor, frequencies: int) -> Tensor:
 
 class DeformableMesh(nn.Module):
     """Γ of one category.
+
+    Args:
+        config: template and network.
+        num_latents: K.
 
     Attributes:
         config: the ShapeConfig it was built from.
@@ -59,10 +71,10 @@ class DeformableMesh(nn.Module):
         embedding = harmonic_embedding(sphere.vertices, config.frequencies)
         self.register_buffer("embedding", embedding, persistent=False)
         self.scale = nn.Parameter(torch.full((3,), 0.5))
-        # The first layer is split in two, W (e, z) = W_e e + W_z z, because e never changes.
+        # The first layer is split in two, W (e, z) = W_e e + W_z z, because the embedding e is constant.
         self.from_embedding = nn.Linear(embedding.shape[1], config.width)
         self.from_latent = nn.Linear(num_latents, config.width, bias=False)
-        # The bounds of one layer that takes both; a layer of K inputs alone would start far wider.
+        # The initial bounds are those of one layer of both inputs: those of K inputs alone are far wider.
         bound = 1 / math.sqrt(embedding.shape[1] + num_latents)
         nn.init.uniform_(self.from_latent.weight, -bound, bound)
         hidden: list[nn.Module] = [nn.LayerNorm(config.width), nn.LeakyReLU(inplace=True)]
@@ -74,7 +86,7 @@ class DeformableMesh(nn.Module):
             ]
         self.hidden = nn.Sequential(*hidden)
         self.last = nn.Linear(config.width, 3)
-        # Nearly zero, so that fitting starts from the scaled sphere.
+        # Psi starts near zero, so that fitting starts from the scaled sphere.
         nn.init.xavier_uniform_(self.last.weight, gain=1e-3)
         nn.init.zeros_(self.last.bias)
         self.offsets = nn.Parameter(torch.zeros(num_latents, len(sphere.vertices), 3))
@@ -100,12 +112,20 @@ class DeformableMesh(nn.Module):
         """
         if z.ndim != 2 or z.shape[1] != self.num_latents:
             raise ValueError(f"shape latents are {tuple(z.shape)}: want [B, {self.num_latents}]")
-        left_out = (z @ self.offsets.flatten(1)).view(len(z), *self.template_vertices.shape)
-        vertices = self.scale * (self.template_vertices + self.network(z) + left_out)
+        offset = (z @ self.offsets.flatten(1)).view(len(z), *self.template_vertices.shape)
+        vertices = self.scale * (self.template_vertices + self.network(z) + offset)
         return vertices if scale_factor is None else vertices * scale_factor[:, None, None]
 
     def network(self, z: Tensor, which: Tensor | None = None) -> Tensor:
-        """The network's share of Psi at all vertices [B, V, 3] or those of `which` [W]: [B, W, 3]."""
+        """The network's term of Psi.
+
+        Args:
+            z: [B, K] shape latents.
+            which: [W] vertex numbers; None for all V.
+
+        Returns:
+            [B, W, 3], in units of the scale.
+        """
         constant = self._embedding_term()
         if which is not None:
             constant = constant[which]
@@ -114,11 +134,11 @@ class DeformableMesh(nn.Module):
         )
 
     def one_hot(self) -> Tensor:
-        """[K, K]: the latent of every CAD the model was fitted to."""
+        """[K, K]: the latents of the CADs that Γ was fitted to."""
         return torch.eye(self.num_latents, dtype=self.scale.dtype, device=self.scale.device)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        # Weights that were saved before there were offsets are those of offsets of 0.
+        # Weights of version 1 have no offsets: they were 0.
         state_dict.setdefault(f"{prefix}offsets", torch.zeros_like(self.offsets))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
@@ -134,5 +154,10 @@ class DeformableMesh(nn.Module):
 
 
 def read_config(values: Mapping[str, Any], source: str) -> ShapeConfig:
-    """The ShapeConfig that is written beside a shape or in a run; keys of before are passed over."""
+    """The ShapeConfig that is written beside a shape or in a run, without its RETIRED keys.
+
+    Args:
+        values: key -> value.
+        source: the file, for errors.
+    """
     return from_dict(ShapeConfig, {k: v for k, v in values.items() if k not in RETIRED}, source)

@@ -33,17 +33,23 @@ def texel_cross_entropy(
     """
     if len(features) == 0:
         return features.sum()
-    own = (features * positives).sum(-1) / temperature
+    positive = (features * positives).sum(-1) / temperature
     # Finite, so that a texel without any negative has a gradient of zero and not of inf - inf.
     bias = torch.where(far, log_weight, torch.finfo(log_weight.dtype).min / 2)
-    others = torch.addmm(bias, features, negatives.T, alpha=1 / temperature).logsumexp(1)
-    return (torch.logaddexp(own, others) - own).mean()
+    negative = torch.addmm(bias, features, negatives.T, alpha=1 / temperature).logsumexp(1)
+    return (torch.logaddexp(positive, negative) - positive).mean()
 
 
 def occlusion_cross_entropy(logit: Tensor, temperature: float) -> Tensor:
-    """Mean cross entropy of P hidden cells between "visible" and "hidden"; a scalar.
+    """Mean cross entropy of P hidden cells between "visible" and "hidden".
 
-    `logit` [P] is foreground_logit of what is seen and the texture that it hides. Of visible cells the texel
-    cross entropy takes care. Zero (with a graph) when P is 0.
+    Visible cells are those of the texel cross entropy.
+
+    Args:
+        logit: [P] foreground_logit of the photo's features and the texture behind the occluder.
+        temperature: of the logistic function.
+
+    Returns:
+        scalar; zero (with a graph) when P is 0.
     """
     return F.softplus(logit / temperature).sum() / max(len(logit), 1)

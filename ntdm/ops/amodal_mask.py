@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntdm.geometry import camera_np
+from ntdm.io.cache import Cad
 from ntdm.ops import kernels
 
 CELLS = 4  # a side of a pixel
@@ -18,7 +19,7 @@ RULE = f"amodal mask: half of {CELLS} x {CELLS} cells touched"
 
 
 def amodal_mask(
-    cad: tuple[np.ndarray, np.ndarray],
+    cad: Cad,
     viewpoint: np.ndarray,
     focal: float,
     principal_point: np.ndarray,

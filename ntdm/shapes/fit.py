@@ -1,7 +1,8 @@
-"""Fitting of Γ(z) to meshes, and of latents to CADs it was not fitted to (Eq. 2 of arXiv 2306.00118)."""
+"""Γ(z) from meshes, and latents of CADs that Γ was not fitted to (Eq. 2 of arXiv 2306.00118)."""
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,18 +10,30 @@ from torch import Tensor
 from ntdm.config.stages import ShapeConfig
 from ntdm.io.progress import track
 from ntdm.nn.deformable_mesh import DeformableMesh
-from ntdm.shapes.fit_meshes import fit_meshes
+from ntdm.shapes.fit_meshes import History, fit_meshes
 from ntdm.shapes.surface_loss import ShapeLoss
 from ntdm.shapes.visible_surface import Surface
 
-NETWORK_RATE = 1e-2
+NETWORK_RATE = 1e-2  # Adam's, at its highest (_rate)
 NETWORK_VERTICES = 320  # of each mesh that the network sees in a step
-LATENT_STEPS, LATENT_RATE = 150, 0.05  # of the search for the latent of an unseen CAD
+LATENT_STEPS, LATENT_RATE = 150, 0.05  # Adam's, of the latent of a CAD that Γ was not fitted to
 
 
-def fit(
-    surfaces: Sequence[Surface], config: ShapeConfig, label: str, device: str = "cpu"
-) -> tuple[DeformableMesh, list[list[float]]]:
+class Fit(NamedTuple):
+    """Γ and the latents of N CADs under it, both on the CPU.
+
+    Attributes:
+        model: Γ.
+        latents: [N, K], one row a CAD.
+        history: [step, loss] along the descent.
+    """
+
+    model: DeformableMesh
+    latents: Tensor
+    history: History
+
+
+def fit(surfaces: Sequence[Surface], config: ShapeConfig, label: str, device: str = "cpu") -> Fit:
     """Fit Γ to the K CADs of one category, CAD k at the one-hot latent z_k.
 
     Args:
@@ -30,21 +43,26 @@ def fit(
         device: to compute on.
 
     Returns:
-        the model, on the CPU, and the history of its meshes, [step, loss] about forty times for each
-        template.
+        Γ, the one-hot latents, and [step, loss] of the meshes, about forty times for each template.
 
     Raises:
         ValueError: the fit diverges.
     """
     meshes, _, history = fit_meshes(surfaces, config, label, device=device)
-    return fit_network(meshes.to(device), config, f"{label}, network").cpu(), history
+    model = fit_network(meshes.to(device), config, f"{label}, network").cpu()
+    return Fit(model, model.one_hot(), history)
 
 
 def fit_network(meshes: Tensor, config: ShapeConfig, label: str) -> DeformableMesh:
-    """Γ whose one-hot latents give exactly the meshes [K, V, 3], and whose others mixtures of them.
+    """Γ that reproduces meshes [K, V, 3] at one-hot latents, and gives mixtures of them at others.
 
     The network learns as much of the meshes, and of random mixtures of two of them, as it can; the offsets
-    are the rest.
+    b_k are the rest.
+
+    Args:
+        meshes: [K, V, 3] of the template's topology, CAD units, on the device to compute on.
+        config: template and network.
+        label: for the progress.
     """
     K, device = len(meshes), meshes.device
     generator = torch.Generator().manual_seed(config.seed)
@@ -55,59 +73,73 @@ def fit_network(meshes: Tensor, config: ShapeConfig, label: str) -> DeformableMe
         extents = meshes.amax(1) - meshes.amin(1)
         # A flat category (a picture frame) still needs a sphere, not a disc of no volume.
         model.scale.copy_((extents.mean(0) / 2).clamp_min(0.02 * float(extents.mean(0).norm())))
-        wanted = meshes / model.scale - model.template_vertices
-    learnt = [p for name, p in model.named_parameters() if name not in ("scale", "offsets")]
-    optimiser = torch.optim.Adam(learnt, NETWORK_RATE)
+        displacement = meshes / model.scale - model.template_vertices  # Psi(v, z_k) of Eq. 1
+    weights = [p for name, p in model.named_parameters() if name not in ("scale", "offsets")]
+    optimiser = torch.optim.Adam(weights, NETWORK_RATE)
     one_hot, V = model.one_hot(), meshes.shape[1]
     for step in track(range(config.network_steps), label):
         for group in optimiser.param_groups:
             group["lr"] = NETWORK_RATE * _rate(step, config.network_steps)
         other = one_hot[torch.randperm(K, generator=generator)]
-        # Half of them are CADs themselves, the others lie anywhere between two.
+        # Half of the latents are one-hot, the others lie anywhere between two of them.
         share = (2 * torch.rand(K, 1, generator=generator) - 1).clamp_min(0).to(device)
         z = torch.lerp(one_hot, other, share)
         which = torch.randperm(V, generator=generator)[:NETWORK_VERTICES].to(device)
-        off = model.network(z, which) - (z @ wanted[:, which].flatten(1)).view(K, -1, 3)
+        residual = model.network(z, which) - (z @ displacement[:, which].flatten(1)).view(K, -1, 3)
         optimiser.zero_grad()
-        off.square().mean().backward()
+        residual.square().mean().backward()
         optimiser.step()
     with torch.no_grad():
-        model.offsets.copy_(wanted - model.network(one_hot))
+        model.offsets.copy_(displacement - model.network(one_hot))
     return model
 
 
 def fit_latents(
-    model: DeformableMesh, surfaces: Sequence[Surface], label: str, seed: int = 0
-) -> tuple[Tensor, list[list[float]]]:
-    """Latents of CADs that Γ was not fitted to: z is optimised by Eq. 2, Ψ and s stay as they are.
+    model: DeformableMesh,
+    surfaces: Sequence[Surface],
+    label: str,
+    seed: int = 0,
+    device: str = "cpu",
+    steps: int = LATENT_STEPS,
+) -> Fit:
+    """Latents of CADs that Γ was not fitted to: z descends Eq. 2, Psi and s of Eq. 1 stay.
 
-    The start is the fitted CAD that is nearest by Eq. 2. It is computed on the model's device.
+    The start is the one-hot latent whose mesh is nearest by Eq. 2.
+
+    Args:
+        model: Γ, frozen.
+        surfaces: of the N CADs.
+        label: for the progress.
+        seed: of the points at which Eq. 2 is taken.
+        device: to compute on.
+        steps: of Adam.
 
     Returns:
-        z [N, K] for the N surfaces, on that device, and the history, [step, loss].
+        Γ, the latents [N, K], and [step, loss] every ten steps.
     """
+    model = model.to(device)
     generator = torch.Generator().manual_seed(seed)
-    loss_of = ShapeLoss(model.template_faces, surfaces, model.config)
-    nearest = []
+    eq2 = ShapeLoss(model.template_faces, surfaces, model.config)
+    distances = []
     with torch.no_grad():
         for z in model.one_hot():
             vertices = model(z.expand(len(surfaces), -1))
-            draw = loss_of.draw(vertices, torch.Generator().manual_seed(seed))
-            nearest.append(loss_of.distance(vertices, draw))
-    z = model.one_hot()[torch.stack(nearest).argmin(0)].clone().requires_grad_()
+            points = eq2.draw(vertices, torch.Generator().manual_seed(seed))
+            distances.append(eq2.distance(vertices, points))
+    z = model.one_hot()[torch.stack(distances).argmin(0)].clone().requires_grad_()
     optimiser = torch.optim.Adam([z], lr=LATENT_RATE)
-    history: list[list[float]] = []
-    for step in track(range(LATENT_STEPS), label):
+    history: History = []
+    for step in track(range(steps), label):
         for group in optimiser.param_groups:
-            group["lr"] = LATENT_RATE * _rate(step, LATENT_STEPS)
+            group["lr"] = LATENT_RATE * _rate(step, steps)
         vertices = model(z)
-        loss = loss_of.distance(vertices, loss_of.draw(vertices, generator))
+        loss = eq2.distance(vertices, eq2.draw(vertices, generator))
         optimiser.zero_grad()
         loss.sum().backward()  # each CAD by itself: the rate does not depend on their number
         optimiser.step()
-        if step % 10 == 0 or step == LATENT_STEPS - 1:
+        if step % 10 == 0 or step == steps - 1:
             history.append([step, loss.mean().item()])
-    return z.detach(), history
+    return Fit(model.cpu(), z.detach().cpu(), history)
 
 
 def _rate(step: int, steps: int) -> float:

@@ -1,13 +1,13 @@
 """Exact nearest faces of triangle meshes: by open3d's BVH on the CPU, by Kaolin on CUDA.
 
-Both find a face without gradient, and the weights of the foot point on it. The distance is then made by
-:func:`points_on_faces` from the face's corners, so that its value and its derivative are the same on either
-device; Kaolin's own are not used.
+Both give the nearest face and the barycentric weights of the foot point on it, without gradient. The
+distance is then computed from the face's corners (:func:`points_on_faces`), so that value and derivative are
+the same on either device; Kaolin's own distance is not used.
 
 Written against Kaolin 0.18's ``kaolin.metrics.trianglemesh.point_to_mesh_distance(points [B, P, 3],
 face_vertices [B, F, 3, 3]) -> (squared distance [B, P], face [B, P] int64, type [B, P] int32)``. It tries
-every face for every point. Of a face without area it makes a distance that is not a number, which hides
-other faces; such a face is put out of reach first.
+every face for every point. A face without area has a distance that is not a number there, and hides other
+faces; such a face is put out of reach first.
 """
 
 import functools
@@ -22,16 +22,23 @@ from torch import Tensor
 
 from ntdm.ops.rasterize_kaolin import import_failure
 
-SPACING = 4.0  # between meshes that share one BVH, in units of their size: none reaches its neighbour
-FLAT = 1e-6  # height by length under which a face is a line, which float32 cannot tell from one
+SPACING = 4.0  # between meshes that share one BVH, in sizes of a mesh: points find none but their own
+FLAT = 1e-6  # height by length of a face under which float32 cannot tell it from a line
 OUT_OF_REACH = ((1e4, 0.0, 0.0), (1e4 + 10, 0.0, 0.0), (1e4, 10.0, 0.0))
 
 
 class NearestFaces(Protocol):
-    """What finds the nearest faces of K meshes."""
+    """A query structure of K meshes."""
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For points [K, P, 3], row k about mesh k: face [K, P], barycentric weights and foot [K, P, 3]."""
+        """The nearest faces of points.
+
+        Args:
+            points: [K, P, 3]; row k is asked of mesh k.
+
+        Returns:
+            face [K, P] int64, barycentric weights [K, P, 3] and foot point [K, P, 3].
+        """
 
 
 def nearest_faces(meshes: Sequence[tuple[Tensor, Tensor]], unit: float) -> NearestFaces:
@@ -50,7 +57,16 @@ def nearest_faces(meshes: Sequence[tuple[Tensor, Tensor]], unit: float) -> Neare
 
 
 def points_on_faces(vertices: Tensor, faces: Tensor, weights: Tensor) -> Tensor:
-    """Points [K, P, 3] of meshes [K, V, 3] from faces' corners and weights [K, P, 3]; differentiable."""
+    """Points on faces by their barycentric weights, differentiable with respect to the vertices.
+
+    Args:
+        vertices: [K, V, 3].
+        faces: [K, P, 3] the corners' numbers of each point's face.
+        weights: [K, P, 3].
+
+    Returns:
+        [K, P, 3].
+    """
     K, V, _ = vertices.shape
     number = faces + V * torch.arange(K, device=faces.device)[:, None, None]
     corners = vertices.reshape(-1, 3).index_select(0, number.reshape(-1)).reshape(*faces.shape, 3)
@@ -58,9 +74,16 @@ def points_on_faces(vertices: Tensor, faces: Tensor, weights: Tensor) -> Tensor:
 
 
 def foot_weights(points: Tensor, corners: Tensor) -> Tensor:
-    """Barycentric weights [..., 3] of the points of triangles [..., 3, 3] nearest to points [..., 3].
+    """Barycentric weights of the nearest point of a triangle, computed in double.
 
-    In double. A triangle without area is the longest of its edges.
+    A triangle without area is the longest of its edges.
+
+    Args:
+        points: [..., 3].
+        corners: [..., 3, 3] of each point's triangle.
+
+    Returns:
+        [..., 3].
     """
     corner, point = corners.double(), points.double()[..., None, :]
     side = corner.roll(-1, -2) - corner  # from corner k to k + 1
@@ -93,7 +116,7 @@ def missing() -> str | None:
 
 
 class _Bvh:
-    """open3d's: one BVH over copies that stand SPACING * unit apart."""
+    """open3d's: one BVH over the K meshes, SPACING * unit apart along x."""
 
     def __init__(self, meshes: Sequence[tuple[Tensor, Tensor]], unit: float) -> None:
         arrays = [(vertices.numpy(), faces.numpy()) for vertices, faces in meshes]
@@ -109,16 +132,16 @@ class _Bvh:
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         shape = points.shape[:2]
         query = (points.detach().numpy() + self._shift).reshape(-1, 3)
-        found = self._scene.compute_closest_points(as_o3d(query))
-        face = found["primitive_ids"].numpy().astype(np.int64).reshape(shape) - self._first_face[:, None]
-        uv = found["primitive_uvs"].numpy().reshape(*shape, 2)
+        closest = self._scene.compute_closest_points(as_o3d(query))
+        face = closest["primitive_ids"].numpy().astype(np.int64).reshape(shape) - self._first_face[:, None]
+        uv = closest["primitive_uvs"].numpy().reshape(*shape, 2)
         weights = np.concatenate([1 - uv.sum(-1, keepdims=True), uv], -1)
-        foot = found["points"].numpy().reshape(*shape, 3) - self._shift
+        foot = closest["points"].numpy().reshape(*shape, 3) - self._shift
         return torch.from_numpy(face), torch.from_numpy(weights), torch.from_numpy(foot)
 
 
 class _Kaolin:
-    """Kaolin's: a call a mesh, as their numbers of faces differ."""
+    """Kaolin's: one call a mesh, as their numbers of faces differ."""
 
     def __init__(self, meshes: Sequence[tuple[Tensor, Tensor]]) -> None:
         self._corners = [vertices.detach()[faces].contiguous() for vertices, faces in meshes]
@@ -149,7 +172,7 @@ def as_o3d(array: np.ndarray) -> Any:
 
 
 def _without_lines(corners: Tensor) -> Tensor:
-    """Triangles [F, 3, 3], those without area replaced by one that is far off."""
+    """Triangles [F, 3, 3], each one without area replaced by OUT_OF_REACH."""
     side = corners.roll(-1, 1) - corners
     area = torch.linalg.cross(side[:, 0], side[:, 1]).norm(dim=-1)
     solid = area > FLAT * side.square().sum(-1).amax(-1)

@@ -1,7 +1,7 @@
-"""The picture sheet of a category: each CAD, its Γ and where they differ, from four sides."""
+"""Picture sheet of a category: each CAD, its Γ and where they differ, from four sides."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,24 +9,26 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ntdm.geometry.camera import Pinhole, cam_from_obj
-from ntdm.geometry.mesh import Cad, as_mesh, face_normals, middle
+from ntdm.geometry.camera import cam_from_obj
+from ntdm.geometry.mesh import as_mesh, box_centre
+from ntdm.io.cache import Cads
 from ntdm.io.outputs import atomic_path
-from ntdm.ops.rasterize import interpolate, rasterize
+from ntdm.ops.rasterize import interpolate
 from ntdm.shapes.nearest_faces import nearest_faces
 from ntdm.shapes.visible_surface import Surface
 from ntdm.viz import pictures
+from ntdm.viz.shading import seen_from_ahead, shading
 
 VIEWS = ((-60, 20), (30, 20), (90, 0), (0, 70))  # azimuth, elevation in degrees
 TILE = 160  # pixels
-WORST = 0.03  # error, in diagonals, that has the last colour
+WORST = 0.03  # error, in diagonals, from which a point has the last colour
 _PALE, _MIDDLE, _STRONG = (np.array(c, float) for c in ((225, 225, 225), (240, 160, 20), (190, 20, 30)))
 
 
 def write_sheet(
     path: Path,
     category: str,
-    cads: Mapping[int, Cad],
+    cads: Cads,
     surfaces: Sequence[Surface],
     shapes: Tensor,
     faces: Tensor,
@@ -46,8 +48,8 @@ def write_sheet(
     """
     rows, captions = [], []
     for (k, cad), surface, vertices in zip(cads.items(), surfaces, shapes, strict=True):
-        truth, truth_faces = as_mesh(cad)
-        centre = middle(truth, truth_faces)
+        truth = as_mesh(cad)
+        centre = box_centre(truth)
         nearest = nearest_faces([(surface.vertices, surface.faces)], surface.diagonal)
         error = (nearest(vertices[None])[2][0] - vertices).norm(dim=1) / surface.diagonal
         tiles: list[list[pictures.Picture]] = [[], [], []]
@@ -55,8 +57,8 @@ def write_sheet(
             viewpoint = torch.tensor(
                 [math.radians(azimuth), math.radians(elevation), 0.0, 5 * surface.diagonal]
             )
-            posed, true_posed = (cam_from_obj(v - centre, viewpoint) for v in (vertices, truth))
-            tiles[0].append(_view(true_posed, truth_faces))
+            posed, true_posed = (cam_from_obj(v - centre, viewpoint) for v in (vertices, truth.vertices))
+            tiles[0].append(_view(true_posed, truth.faces))
             tiles[1].append(_view(posed, faces))
             tiles[2].append(_view(posed, faces, error))
         rows.append([tile for kind in tiles for tile in kind])
@@ -79,16 +81,13 @@ def error_colours(error: Tensor) -> np.ndarray:
 
 
 def _view(vertices_cam: Tensor, faces: Tensor, error: Tensor | None = None) -> pictures.Picture:
-    """One mesh in the camera frame as a shaded tile u8 [TILE, TILE, 3]."""
-    # A unit diagonal at distance 5 would just leave the picture; none is seen at its full length.
-    view = Pinhole.centred(torch.tensor([5.2 * TILE]), (TILE, TILE))
-    fragments = rasterize(vertices_cam[None], faces, *view)
-    seen = fragments.face_index[0]
-    normals = face_normals(vertices_cam[None], faces)[0][seen.clamp_min(0)]
-    normals = torch.where(seen[..., None] >= 0, normals, torch.zeros(()))
+    """A shaded tile u8 [TILE, TILE, 3] of one mesh [V, 3] in the camera frame, coloured by errors [V]."""
+    # At this focal length a diagonal at distance 5 is 1.04 tiles long; no view shows it at its full length.
+    cam = vertices_cam[None]
+    fragments = seen_from_ahead(cam, faces, 5.2 * TILE, (TILE, TILE))
     colour = _PALE
     if error is not None:
-        per_vertex = torch.from_numpy(error_colours(error)).to(vertices_cam.dtype)[None]
+        per_vertex = torch.from_numpy(error_colours(error)).to(cam)[None]
         colour = interpolate(per_vertex, faces, fragments)[0].numpy()
-    shaded = colour * pictures.shade(normals.numpy())[..., None]
-    return np.where((seen >= 0)[..., None].numpy(), shaded, 255).astype(np.uint8)
+    shaded = colour * shading(cam, faces, fragments, smooth=False)[..., None]
+    return np.where((fragments.face_index[0] >= 0)[..., None].numpy(), shaded, 255).astype(np.uint8)

@@ -16,21 +16,23 @@ from ntdm.geometry.mesh import face_neighbours, face_normals
 from ntdm.shapes.nearest_faces import nearest_faces, points_on_faces
 from ntdm.shapes.visible_surface import Surface
 
-# Distances count as sqrt(d^2 + ROUND^2) - ROUND: squares let a web between wing and fuselage stand, because
-# it is nowhere far away; the distances themselves have no derivative at 0.
-ROUND = 0.004  # of the diagonal
+# Distance d counts as sqrt(d^2 + ROUND^2) - ROUND, all in diagonals. Squares would let a web between wing and
+# fuselage stand, which is nowhere far away; d itself has no derivative at 0.
+ROUND = 0.004
 
 
 class Draw(NamedTuple):
     """Points of one step, at which Eq. 2 is taken.
 
-    Fields:
-        wanted [K, P, 3]: of the CADs. vertex [Q]: vertices of Γ.
-        face [K, R], weights [K, R, 3]: points of Γ's faces, barycentric; area [K, R]: twice the faces' areas
-        when they were drawn.
+    Attributes:
+        cad_points: [K, P, 3] on the CADs, CAD units.
+        vertex: [Q] vertices of Γ.
+        face: [K, R] faces of Γ, one of each further point.
+        weights: [K, R, 3] barycentric weights of these points.
+        area: [K, R] twice the areas that the faces had when they were drawn.
     """
 
-    wanted: Tensor
+    cad_points: Tensor
     vertex: Tensor
     face: Tensor
     weights: Tensor
@@ -60,48 +62,53 @@ class ShapeLoss:
         self.degree = torch.bincount(self.edges.reshape(-1), minlength=V)[:, None]
 
     def draw(self, vertices: Tensor, generator: torch.Generator) -> Draw:
-        """The points of one step. On a CAD: by area on its visible surface, and its visible vertices.
+        """Random points of one step, drawn on the CPU, so that every device gets the same.
 
-        On Γ: a sixth vertices, the rest by area on its faces, which alone notice a face that spans the air
-        from handlebar to saddle. They are drawn on the CPU, so that every device gets the same.
+        On a CAD four fifths lie on the visible surface, uniform by area, and a fifth are visible vertices. On
+        Γ a sixth are vertices, the others lie on faces, uniform by area: they alone notice a face that spans
+        the air from handlebar to saddle.
+
+        Args:
+            vertices: [K, V, 3] of the meshes Γ.
+            generator: of the CPU.
         """
         count = self.samples
-        wanted = torch.stack([_draw(s, count, generator) for s in self.surfaces])
+        cad_points = torch.stack([_cad_points(s, count, generator) for s in self.surfaces])
         areas = self.areas(vertices.detach()).cpu()
         few = max(1, count // 6)
         face = torch.multinomial(areas, count - few, replacement=True, generator=generator)
         weights = -torch.rand(*face.shape, 3, generator=generator).clamp_min(1e-9).log()
-        drawn = Draw(
-            wanted,
+        draw = Draw(
+            cad_points,
             torch.randint(vertices.shape[1], (few,), generator=generator),
             face,
             weights / weights.sum(-1, keepdim=True),
             areas.gather(1, face),
         )
-        return Draw(*(part.to(vertices.device) for part in drawn))
+        return Draw(*(part.to(vertices.device) for part in draw))
 
     def distance(self, vertices: Tensor, draw: Draw) -> Tensor:
         """Eq. 2 of each mesh: mean rounded distance of the CAD's points to Γ, plus that of Γ's to the CAD.
 
-        The mean over Γ's faces is an integral over its surface, whose area has a derivative too: a sheet
-        between two arms cannot go to both, but it can shrink.
+        The mean over Γ's faces is an integral over its surface, and is weighted by the faces' areas: their
+        derivative lets a sheet between two arms shrink, which cannot move to both.
 
         Args:
             vertices: [K, V, 3] CAD units.
-            draw: the points at which it is taken.
+            draw: the points at which Eq. 2 is taken.
 
         Returns:
             [K] diagonals, differentiable with respect to vertices.
         """
         gamma = nearest_faces([(v, self.faces) for v in vertices.detach()], self.unit)
-        face, weights, _ = gamma(draw.wanted)
-        to_gamma = (points_on_faces(vertices, self.faces[face], weights) - draw.wanted) / self.diagonal
+        face, weights, _ = gamma(draw.cad_points)
+        to_gamma = (points_on_faces(vertices, self.faces[face], weights) - draw.cad_points) / self.diagonal
         on_faces = points_on_faces(vertices, self.faces[draw.face], draw.weights)
         points = torch.cat([vertices.index_select(1, draw.vertex), on_faces], 1)
         to_cad = _rounded((points - self.cads(points)[2]) / self.diagonal)
-        grown = self.areas(vertices).gather(1, draw.face) / draw.area
+        growth = self.areas(vertices).gather(1, draw.face) / draw.area
         few = len(draw.vertex)
-        to_cad = torch.cat([to_cad[:, :few], grown * to_cad[:, few:]], 1)
+        to_cad = torch.cat([to_cad[:, :few], growth * to_cad[:, few:]], 1)
         return _rounded(to_gamma).mean(1) + to_cad.mean(1)
 
     def areas(self, vertices: Tensor) -> Tensor:
@@ -121,12 +128,12 @@ class ShapeLoss:
 
 
 def _rounded(offset: Tensor) -> Tensor:
-    """Lengths [...] of offsets [..., 3], rounded off at 0."""
+    """sqrt(|x|^2 + ROUND^2) - ROUND [...] of offsets x [..., 3]."""
     return (offset.square().sum(-1) + ROUND**2).sqrt() - ROUND
 
 
-def _draw(surface: Surface, count: int, generator: torch.Generator) -> Tensor:
-    """count points of a CAD: four fifths by area, the rest vertices, where the details are."""
+def _cad_points(surface: Surface, count: int, generator: torch.Generator) -> Tensor:
+    """`count` points [count, 3] of a CAD: four fifths by area, the rest vertices, where the details are."""
     few = count // 5
     by_area = torch.randint(len(surface.points), (count - few,), generator=generator)
     at_corners = torch.randint(len(surface.corners), (few,), generator=generator)

@@ -1,6 +1,6 @@
-"""The surface of a CAD that is seen from outside, by open3d's rays.
+"""The visible surface of a CAD: what is seen from outside, by open3d's rays.
 
-CADs are open, wound at random, and full of seats and engines: a fit to all of that would be pulled inwards.
+CADs are open, wound at random, and full of seats and engines: a fit to all faces would be pulled inwards.
 """
 
 import math
@@ -12,12 +12,14 @@ import open3d
 import torch
 from torch import Tensor
 
-from ntdm.geometry.mesh import Cad, face_normals, sample_surface
+from ntdm.geometry.mesh import Mesh, bounding_box, face_normals, sample_surface
+from ntdm.io.cache import Cad, Cads
+from ntdm.io.progress import track
 from ntdm.shapes.nearest_faces import as_o3d, bvh
 
-VIEWS, GRID = 60, 128  # parallel views from which faces are looked for, rays along a side of each
-PROBES, OPEN_SHARE = 48, 0.06  # directions tried from a point, share of them that must reach the outside
-POOL = 20000  # points kept of a visible surface, from which fitting draws
+VIEWS, GRID = 60, 128  # directions of parallel rays that look for faces, rays along a side of each bundle
+PROBES, OPEN_SHARE = 48, 0.06  # rays from a point, share of them that must leave the object
+POOL = 20000  # points of a visible surface, from which fitting draws
 FEWEST_FACES, MOST_FACES = 4, 2_000_000  # of a CAD; ten million would take more than 4 GB
 SMALLEST, LARGEST = 0.1, 10.0  # diagonal in CAD units; PASCAL3D+ has 1, and cameras stand 5 away
 FARTHEST = 0.5  # centre from the origin, in diagonals: poses turn the object about its origin
@@ -45,6 +47,11 @@ class Surface:
     corners: Tensor
     diagonal: float
 
+    @property
+    def whole(self) -> Mesh:
+        """The whole CAD."""
+        return Mesh(self.vertices, self.all_faces)
+
 
 def directions(n: int) -> np.ndarray:
     """n unit vectors [n, 3] float32 spread evenly over the sphere (Fibonacci lattice)."""
@@ -54,14 +61,19 @@ def directions(n: int) -> np.ndarray:
 
 
 def visible_surface(cad: Cad, generator: torch.Generator, name: str = "CAD") -> Surface:
-    """What of a CAD is seen from outside.
+    """The part of a CAD that is seen from outside.
 
-    A face counts when a parallel ray from one of VIEWS directions meets it first; a point on it when enough
-    of PROBES rays from it leave the object, which refuses seats seen through a window.
+    A face is visible when a parallel ray from one of VIEWS directions meets it first; a point on it when
+    enough of PROBES rays from it leave the object, which refuses seats seen through a window.
+
+    Args:
+        cad: the mesh.
+        generator: of the points.
+        name: of the CAD, for errors.
 
     Raises:
         ValueError: no faces or too many, a face of another number of corners or that names no vertex, not
-            finite, no area, a size or a place that no camera of the datasets fits; `name` says which CAD.
+            finite, no area, a size or a place that no camera of the datasets fits.
     """
     vertices, faces = np.asarray(cad[0], np.float32), np.asarray(cad[1], np.int64)
     if len(faces) > MOST_FACES:
@@ -73,11 +85,11 @@ def visible_surface(cad: Cad, generator: torch.Generator, name: str = "CAD") -> 
     wrong = faces[(faces < 0) | (faces >= len(vertices))]
     if len(wrong):
         raise ValueError(f"{name} has a face that names vertex {wrong[0]} of {len(vertices)}")
-    used = vertices[faces.reshape(-1)]
-    if not np.isfinite(used).all():
+    if not np.isfinite(vertices[faces.reshape(-1)]).all():
         raise ValueError(f"{name} has vertices that are not finite numbers")
-    centre, diagonal = (used.min(0) + used.max(0)) / 2, float(np.linalg.norm(np.ptp(used, axis=0)))
     cloud = torch.from_numpy(vertices)
+    low, high = (corner.numpy() for corner in bounding_box(Mesh(cloud, torch.from_numpy(faces))))
+    centre, diagonal = (low + high) / 2, float(np.linalg.norm(high - low))
     if diagonal and not SMALLEST <= diagonal <= LARGEST:
         unit = " (is it in millimetres?)" if diagonal > LARGEST else ""
         raise ValueError(
@@ -98,10 +110,10 @@ def visible_surface(cad: Cad, generator: torch.Generator, name: str = "CAD") -> 
     hit = np.zeros(len(faces), bool)
     for direction in directions(VIEWS):
         hit[_first_hits(scene, centre, diagonal, direction)] = True
-    seen = torch.from_numpy(faces[hit])
-    points = sample_surface(cloud, seen, 2 * POOL, generator)
+    visible = torch.from_numpy(faces[hit])
+    points = sample_surface(cloud, visible, 2 * POOL, generator)
     points, outward = _escaping(scene, points, diagonal)
-    corners, _ = _escaping(scene, cloud[seen.unique()], diagonal)
+    corners, _ = _escaping(scene, cloud[visible.unique()], diagonal)
     if len(points) < 100:
         raise ValueError(f"{name} has no surface that can be seen from outside")
     points, outward = points[:POOL], outward[:POOL]
@@ -109,10 +121,19 @@ def visible_surface(cad: Cad, generator: torch.Generator, name: str = "CAD") -> 
     normals = torch.nn.functional.normalize(
         face_normals(cloud[None], torch.from_numpy(faces[face]))[0], dim=1
     )
-    # Winding says nothing in these CADs; the side from which the point is seen does.
+    # The normal points to the side from which the point is seen: winding says nothing in these CADs.
     normals *= torch.where((normals * outward).sum(1, keepdim=True) < 0, -1.0, 1.0)
     corners = corners if len(corners) else points
-    return Surface(cloud, seen, torch.from_numpy(faces), points, normals, corners, diagonal)
+    return Surface(cloud, visible, torch.from_numpy(faces), points, normals, corners, diagonal)
+
+
+def visible_surfaces(category: str, cads: Cads, seed: int) -> list[Surface]:
+    """The visible surfaces of a category's CADs, in their order; errors as :func:`visible_surface`."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        visible_surface(cad, generator, f"CAD {k + 1:02d} of {category}")
+        for k, cad in track(cads.items(), f"{category}: visible surfaces", len(cads))
+    ]
 
 
 def crossing_faces(mesh: Cad) -> np.ndarray:
@@ -137,11 +158,11 @@ def _first_hits(scene: Any, centre: np.ndarray, diagonal: float, direction: np.n
 
 
 def _escaping(scene: Any, points: Tensor, diagonal: float) -> tuple[Tensor, Tensor]:
-    """Points [P, 3] from which enough PROBES leave the object, and the sum of free directions of each."""
+    """The points of [P, 3] from which enough PROBES leave the object; the sum of these directions of each."""
     start = points.numpy()
     free, outward = np.zeros(len(start)), np.zeros_like(start)
     for d in directions(PROBES):
-        # Started a little off the surface, or each ray would meet its own face.
+        # Rays start a little off the surface, or each would meet its own face.
         rays = np.concatenate([start + 1e-4 * diagonal * d, np.broadcast_to(d, start.shape)], 1)
         out = ~scene.test_occlusions(as_o3d(rays)).numpy()
         free += out

@@ -12,9 +12,10 @@ from PIL import Image
 
 import raw_trees as raw
 from ntdm.config.stages import PrepConfig
-from ntdm.data_prep import prep_data, samples
+from ntdm.data_prep import prep_data
 from ntdm.data_prep.raw import cad, polygons
 from ntdm.data_prep.raw.files import read_list, valid_name
+from ntdm.io import photo
 
 CONFIG = PrepConfig(image_size=(32, 48), scale=0.15)
 # An L, 2 x 2 without its upper right quarter: area 3.
@@ -154,7 +155,7 @@ def test_want_of_memory_is_no_fault_of_the_photo(root, monkeypatch):
     def hungry(image: Image.Image) -> np.ndarray:
         raise MemoryError
 
-    monkeypatch.setattr(samples, "to_rgb", hungry)
+    monkeypatch.setattr(photo, "to_rgb", hungry)
     with pytest.raises(MemoryError, match=r"for .*n\d+_0?\.?.*JPEG|for .*JPEG"):
         prepare(root)
     assert not list((root.parent / "cache").rglob("*.h5"))

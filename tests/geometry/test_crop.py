@@ -105,13 +105,12 @@ def test_a_distance_that_is_none_is_given_by_the_box(focal_px):
     assert box_distance((100, 200), 0.3, focal_px, bbox[[2, 3, 0, 1]]) == distance  # a box may be turned
 
 
-def test_a_large_photo_goes_in_strips(monkeypatch):
+def test_a_large_photo_goes_in_strips():
     photo = np.random.default_rng(0).integers(0, 255, (90, 70, 3)).astype(np.uint8)
     crop = CropMap((30, 40), 0.3, (33.0, 47.0))
     whole = crop.resample(photo)
-    monkeypatch.setattr("ntdm.geometry.crop._WINDOW", 700)
-    np.testing.assert_allclose(crop.resample(photo), whole, atol=1e-3)
-    np.testing.assert_allclose(crop.resample(photo[..., 0]), whole[..., 0], atol=1e-3)
+    np.testing.assert_allclose(crop.resample(photo, window=700), whole, atol=1e-3)
+    np.testing.assert_allclose(crop.resample(photo[..., 0], window=700), whole[..., 0], atol=1e-3)
 
 
 def test_matlab_counts_pixels_from_one():

@@ -132,3 +132,12 @@ def test_write_obj_refuses_bad_input(tmp_path):
     with pytest.raises(ValueError, match=r"want int64 \[F, 3\]"):
         mesh.Mesh(sphere.vertices, sphere.faces.int())
     assert not (tmp_path / "b.obj").exists()
+
+
+def test_a_box_is_around_the_vertices_that_faces_use():
+    vertices = np.array([[0, 0, 0], [2, 0, 0], [0, 4, -1], [9, 9, 9]], np.float64)
+    triangle = mesh.as_mesh((vertices, np.array([[0, 1, 2]], np.int32)))
+    assert triangle.vertices.dtype == torch.float32 and triangle.faces.dtype == torch.int64
+    low, high = mesh.bounding_box(triangle)
+    assert low.tolist() == [0, 0, -1] and high.tolist() == [2, 4, 0]
+    assert mesh.box_centre(triangle).tolist() == [1, 2, -0.5]

@@ -28,7 +28,7 @@ def sample(i: int, **changes) -> cache.Sample:
     values = {
         "name": f"photo_{i}_00",
         "source": f"Images/photo_{i}.JPEG",
-        "images": np.full((*SIZE, 3), i, np.uint8),
+        "image": np.full((*SIZE, 3), i, np.uint8),
         "amodal_mask": mask,
         "visible_mask": mask,
         "viewpoint": np.array([0.5 * i, 0.1, -0.2, 5.0]),
@@ -63,7 +63,8 @@ def test_what_is_written_is_read(tmp_path):
         assert file.dropped == {"no_pose": 2}
         assert file["name"] == ["photo_0_00", "photo_1_00", "photo_2_00"]
         assert file["source"][1] == "Images/photo_1.JPEG"
-        for name in ("images", "amodal_mask", "viewpoint", "bbox", "cad_index"):
+        np.testing.assert_array_equal(file.read("images", 2), sample(2).image)
+        for name in ("amodal_mask", "viewpoint", "bbox", "cad_index"):
             np.testing.assert_array_equal(file.read(name, 2), getattr(sample(2), name))
         assert "occluder_mask" not in file and list(file.cads()) == [0, 3]
         np.testing.assert_array_equal(file.cads()[3][0], CADS[3][0])

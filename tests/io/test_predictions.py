@@ -35,7 +35,7 @@ def make_cache(folder: Path, category: str, count: int = 4, occluded: bool = Fal
                 cache.Sample(
                     name=f"im{i}_00",
                     source=f"Images/im{i}.JPEG",
-                    images=np.zeros((*SIZE, 3), np.uint8),
+                    image=np.zeros((*SIZE, 3), np.uint8),
                     amodal_mask=amodal,
                     visible_mask=amodal & (1 - occluder),
                     viewpoint=np.array([*rng.uniform(0, [6, 1, 1]), 5.0]),

@@ -1,3 +1,9 @@
+import os
+import pty
+import select
+import subprocess
+import sys
+
 import pytest
 
 from ntdm.io import progress
@@ -51,3 +57,53 @@ def test_results_go_to_stdout_and_the_rest_to_stderr(capsys: pytest.CaptureFixtu
     progress.say("step [1/2]")
     progress.say("out/table.csv", result=True)
     assert capsys.readouterr() == ("out/table.csv\n", "step [1/2]\n")
+
+
+PROGRAM = """
+from ntdm.io import progress
+progress.print_any_text()
+progress.say({text!a}, result={result})
+for step in progress.track([1, 2], {text!a}):
+    progress.say({text!a})
+"""
+
+
+def printed(encoding: str, text: str, result: bool = True) -> subprocess.CompletedProcess[bytes]:
+    program = PROGRAM.format(text=text, result=result)
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"}
+    return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii", "cp1252"])
+def test_any_text_is_printed_whatever_the_encoding(encoding: str) -> None:
+    """A table with pi in it is not lost, and a path has the bytes that the system knows it by."""
+    done = printed(encoding, "acc at \u03c0/6, out/\udce4\u732b/table.csv")
+    assert done.stdout == b"acc at \xcf\x80/6, out/\xe4\xe7\x8c\xab/table.csv\n"
+    assert done.stderr == 2 * done.stdout
+
+
+def on_a_terminal(text: str, columns: str) -> str:
+    """What the program prints to a terminal."""
+    main, terminal = pty.openpty()
+    environment = os.environ | {"COLUMNS": columns, "TERM": "xterm", "PYTHONUTF8": "1"}
+    program = PROGRAM.format(text=text, result=False)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, stdout=terminal, stderr=terminal
+    )
+    os.close(terminal)
+    data = b""
+    while select.select([main], [], [], 20)[0]:
+        try:
+            data += os.read(main, 4096)
+        except OSError:  # the other end is closed
+            break
+    os.close(main)
+    assert process.wait() == 0
+    return data.decode()
+
+
+@pytest.mark.parametrize("columns", ["0", "20", "80"])
+def test_a_path_is_printed_as_it_is_beside_a_bar(columns: str) -> None:
+    """Not wrapped in the terminal's width, codes and tags left alone, however narrow the terminal."""
+    path = "data/" + 20 * "long/" + ":bug:/[red]/[1/2]/car.h5"
+    assert on_a_terminal(path, columns).count(path) >= 3

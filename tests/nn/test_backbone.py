@@ -162,12 +162,28 @@ def test_weights_saved_from_data_parallel_are_read(tmp_path):
     assert torch.equal(model.state_dict()["conv1.weight"], state["module.conv1.weight"])
 
 
+def test_weights_in_a_checkpoint_below_the_home_folder_are_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.manual_seed(0)
+    state = backbone.ResNet50Trunk().state_dict()
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "checkpoint.ckpt")
+    model = backbone.trunk("resnet50", "~/checkpoint.ckpt")
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_of_another_network_are_told_by_their_names(tmp_path):
+    torch.save({"module.net.conv.weight": torch.zeros(1), "epoch": 3}, tmp_path / "r.pth")
+    message = r"r\.pth: bn1\.bias and 264 more tensors are missing; it holds net\.conv\.weight, epoch; want"
+    with pytest.raises(ValueError, match=message):
+        backbone.trunk("resnet50", str(tmp_path / "r.pth"))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "are an empty file: get it again"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "are a pointer of Git LFS"),
-        (b"<!DOCTYPE html><html>", "are no file of torch: its first bytes are"),
+        (b"<!DOCTYPE html><html>", "are no file that torch.load reads: it begins with b'<!DOCTYPE"),
     ],
 )
 def test_weights_that_are_no_weights_are_called_what_they_are(tmp_path, content, message):

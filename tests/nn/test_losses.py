@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ntdm.nn.background import BackgroundBank
 from ntdm.nn.losses import occlusion_cross_entropy, texel_cross_entropy
@@ -94,6 +95,32 @@ def test_bank_keeps_the_last_of_more_than_it_holds():
     bank = BackgroundBank(3, 2)
     bank.push(numbered(0, 8))
     assert sorted(bank.valid()[:, 0].tolist()) == [5, 6, 7]
+
+
+class WrittenSlots(TorchDispatchMode):
+    """Keeps the indices of every indexed write."""
+
+    def __init__(self):
+        super().__init__()
+        self.indices = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        if function is torch.ops.aten.index_put_.default:
+            self.indices.append(arguments[1][0].tolist())
+        return function(*arguments, **(named or {}))
+
+
+@pytest.mark.parametrize("before", [0, 2, 7])
+def test_bank_writes_each_slot_once_and_ends_as_if_pushed_one_by_one(before):
+    together, singly = BackgroundBank(3, 2), BackgroundBank(3, 2)
+    together.push(numbered(0, before)[:3])
+    singly.push(numbered(0, before)[:3])
+    with WrittenSlots() as written:
+        together.push(numbered(10, 18))
+    assert [sorted(slots) for slots in written.indices] == [[0, 1, 2]]
+    for row in numbered(10, 18):
+        singly.push(row[None])
+    assert torch.equal(together.features, singly.features) and together.cursor == singly.cursor
 
 
 def test_bank_takes_nothing():

@@ -25,12 +25,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     """Where Kaolin runs: on the CPU a stand-in, on CUDA itself."""
     rasterize_kaolin.missing.cache_clear()
     if request.param == "stand-in":
-        kaolin, render = ModuleType("kaolin"), ModuleType("kaolin.render")
-        render.mesh = ModuleType("kaolin.render.mesh")
-        render.mesh.__dict__.update(vars(fake_kaolin))
-        kaolin.render = render
-        for module in (kaolin, render, render.mesh):
-            monkeypatch.setitem(sys.modules, module.__name__, module)
+        fake_kaolin.install(monkeypatch, "kaolin.render.mesh")
     elif not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     elif reason := rasterize_kaolin.missing():

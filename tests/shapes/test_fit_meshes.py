@@ -94,7 +94,7 @@ def test_outlines_say_which_way_the_area_grows():
     assert growth[2].abs() < 0.2
 
     aside = (0.3 * sphere.vertices + torch.tensor([0.1, 0.0, 0.0]))[None].requires_grad_()
-    excess = found.of([0]).excess(aside, sphere.faces, 24, torch.Generator().manual_seed(1))
+    excess = found.select([0]).excess(aside, sphere.faces, 24, torch.Generator().manual_seed(1))
     (gradient,) = torch.autograd.grad(excess.sum(), aside)
     back = gradient.sum((0, 1))
     assert back[0] > 0.2
@@ -104,13 +104,13 @@ def test_outlines_say_which_way_the_area_grows():
 def test_an_outline_that_fits_is_left_alone_by_the_pixel():
     mask = np.zeros((1, 9, 9), bool)
     mask[0, 2:7, 3:6] = True
-    signed = outline_loss._signed(mask)[0]
+    signed = outline_loss.signed_distance(mask)[0]
     assert signed[4].tolist() == [1, 1, 1, 0, -1, 0, 1, 1, 1]
-    image, row, column, outward = outline_loss._rim(torch.from_numpy(mask))
+    image, row, column, outward = outline_loss.rim_pixels(torch.from_numpy(mask))
     assert len(image) == 5 * 3 - 3
     assert (signed[row, column] == 0).all()
     mask[0, 4, 4] = False
-    assert outline_loss._signed(mask)[0, 4, 4] == 0
+    assert outline_loss.signed_distance(mask)[0, 4, 4] == 0
     left = (row == 4) & (column == 3)
     torch.testing.assert_close(outward[left], torch.tensor([[-1.0, 0.0]]))
 
@@ -170,14 +170,13 @@ def test_free_meshes_are_each_like_their_own_cad():
         assert far["chamfer_l1"] > 3 * measured["chamfer_l1"]
 
 
-def test_a_cad_that_stays_far_away_is_tried_from_the_sphere(monkeypatch):
+def test_a_cad_that_stays_far_away_is_tried_from_the_sphere():
     surfaces = [seen(box(0.2, 0.35, 0.12)), seen(ellipsoid(0.25, 0.4, 0.15))]
     config = dataclasses.replace(SMALL, steps=5)
 
-    def fitted(strange, worth):
-        monkeypatch.setattr(fit_meshes, "OUTLIER_RATIO", strange)
-        monkeypatch.setattr(fit_meshes, "LEAST_IMPROVEMENT", worth)
-        return fit_meshes.fit_meshes(surfaces, config, "test")[0]
+    def fitted(outlier_ratio, least_improvement):
+        thresholds = {"outlier_ratio": outlier_ratio, "least_improvement": least_improvement}
+        return fit_meshes.fit_meshes(surfaces, config, "test", **thresholds)[0]
 
     joint = fitted(1e9, 1e9)
     assert torch.equal(fitted(0.0, 0.0), joint)  # tried, and never worth it

@@ -111,7 +111,7 @@ def test_roughness_prefers_the_sphere():
 def test_fit_copies_simple_cads_and_repeats_itself():
     cads = [ellipsoid(0.25, 0.4, 0.15), box(0.2, 0.35, 0.12)]
     surfaces = [seen(cad) for cad in cads]
-    model, history = fit.fit(surfaces, SMALL, "test")
+    model, _, history = fit.fit(surfaces, SMALL, "test")
     assert history[-1][1] < 0.25 * history[0][1]
     with torch.no_grad():
         shapes = model(model.one_hot())
@@ -159,7 +159,7 @@ def write_cache(path, cads, cad_index):
         path, dataset=dataset, split=split, category=category, image_size=(16, 16), config={}, cads=cads
     ) as writer:
         for i, k in enumerate(cad_index):
-            sample = {"name": f"a{i}", "source": f"a{i}.jpg", "images": np.zeros((16, 16, 3), np.uint8)}
+            sample = {"name": f"a{i}", "source": f"a{i}.jpg", "image": np.zeros((16, 16, 3), np.uint8)}
             camera = {
                 "viewpoint": np.array([0.0, 0, 0, 5]),
                 "focal": 60.0,
@@ -254,6 +254,14 @@ def test_latents_of_an_unseen_cad_lie_between_those_of_its_neighbours(tmp_path):
         vertices = load_shape(tmp_path / "car.safetensors")(torch.from_numpy(file["latent"][:1]))[0]
     length = (vertices[:, 1].max() - vertices[:, 1].min()).item()
     assert length == pytest.approx(0.72, abs=0.05)
+
+    # A file of latents that does not hold what it should is named.
+    whole = (tmp_path / "latents/car.json").read_text()
+    for damage in (whole[:-9], whole.replace('"5": [', '"5": [0.5, '), "[]"):
+        (tmp_path / "latents/car.json").write_text(damage)
+        with pytest.raises(ValueError, match=r"^car: .*car\.json is damaged: pass --overwrite"):
+            fit_shapes.run(config, tmp_path / "cache", tmp_path, frozen=True)
+    (tmp_path / "latents/car.json").write_text(whole)
 
     # The same command again changes nothing; without a shape there is nothing to look for.
     before = (tmp_path / "latents/car.json").stat().st_mtime_ns

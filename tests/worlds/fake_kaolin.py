@@ -5,8 +5,25 @@ Of kaolin.render.mesh: image coordinates in [-1, 1]^2, x right, y up; the centre
 affinely in the image.
 """
 
+import sys
+from types import ModuleType
+
+import pytest
 import torch
 from torch import Tensor
+
+
+def install(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Make `import kaolin` find this file as the module `name`, say "kaolin.render.mesh"."""
+    package = ModuleType("kaolin")
+    monkeypatch.setitem(sys.modules, "kaolin", package)
+    parts = name.split(".")
+    for depth in range(2, len(parts) + 1):
+        module = ModuleType(".".join(parts[:depth]))
+        setattr(package, parts[depth - 1], module)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        package = module
+    package.__dict__.update(globals() | {"__name__": name})
 
 
 def _centres(height: int, width: int, like: Tensor) -> Tensor:

@@ -88,8 +88,8 @@ def read(path: Path, out: Path) -> None:
     split = CacheSplit([path])
     for attribute in ("fingerprint", "nominal_focal", "typical_box", "names"):
         getattr(split, attribute)
-    fit_shapes._collect_cads([path])
-    fit_shapes._write_latents([path], [0, 1], np.eye(2, dtype=np.float32))
+    fit_shapes.collect_cads([path])
+    fit_shapes.write_sample_latents([path], [0, 1], np.eye(2, dtype=np.float32))
     CacheSplit([path]).require_latents()
     list(export.records([path], None, masks=True))
 

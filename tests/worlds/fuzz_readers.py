@@ -85,8 +85,8 @@ def sound(sample: Sample) -> str | None:
     numbers = [*sample.viewpoint, sample.focal, *sample.principal_point, *sample.bbox]
     if not all(map(math.isfinite, numbers)) or sample.focal <= 0 or not sample.viewpoint[3] >= 0.5:
         return f"sample with viewpoint {sample.viewpoint}, focal {sample.focal}, bbox {sample.bbox}"
-    if sample.images.shape != (*CONFIG.image_size, 3) or sample.images.dtype != np.uint8:
-        return f"sample with images {sample.images.dtype} {sample.images.shape}"
+    if sample.image.shape != (*CONFIG.image_size, 3) or sample.image.dtype != np.uint8:
+        return f"sample with image {sample.image.dtype} {sample.image.shape}"
     if not sample.name.isprintable() or "/" in sample.name:
         return f"sample named {sample.name!r}"
     return None

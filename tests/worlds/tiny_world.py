@@ -116,7 +116,7 @@ def write_cache(
                 box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
                 writer.add(
                     Sample(
-                        name=f"{prefix}_{i}", source=f"{prefix}_{i}.png", images=photo, amodal_mask=mask,
+                        name=f"{prefix}_{i}", source=f"{prefix}_{i}.png", image=photo, amodal_mask=mask,
                         visible_mask=mask & ~occluder, viewpoint=viewpoint.numpy(), focal=FOCAL,
                         principal_point=np.array([SIZE[1] / 2, SIZE[0] / 2]), bbox=np.array(box, np.float64),
                         cad_index=i % NUM_CADS, occluder_mask=occluder if occluded else None,

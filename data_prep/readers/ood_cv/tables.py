@@ -36,8 +36,8 @@ from ntdm.data_prep.raw.annotation import (
 from ntdm.data_prep.raw.files import LARGEST_TEXT, LONGEST_LIST, read_bytes, valid_name, valid_path
 from ntdm.data_prep.raw.roots import PASCAL3D, check_root
 from ntdm.data_prep.readers.ood_cv.names import WEB, parse_name, record_of, split_folder
-from ntdm.io.fault import one_line, reason
 from ntdm.io.progress import say
+from ntdm.io.untrusted import one_line, reason
 
 MARGIN = 10  # pixels that a photo of A' shows around the box
 
